@@ -1,0 +1,49 @@
+# Every target makes .venv from the lock of exact versions first.
+PYTHON ?= python3
+BIN := .venv/bin
+STORE := runs/poisson.zarr
+
+.PHONY: demo test test-all check bench lock clean
+
+.venv/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 is needed" if sys.version_info[:2] != (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: .venv/.installed  ## train the Poisson PINN, compute its Hessian, verify it, show its spectrum
+	$(BIN)/hessian train poisson --out runs/poisson.keras
+	$(BIN)/hessian plan poisson --weights runs/poisson.keras
+	$(BIN)/hessian run poisson --weights runs/poisson.keras --store $(STORE)
+	$(BIN)/hessian verify $(STORE)
+	$(BIN)/hessian spectrum $(STORE) --picture runs/spectrum.png
+	$(BIN)/hessian info $(STORE) --picture runs/matrix.png
+	@echo "pictures: runs/spectrum.png runs/matrix.png"
+
+test: .venv/.installed  ## what CI runs
+	$(BIN)/pytest -m "not slow"
+
+test-all: .venv/.installed  ## with the slow tests
+	$(BIN)/pytest
+
+check: .venv/.installed  ## format, lint, types, import walls
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.installed  ## time split by width, and the ways to differentiate
+	$(BIN)/python benchmarks/widths.py
+	$(BIN)/python benchmarks/products.py
+
+lock:  ## resolve the exact versions anew
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet pip-tools
+	.venv-lock/bin/pip-compile --quiet --strip-extras --no-header --no-emit-index-url \
+		--no-emit-find-links --no-emit-trusted-host --group dev --all-build-deps \
+		--output-file requirements.lock pyproject.toml
+	rm -r .venv-lock
+
+clean:
+	rm -rf .venv runs
