@@ -1,0 +1,175 @@
+"""The ``autodiff`` engine: rows of the Hessian for any model and any loss.
+
+Row r of H is the gradient of entry r of the gradient, so a block row is a batched
+Hessian-matrix product with one-hot tangents:
+
+    H[a:b, :] = E_{a:b} ∂g/∂θ,      g = ∂L/∂θ.
+
+The first-order graph is evaluated once for the whole batch; a loop inside the
+compiled graph then runs one reverse pass a row (reverse over reverse). Against
+forward over reverse, against vectorising over rows and against XLA this was the
+fastest on CPU once every thread computes block rows of its own, and the only one that took
+every loss it was tried on; ``docs/engines.md`` has the figures.
+
+By symmetry a block row only needs the columns from its own start on. Layers
+before the one in which it starts are then constants: they need neither tangents nor
+gradients, and the compiled graph for that layer leaves them out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from hessian_tasks.errors import ProblemError
+from hessian_tasks.jets import Tensor, reverse_derivative
+from hessian_tasks.loss import flatten, gradient, term_loss
+from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
+from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.spec import BlockRow
+
+__all__ = ["AutodiffEngine", "hessian_vector_product"]
+
+
+class AutodiffEngine:
+    """Computes block rows of the Hessian by automatic differentiation.
+
+    Safe to share between threads. Compiled functions are kept, one for each loss
+    term and starting layer; the number of rows is an argument, so that no row
+    batch compiles anew.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from hessian_tasks import BlockRow, Problem, ResidualTerm
+        >>> net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> fit = ResidualTerm("fit", [[1.0], [3.0]], lambda x, u: u.value)
+        >>> engine = AutodiffEngine(Problem(net, [fit], coordinates="x"))
+        >>> engine.block_row(BlockRow(0, 0, 2))  # mean of 2 (x, 1)ᵀ(x, 1)
+        array([[10.,  4.],
+               [ 4.,  2.]], dtype=float32)
+    """
+
+    name = "autodiff"
+
+    def __init__(self, problem: Problem, row_batch: int = 64) -> None:
+        """Prepare the engine; nothing is compiled yet.
+
+        Args:
+            problem: The problem, its model resolved to a Keras model.
+            row_batch: Number of rows computed by one call into TensorFlow. It bounds
+                memory and the time to react to an interruption, not the speed.
+        """
+        self.problem = problem
+        self.layout = parameter_layout(problem.model)
+        self.dtype = np.dtype(dtype_of(problem.model))
+        self.row_batch = row_batch
+        self._variables = trainable_variables(problem.model)
+        self._compiled: dict[tuple[str | None, int], Callable[[Tensor, Tensor], Tensor]] = {}
+        self._lock = threading.Lock()
+
+    def block_row(
+        self,
+        row: BlockRow,
+        term: str | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> npt.NDArray[Any]:
+        """Rows ``[start, stop)`` of the Hessian, columns from ``start`` on.
+
+        Args:
+            row: The block row.
+            term: Name of one loss term, or None for the total loss.
+            check: Called before each row batch; may raise to abandon the block row.
+
+        Returns:
+            Array ``[rows, P - start]`` in the model's dtype.
+        """
+        first = self.layout.layer_start(row.start)
+        offset = self.layout.variables[first].offset
+        compiled = self._compile(term, first)
+        block = np.empty((row.num_rows, self.layout.num_params - row.start), self.dtype)
+        for start in range(row.start, row.stop, self.row_batch):
+            check()
+            stop = min(start + self.row_batch, row.stop)
+            rows = compiled(tf.constant(start - offset), tf.constant(stop - offset))
+            block[start - row.start : stop - row.start] = rows.numpy()[:, row.start - offset :]
+        return block
+
+    def _compile(self, term: str | None, first: int) -> Callable[[Tensor, Tensor], Tensor]:
+        with self._lock:
+            key = (term, first)
+            if key not in self._compiled:
+                index = tf.TensorSpec([], tf.int32)
+                rows = tf.function(self._make_rows(term, first), autograph=False)
+                self._compiled[key] = rows.get_concrete_function(index, index)
+            return self._compiled[key]
+
+    def _make_rows(self, term: str | None, first: int) -> Callable[[Tensor, Tensor], Tensor]:
+        variables = self._variables[first:]
+        terms = _select_terms(self.problem, term)
+
+        def loss() -> Tensor:
+            return tf.add_n([term_loss(self.problem, t) for t in terms])
+
+        def rows(start: Tensor, stop: Tensor) -> Tensor:
+            with tf.GradientTape(persistent=True) as tape:
+                grad = gradient(loss, variables)
+
+            def row(index: Tensor) -> Tensor:
+                one_hot = tf.one_hot(index, tf.size(grad), dtype=grad.dtype)
+                return _pull_back(tape, grad, variables, one_hot)
+
+            return tf.map_fn(row, tf.range(start, stop), fn_output_signature=grad.dtype)
+
+        return rows
+
+
+def hessian_vector_product(problem: Problem, vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """``H v`` for the total loss, by a path that shares little with the engines.
+
+    It differentiates the scalar ``⟨∇L(θ), v⟩`` (B. Pearlmutter, 1994), and the jets
+    of residual terms by nested reverse passes instead of forward ones.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+        vectors: One vector a row, ``[K, P]``.
+
+    Returns:
+        The products, one a row, ``[K, P]`` in the model's dtype.
+    """
+    variables = trainable_variables(problem.model)
+
+    def product(vector: Tensor) -> Tensor:
+        with tf.GradientTape() as tape:
+            terms = problem.terms
+            grad = gradient(
+                lambda: tf.add_n([term_loss(problem, t, reverse_derivative) for t in terms]),
+                variables,
+            )
+            slope = tf.tensordot(grad, vector, 1)
+        return _pull_back(tape, slope, variables)
+
+    dtype = dtype_of(problem.model)
+    compiled = tf.function(product, autograph=False)
+    return np.stack([compiled(tf.constant(v, dtype)).numpy() for v in vectors])
+
+
+def _pull_back(
+    tape: tf.GradientTape, y: Tensor, variables: list[Tensor], cotangent: Tensor | None = None
+) -> Tensor:
+    zero = tf.UnconnectedGradients.ZERO
+    return flatten(
+        tape.gradient(y, variables, output_gradients=cotangent, unconnected_gradients=zero)
+    )
+
+
+def _select_terms(problem: Problem, name: str | None) -> list[ResidualTerm | LossTerm]:
+    terms = [term for term in problem.terms if name in (None, term.name)]
+    if not terms:
+        known = ", ".join(term.name for term in problem.terms)
+        raise ProblemError(f"There is no loss term {name!r}; the terms are {known}.")
+    return terms

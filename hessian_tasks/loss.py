@@ -1,0 +1,152 @@
+"""The loss, term by term, as a TensorFlow function of the model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from hessian_tasks.errors import HessianError, ProblemError
+from hessian_tasks.jets import Jet, Tensor, forward_derivative
+from hessian_tasks.models import dtype_of, trainable_variables
+from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+
+__all__ = ["flatten", "gradient", "losses_and_gradient", "required_derivatives", "term_loss"]
+
+
+def term_loss(
+    problem: Problem,
+    term: ResidualTerm | LossTerm,
+    derivative: Callable[[Tensor, Tensor, int], Tensor] = forward_derivative,
+) -> Tensor:
+    """The weighted value of one loss term, a scalar in the model's dtype.
+
+    Call it inside ``tf.function``.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+        term: One of its terms.
+        derivative: How the jets of residual terms differentiate.
+
+    Raises:
+        ProblemError: If the residual or the loss has the wrong shape or dtype, or
+            raises by itself.
+    """
+    dtype = dtype_of(problem.model)
+    try:
+        if isinstance(term, ResidualTerm):
+            residual = _residual(problem, term, derivative)
+            value = tf.reduce_mean(tf.square(residual))
+        else:
+            arrays = {key: _constant(array, dtype) for key, array in term.arrays.items()}
+            value = tf.convert_to_tensor(term.loss(problem.model, **arrays))
+    except HessianError:
+        raise
+    except Exception as error:
+        raise ProblemError(f"Term {term.name!r} failed: {type(error).__name__}: {error}") from error
+    if value.shape.rank != 0:
+        raise ProblemError(
+            f"The loss of term {term.name!r} has shape {value.shape}; expected a scalar. "
+            "Reduce it, for example with tf.reduce_mean."
+        )
+    return tf.constant(term.weight, dtype) * tf.cast(value, dtype)
+
+
+def _residual(
+    problem: Problem, term: ResidualTerm, derivative: Callable[[Tensor, Tensor, int], Tensor]
+) -> Tensor:
+    points = _constant(np.asarray(term.points), dtype_of(problem.model))
+    jet = Jet(problem.model, points, problem.coordinates, derivative)
+    components = term.residual(points, jet)
+    if not isinstance(components, list | tuple):
+        components = [components]
+    return tf.concat([_as_columns(c, term, points.shape[0]) for c in components], axis=1)
+
+
+def _as_columns(component: Tensor, term: ResidualTerm, num_points: int) -> Tensor:
+    component = tf.convert_to_tensor(component)
+    shape = tuple(component.shape)
+    if shape == (num_points,):
+        return component[:, tf.newaxis]
+    # [N] - [N, 1] broadcasts to [N, N]: the classic silent mistake of PINN losses.
+    if len(shape) != 2 or shape[0] != num_points or (num_points > 1 and shape[1] == num_points):
+        raise ProblemError(
+            f"The residual of term {term.name!r} has shape {shape} at {num_points} points; "
+            "expected [N] or [N, components]. Derivatives have shape [N, outputs], so take "
+            "columns of the points as x[:, 0:1], not x[:, 0]."
+        )
+    return component
+
+
+def _constant(array: npt.NDArray[Any], dtype: Any) -> Tensor:
+    return tf.constant(array, dtype=dtype if array.dtype.kind == "f" else None)
+
+
+def flatten(gradients: Sequence[Tensor]) -> Tensor:
+    """Concatenate per-variable gradients to one vector ``[P]``, in order."""
+    dense = [tf.convert_to_tensor(g) for g in gradients]
+    return tf.concat([tf.reshape(g, [-1]) for g in dense], axis=0)
+
+
+def gradient(loss: Callable[[], Tensor], variables: Sequence[Tensor]) -> Tensor:
+    """``∂loss/∂variables`` as one vector; zero where the loss does not depend on them."""
+    with tf.GradientTape() as tape:
+        value = loss()
+    zero = tf.UnconnectedGradients.ZERO
+    return flatten(tape.gradient(value, variables, unconnected_gradients=zero))
+
+
+def losses_and_gradient(problem: Problem) -> tuple[dict[str, float], npt.NDArray[Any]]:
+    """The value of every term, and the gradient of their sum.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+
+    Returns:
+        The weighted losses by term, and ``∇L`` ``[P]`` in the model's dtype.
+
+    Raises:
+        ProblemError: If a loss or the gradient is not finite.
+    """
+    variables = trainable_variables(problem.model)
+
+    def evaluate() -> tuple[list[Tensor], Tensor]:
+        values: list[Tensor] = []
+
+        def total() -> Tensor:
+            values.extend(term_loss(problem, term) for term in problem.terms)
+            return tf.add_n(values)
+
+        grad = gradient(total, variables)
+        return values, grad
+
+    values, grad = tf.function(evaluate, autograph=False)()
+    losses = {term.name: float(v) for term, v in zip(problem.terms, values, strict=True)}
+    for name, value in losses.items():
+        if not np.isfinite(value):
+            raise ProblemError(f"The loss of term {name!r} is {value} at the given weights.")
+    if not np.isfinite(grad.numpy()).all():
+        raise ProblemError("The gradient of the loss holds NaN or infinity at the given weights.")
+    return losses, grad.numpy()
+
+
+def required_derivatives(problem: Problem, term: ResidualTerm) -> list[str]:
+    """Which derivatives a residual uses, found by running it once.
+
+    Returns:
+        Names such as ``["", "xx", "yy"]``; ``""`` is the value itself.
+    """
+    requested: set[str] = set()
+
+    def trace() -> Tensor:
+        points = _constant(np.asarray(term.points), dtype_of(problem.model))
+        jet = Jet(problem.model, points, problem.coordinates)
+        term.residual(points, jet)
+        requested.update(jet.requested)
+        return tf.constant(0)
+
+    tf.function(trace, autograph=False).get_concrete_function()
+    return sorted(requested)

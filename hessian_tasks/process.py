@@ -1,0 +1,99 @@
+"""The worker's process: thread pools, arithmetic and memory.
+
+Call :func:`configure_tensorflow` before the first TensorFlow operation.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import resource
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+__all__ = ["configure_tensorflow", "peak_bytes", "reset_peak", "resident_bytes"]
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+def configure_tensorflow(num_threads: int | None = None) -> int:
+    """Import TensorFlow and size its thread pools for ``num_threads`` cores.
+
+    A single operation of a small network is too short to be split, so operations run
+    on one thread each (intra-op 1) and the cores are filled with different operations:
+    TensorFlow runs several rows of a batch side by side (inter-op ``num_threads``), and
+    Dask several block rows. Two intra-op threads were 1.8 times slower on
+    two cores (``docs/engines.md``). TensorFloat-32 is switched off, because it keeps
+    10 bits of mantissa.
+
+    Args:
+        num_threads: Number of cores to fill; all that the process may run on by default.
+
+    Returns:
+        Number of block rows to compute at once: ``num_threads``, or 1 where TensorFlow had
+        already been started with wider operations, as in a notebook.
+    """
+    num_threads = num_threads or available_cores()
+    tf = _import_tensorflow()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(num_threads)
+    except RuntimeError:
+        if tf.config.threading.get_intra_op_parallelism_threads() != 1:
+            return 1
+    return num_threads
+
+
+def _import_tensorflow() -> Any:
+    # While it is imported, TensorFlow reports on stderr, whatever its log level, that it finds
+    # no GPU. Held back here, and shown if the import fails.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "tensorflow" in sys.modules:
+        return importlib.import_module("tensorflow")
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            return importlib.import_module("tensorflow")
+        except ImportError:
+            held.seek(0)
+            os.write(stderr, held.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now, in bytes."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def reset_peak() -> None:
+    """Start measuring :func:`peak_bytes` anew, where the kernel allows it."""
+    try:
+        _CLEAR_REFS.write_text("5")
+    except OSError:
+        # Some containers forbid it. The peak then is that of the whole process,
+        # an upper bound.
+        return
+
+
+def peak_bytes() -> int:
+    """Largest resident memory since :func:`reset_peak`, in bytes."""
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,126 @@
+"""Freezing a problem's inputs, and rebuilding the problem from them.
+
+A worker builds the problem from its source, puts the frozen weights, points and term
+weights in place of its own, and must then find the recorded loss and gradient. A
+factory that draws random points twice, a changed library or another machine's
+arithmetic can therefore never mix two problems in one array.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from hessian_tasks.errors import ProblemError, ReproductionError
+from hessian_tasks.frozen import FrozenInputs, FrozenTerm
+from hessian_tasks.loss import losses_and_gradient, required_derivatives
+from hessian_tasks.models import (
+    dtype_of,
+    get_theta,
+    model_config,
+    model_from_config,
+    parameter_layout,
+    resolve_model,
+    set_theta,
+)
+from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.source import ProblemSource
+
+__all__ = ["freeze", "rebuild"]
+
+
+def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
+    """Record the inputs of a problem, and its loss and gradient at θ.
+
+    Raises:
+        ProblemError: If the weights, the loss or the gradient are not finite.
+        ModelError: If the network cannot be used.
+    """
+    problem = replace(problem, model=resolve_model(problem.model))
+    theta = get_theta(problem.model)
+    layout = parameter_layout(problem.model)
+    if not np.isfinite(theta).all():
+        bad = int(np.flatnonzero(~np.isfinite(theta))[0])
+        raise ProblemError(
+            f"The network's weights hold NaN or infinity, first in {layout.describe(bad)}. "
+            "Train again, or load other weights."
+        )
+    theta = theta.astype(dtype_of(problem.model))
+    losses, gradient = losses_and_gradient(problem)
+    return FrozenInputs(
+        theta=theta,
+        state=get_theta(problem.model, trainable=False).astype(np.float64),
+        gradient=gradient,
+        layout=layout,
+        terms=tuple(_freeze_term(problem, term, losses[term.name]) for term in problem.terms),
+        coordinates=tuple(problem.coordinates),
+        source=source,
+        source_digest=source.digest,
+        model_config=model_config(problem.model),
+    )
+
+
+def _freeze_term(problem: Problem, term: ResidualTerm | LossTerm, loss: float) -> FrozenTerm:
+    kind = "loss"
+    derivatives: tuple[str, ...] = ()
+    if isinstance(term, ResidualTerm):
+        kind, derivatives = "residual", tuple(required_derivatives(problem, term))
+    return FrozenTerm(term.name, kind, term.weight, loss, derivatives, term.arrays)
+
+
+def rebuild(frozen: FrozenInputs) -> Problem:
+    """Build the problem again and check that it is the one that was frozen.
+
+    Raises:
+        ReproductionError: If the loss or gradient differs by more than rounding.
+        ProblemError: If the source no longer gives such a problem.
+    """
+    problem = frozen.source.load()
+    recorded = {term.name: term for term in frozen.terms}
+    if [term.name for term in problem.terms] != list(recorded):
+        raise ProblemError(
+            f"The problem has the loss terms {[term.name for term in problem.terms]}, but "
+            f"{list(recorded)} were recorded: its source has changed."
+        )
+    terms = [
+        replace(term.with_arrays(recorded[term.name].arrays), weight=recorded[term.name].weight)
+        for term in problem.terms
+    ]
+    problem = replace(problem, model=_rebuild_model(problem, frozen), terms=terms)
+    _check_reproduction(problem, frozen)
+    return problem
+
+
+def _rebuild_model(problem: Problem, frozen: FrozenInputs) -> Any:
+    if frozen.model_config is not None:
+        model = model_from_config(frozen.model_config)
+    else:
+        model = resolve_model(problem.model)
+    set_theta(model, frozen.theta)
+    set_theta(model, frozen.state, trainable=False)
+    return model
+
+
+def _check_reproduction(problem: Problem, frozen: FrozenInputs) -> None:
+    losses, gradient = losses_and_gradient(problem)
+    # Sums of N terms in another order differ by a few ulp times sqrt(N); 1e3 ulp
+    # leaves room for other thread counts and processors and none for other points.
+    tolerance = 1e3 * float(np.finfo(frozen.dtype).eps)
+    for term in frozen.terms:
+        scale = max(abs(term.loss), abs(frozen.loss))
+        if abs(losses[term.name] - term.loss) > tolerance * scale:
+            raise ReproductionError(
+                f"Rebuilt from its frozen inputs, loss term {term.name!r} is "
+                f"{losses[term.name]:.9g}, but {term.loss:.9g} was recorded. The loss is not "
+                "deterministic, or its code or libraries have changed; nothing was computed."
+            )
+    defect = float(np.linalg.norm(gradient - frozen.gradient))
+    if defect > tolerance * float(np.linalg.norm(frozen.gradient)) + tolerance * abs(frozen.loss):
+        raise ReproductionError(
+            "Rebuilt from its frozen inputs, the gradient of the loss has norm "
+            f"{np.linalg.norm(gradient):.9g}, but {np.linalg.norm(frozen.gradient):.9g} was "
+            f"recorded, and they differ by {defect:.3g}. Does a loss term use another model than "
+            "the one it is given? Nothing was computed."
+        )

@@ -1,0 +1,163 @@
+"""Where a problem comes from: a built-in, a user's file, or a live object."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hessian_tasks.errors import HessianError, ProblemError
+from hessian_tasks.problem import Problem
+from hessian_tasks.problems import BUILTIN
+
+__all__ = ["LIVE", "ProblemSource"]
+
+LIVE = "live object"
+
+
+@dataclass(frozen=True)
+class ProblemSource:
+    """A reference from which a worker can build the problem again.
+
+    Attributes:
+        reference: Name of a built-in problem, ``path/to/file.py`` or
+            ``path/to/file.py:name``; the name, ``problem`` by default, is a
+            :class:`Problem` or a function returning one. :data:`LIVE` for an object
+            that only this process has.
+        options: Arguments of that function.
+        live: The object itself, if there is no other source.
+    """
+
+    reference: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    live: Problem | None = None
+
+    def load(self) -> Problem:
+        """Build the problem.
+
+        Raises:
+            ProblemError: If it cannot be found or built, naming the reference.
+        """
+        if self.live is not None:
+            return self.live
+        if self.reference == LIVE:
+            raise ProblemError(
+                "This store was made from a problem object in a notebook or script. Pass "
+                "that problem again, or the .py file that defines it."
+            )
+        path, name = self._split()
+        module = _import_file(path) if path else _import_builtin(self.reference)
+        if not hasattr(module, name):
+            raise ProblemError(
+                f"{self.reference} has no {name!r}; expected a Problem, or a function that "
+                "returns one, under that name."
+            )
+        return self._call(getattr(module, name))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the source text, or ``""`` for a live object."""
+        return hashlib.sha256(self.text.encode()).hexdigest() if self.text else ""
+
+    @property
+    def text(self) -> str:
+        """The source file's text, or ``""`` for a live object.
+
+        Raises:
+            ProblemError: If the file cannot be read.
+        """
+        if self.reference == LIVE:
+            return ""
+        path, _ = self._split()
+        if path is None:
+            _import_builtin(self.reference)
+            path = Path(__file__).with_name("problems") / f"{self.reference}.py"
+        try:
+            return path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ProblemError(f"Problem file {path} cannot be read: {error}") from error
+
+    def _split(self) -> tuple[Path | None, str]:
+        if self.reference in BUILTIN:
+            return None, "problem"
+        path, colon, name = self.reference.rpartition(":")
+        if not colon:
+            path, name = self.reference, "problem"
+        if not path.endswith(".py"):
+            return None, "problem"
+        return Path(path), name
+
+    def _call(self, found: Any) -> Problem:
+        if callable(found) and not isinstance(found, Problem):
+            self._check_options(found)
+            try:
+                found = found(**self.options)
+            except HessianError:
+                raise
+            except Exception as error:
+                raise ProblemError(
+                    f"Building the problem of {self.reference} failed: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+        if not isinstance(found, Problem):
+            raise ProblemError(f"{self.reference} gives a {type(found).__name__}, no Problem.")
+        return found
+
+    def _check_options(self, function: Callable[..., Any]) -> None:
+        parameters = inspect.signature(function).parameters
+        unknown = sorted(set(self.options) - set(parameters))
+        if unknown:
+            raise ProblemError(
+                f"{self.reference} has no option {unknown[0]!r}; its options are "
+                f"{', '.join(parameters) or 'none'}."
+            )
+
+
+def _import_builtin(name: str) -> ModuleType:
+    if name not in BUILTIN:
+        raise ProblemError(
+            f"There is no built-in problem {name!r}. Give a file, path/to/problem.py, or one "
+            f"of: {', '.join(BUILTIN)}."
+        )
+    return importlib.import_module(f"hessian_tasks.problems.{name}")
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ProblemError(f"Problem file {path} does not exist.")
+    # The module's name depends on its path alone, so that loading twice replaces it.
+    name = f"hessian_problem_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None, path
+    assert spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    directory = str(path.resolve().parent)
+    if directory not in sys.path:
+        sys.path.append(directory)
+    try:
+        spec.loader.exec_module(module)
+    except HessianError:
+        raise
+    except Exception as error:
+        raise ProblemError(
+            f"Problem file {path} failed{_line_of(error, path)}: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def _line_of(error: BaseException, path: Path) -> str:
+    lines = []
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    return f" at line {lines[-1]}" if lines else ""
