@@ -1,0 +1,39 @@
+"""Exact Hessians of training losses, in block rows, into a chunked Zarr array."""
+
+from typing import TYPE_CHECKING, Any
+
+from hessian_tasks import BlockRow, LossTerm, Problem, ResidualTerm
+from pipeline.errors import HessianError
+
+if TYPE_CHECKING:
+    from pipeline.api import compute_hessian, open_hessian, verify_hessian
+    from pipeline.run import RunOptions
+
+__all__ = [
+    "BlockRow",
+    "HessianError",
+    "LossTerm",
+    "Problem",
+    "ResidualTerm",
+    "RunOptions",
+    "compute_hessian",
+    "open_hessian",
+    "verify_hessian",
+]
+
+# These need xarray, Zarr or TensorFlow, which take seconds to import; a command line
+# that only plans or fails should not wait for them.
+_LAZY = {
+    "RunOptions": "pipeline.run",
+    "compute_hessian": "pipeline.api",
+    "open_hessian": "pipeline.api",
+    "verify_hessian": "pipeline.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)

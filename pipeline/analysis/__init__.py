@@ -1,0 +1,1 @@
+"""Questions to a finished store: its spectrum, and pictures of it."""

@@ -1,0 +1,135 @@
+"""The Python interface, for notebooks and scripts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from hessian_tasks.problem import Problem
+from hessian_tasks.source import LIVE, ProblemSource
+from pipeline.events import Callback
+from pipeline.store import HessianStore, writing
+
+if TYPE_CHECKING:
+    from pipeline.run import RunOptions
+    from pipeline.verify import Certificate
+
+__all__ = ["compute_hessian", "open_hessian", "verify_hessian"]
+
+
+def compute_hessian(
+    problem: Problem | str | Path,
+    store: str | Path,
+    *,
+    weights: str | Path | None = None,
+    options: RunOptions | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> xr.Dataset:
+    """Compute the exact Hessian of a problem's loss into a Zarr store.
+
+    What an earlier, interrupted call has stored is not computed again. Threads do the
+    work, in this process; Ctrl-C stops it, and the same call resumes.
+
+    Args:
+        problem: A :class:`Problem`, the name of a built-in problem, or a ``.py`` file.
+        store: Directory of the store; made if it does not exist.
+        weights: Trained weights, ``.keras`` or ``.weights.h5``.
+        options: Threads, memory, tile side, Hessians of single loss terms.
+        callbacks: Functions that are told of every event of the run.
+
+    Returns:
+        The store's arrays, as :func:`open_hessian` gives them.
+
+    Raises:
+        HessianError: Of a kind that tells the cause; what was stored stays.
+
+    Example:
+        >>> import tempfile
+        >>> from hessian_tasks.problems.poisson import problem
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     hessian = compute_hessian(problem(width=4, depth=2), f"{directory}/h.zarr")
+        ...     dict(hessian.hessian.sizes)
+        {'row': 37, 'col': 37}
+    """
+    from pipeline.inputs import freeze_source
+    from pipeline.run import RunOptions, execute
+
+    frozen = freeze_source(source_of(problem), weights)
+    stop = threading.Event()
+    try:
+        execute(store, frozen, options or RunOptions(), callbacks, stop)
+    except KeyboardInterrupt:
+        stop.set()
+        raise
+    return open_hessian(store)
+
+
+def open_hessian(store: str | Path) -> xr.Dataset:
+    """Open a store lazily, with labels.
+
+    Args:
+        store: Directory of the store.
+
+    Returns:
+        ``hessian`` ``[row, col]`` and, if stored, ``hessian_<term>``, as Dask
+        arrays; ``theta`` and ``gradient`` ``[row]``; the points. Coordinates
+        ``row_layer``, ``row_variable`` and ``row_index`` name the parameter of each row,
+        ``col_layer`` and so on that of each column. Entries that are not computed
+        yet are NaN.
+
+    Raises:
+        StoreError: If there is no readable store.
+    """
+    path = HessianStore(store).path
+    dataset: xr.Dataset = xr.open_zarr(path, consolidated=False)
+    labels = {}
+    for name in [n for n in dataset.coords if "flag_meanings" in dataset[n].attrs]:
+        codes = dataset[name]
+        names = np.array(codes.attrs["flag_meanings"])
+        labels[name] = (codes.dims, names[codes.to_numpy()])
+    return dataset.assign_coords(labels)
+
+
+def verify_hessian(
+    store: str | Path, problem: Problem | str | Path | None = None, num_vectors: int = 3
+) -> Certificate:
+    """Verify a store and record the certificate in it.
+
+    Args:
+        store: Directory of the store.
+        problem: The problem, if the store was made from a live object or its file has moved.
+        num_vectors: Number of random vectors to multiply with.
+
+    Returns:
+        The certificate; look at its ``passed``.
+
+    Raises:
+        ReproductionError: If the problem is not the one that the store was made from.
+        StoreError: If the store cannot be read or the certificate not be written.
+    """
+    from hessian_tasks.autodiff import hessian_vector_product
+    from hessian_tasks.rebuild import rebuild
+    from pipeline.inputs import stored_inputs
+    from pipeline.verify import certify
+
+    opened = HessianStore(store)
+    frozen = stored_inputs(opened, source_of(problem) if problem is not None else None)
+    rebuilt = rebuild(frozen)
+    certificate = certify(opened, lambda v: hessian_vector_product(rebuilt, v), num_vectors)
+    with writing(opened.path):
+        HessianStore(store, writable=True).set_certificate(certificate.to_json())
+    return certificate
+
+
+def source_of(
+    problem: Problem | str | Path, options: dict[str, Any] | None = None
+) -> ProblemSource:
+    """Where a problem comes from, in whatever form it was given."""
+    if isinstance(problem, Problem):
+        return ProblemSource(LIVE, live=problem)
+    return ProblemSource(str(problem), options or {})

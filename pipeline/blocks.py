@@ -1,0 +1,122 @@
+"""One task: compute a block row, store it, and record that it is stored."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from hessian_tasks.errors import HessianError
+from hessian_tasks.process import peak_bytes
+from hessian_tasks.spec import BlockRow
+from pipeline.errors import BlockRowError, StoppedError
+from pipeline.records import BlockRecord, Statistics
+from pipeline.store import HessianStore, writing
+
+__all__ = ["BlockTask", "Engine"]
+
+
+class Engine(Protocol):
+    """What every engine offers."""
+
+    name: str
+
+    def block_row(
+        self, row: BlockRow, term: str | None = None, check: Callable[[], None] = ...
+    ) -> npt.NDArray[Any]:
+        """Rows of a Hessian from the diagonal tile on, ``[rows, P - start]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """Computes and stores block rows.
+
+    Running it twice for the same block row writes the same bytes twice, so that
+    retries are harmless.
+
+    Attributes:
+        engine: Computes the rows.
+        store: Where they go.
+        stop: Set to abandon block rows that are being computed and to start no more.
+        on_stored: Called with the record of every stored block row.
+    """
+
+    engine: Engine
+    store: HessianStore
+    stop: threading.Event
+    on_stored: Callable[[BlockRecord], None]
+
+    def __call__(self, row: BlockRow) -> None:
+        """Compute and store one block row.
+
+        Raises:
+            StoppedError: If :attr:`stop` is set.
+            BlockRowError: If the block row cannot be computed, or holds NaN.
+            StoreError: If it cannot be written.
+        """
+        try:
+            self.check()
+            started = time.perf_counter()
+            blocks = self._compute(row)
+            computed = time.perf_counter()
+            with writing(self.store.path):
+                self._store(row, blocks, computed - started, computed)
+        except HessianError:
+            self.stop.set()
+            raise
+        except Exception as error:
+            self.stop.set()
+            raise BlockRowError(
+                f"{str(row).capitalize()} failed: {type(error).__name__}: {error}"
+            ) from error
+
+    def check(self) -> None:
+        """Raise :class:`StoppedError` once the run is to stop."""
+        if self.stop.is_set():
+            raise StoppedError("The run was stopped.")
+
+    def _compute(self, row: BlockRow) -> dict[str, npt.NDArray[Any]]:
+        names = self.store.arrays
+        # The total is the sum of its terms where those are wanted, and computed at once where not.
+        computed: list[str | None] = [t for t in names if t is not None] or [None]
+        blocks = {names[t]: self.engine.block_row(row, t, self.check) for t in computed}
+        if None not in computed:
+            blocks[names[None]] = np.sum(list(blocks.values()), axis=0)
+        for name, block in blocks.items():
+            self._check_finite(row, name, block)
+        return blocks
+
+    def _check_finite(self, row: BlockRow, name: str, block: npt.NDArray[Any]) -> None:
+        bad = ~np.isfinite(block)
+        if bad.any():
+            i, j = np.argwhere(bad)[0]
+            describe = self.store.layout.describe
+            raise BlockRowError(
+                f"{str(row).capitalize()} of {name} holds {int(bad.sum())} entries that are NaN or "
+                f"infinite, first that of {describe(row.start + int(i))} and "
+                f"{describe(row.start + int(j))}. Look for an operation in the loss whose second "
+                "derivative is singular, such as sqrt or a norm at 0."
+            )
+
+    def _store(
+        self, row: BlockRow, blocks: dict[str, npt.NDArray[Any]], seconds: float, since: float
+    ) -> None:
+        for name, block in blocks.items():
+            self.store.write_block_row(row, name, block)
+        record = BlockRecord(
+            row=row,
+            checksums=self.store.checksums(row),
+            statistics={name: Statistics.of(block) for name, block in blocks.items()},
+            engine=self.engine.name,
+            compute_seconds=seconds,
+            store_seconds=time.perf_counter() - since,
+            peak_bytes=peak_bytes(),
+        )
+        record.save(self.store.path)
+        self.on_stored(record)

@@ -1,0 +1,88 @@
+"""From settings to library calls: what the commands do once TensorFlow is loaded."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from rich.console import Console
+
+from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.source import ProblemSource
+from pipeline.config import Settings
+from pipeline.errors import ConfigError, StoppedError
+from pipeline.inputs import freeze_source, stored_inputs
+from pipeline.progress import ProgressDisplay
+from pipeline.run import RunOptions, execute
+from pipeline.store import HessianStore
+
+__all__ = ["run_options", "run_settings", "settings_inputs", "train_settings"]
+
+
+def run_options(settings: Settings) -> RunOptions:
+    """The part of the settings that says how to run."""
+    return RunOptions(
+        executor=settings.executor,
+        num_threads=settings.threads,
+        allowed_bytes=settings.memory,
+        tile=settings.tile,
+        per_term=settings.per_term,
+    )
+
+
+def settings_inputs(settings: Settings) -> FrozenInputs:
+    """The frozen inputs: from the problem, or from the store if only that is given.
+
+    Raises:
+        ConfigError: If neither says what to compute.
+    """
+    if settings.problem is not None:
+        return freeze_source(_source(settings), settings.weights)
+    if settings.store is None:
+        raise ConfigError("Give a problem, or the --store of a run to resume.")
+    return stored_inputs(HessianStore(settings.store))
+
+
+def _source(settings: Settings) -> ProblemSource:
+    if settings.problem is None:
+        raise ConfigError("Give a problem: the name of a built-in one, or path/to/problem.py.")
+    return ProblemSource(settings.problem, settings.options)
+
+
+def run_settings(settings: Settings, console: Console, stop: threading.Event) -> Path:
+    """Run, showing progress; returns the store's path.
+
+    Raises:
+        StoppedError: Saying how far the run came and how to resume it.
+    """
+    inputs = settings_inputs(settings)
+    path = settings.store or Path("runs") / f"{Path(settings.problem or '').stem}.zarr"
+    display = ProgressDisplay(console)
+    try:
+        execute(path, inputs, run_options(settings), [display], stop)
+    except StoppedError as error:
+        store = HessianStore(path)
+        raise StoppedError(
+            f"stopped; {len(store.records())} of {len(store.block_rows)} block rows are "
+            f"stored. Resume with: hessian run --store {path}"
+        ) from error
+    finally:
+        display.close()
+    return path
+
+
+def train_settings(
+    settings: Settings, out: Path, steps: tuple[int, int, int], console: Console
+) -> None:
+    """Train the problem's network, show the losses, and save it.
+
+    Args:
+        settings: Which problem.
+        out: Where to save, ``.keras``.
+        steps: Steps of Adam, steps of L-BFGS, seed.
+        console: Where to show progress.
+
+    Raises:
+        ConfigError: If the file's ending is not ``.keras``.
+    """
+    raise NotImplementedError

@@ -1,0 +1,52 @@
+"""Every error that a user can cause, as one tree.
+
+::
+
+    HessianError                    (hessian_tasks.errors)
+    ├── ProblemError, ModelError, ReproductionError
+    ├── ConfigError                 also a ValueError
+    ├── PlanError                   also a ValueError
+    ├── StoreError                  also an OSError
+    │   └── StoreMismatchError
+    ├── BlockRowError
+    └── StoppedError
+"""
+
+from hessian_tasks.errors import HessianError, ModelError, ProblemError, ReproductionError
+
+__all__ = [
+    "BlockRowError",
+    "ConfigError",
+    "HessianError",
+    "ModelError",
+    "PlanError",
+    "ProblemError",
+    "ReproductionError",
+    "StoppedError",
+    "StoreError",
+    "StoreMismatchError",
+]
+
+
+class ConfigError(HessianError, ValueError):
+    """A setting is unknown or has no valid value."""
+
+
+class PlanError(HessianError, ValueError):
+    """No plan fits into the allowed memory."""
+
+
+class StoreError(HessianError, OSError):
+    """The store is missing, unreadable, not writable or damaged."""
+
+
+class StoreMismatchError(StoreError):
+    """The store was made from other inputs than this run's."""
+
+
+class BlockRowError(HessianError):
+    """A block row could not be computed."""
+
+
+class StoppedError(HessianError):
+    """The run was asked to stop; what is stored stays, and the run can resume."""

@@ -1,0 +1,60 @@
+"""What a run reports while it goes on; progress displays and logs listen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pipeline.plan import Plan
+from pipeline.records import BlockRecord
+
+__all__ = ["BlockRowStored", "Callback", "Event", "RunFinished", "RunStarted"]
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """The plan is made and the store is open.
+
+    Attributes:
+        plan: The plan.
+        num_stored: Block rows that an earlier run has stored already.
+        resumed: Whether the store was there before.
+        startup_seconds: Time to build the problem, to compile for the first layer and to
+            measure a few rows.
+    """
+
+    plan: Plan
+    num_stored: int
+    resumed: bool
+    startup_seconds: float
+
+
+@dataclass(frozen=True)
+class BlockRowStored:
+    """A block row is computed and stored.
+
+    Attributes:
+        record: Its completion record.
+    """
+
+    record: BlockRecord
+
+
+@dataclass(frozen=True)
+class RunFinished:
+    """All block rows are stored.
+
+    Attributes:
+        seconds: Time since the run started.
+        num_computed: Block rows computed by this run.
+        peak_bytes: Largest resident memory of the process.
+    """
+
+    seconds: float
+    num_computed: int
+    peak_bytes: int
+
+
+Event: TypeAlias = RunStarted | BlockRowStored | RunFinished
+Callback: TypeAlias = Callable[[Event], None]

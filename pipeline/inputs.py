@@ -1,0 +1,70 @@
+"""Where a run's frozen inputs come from: a problem, or a store that has them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hessian_tasks.frozen import FrozenInputs, FrozenTerm
+from hessian_tasks.models import load_weights_file
+from hessian_tasks.rebuild import freeze
+from hessian_tasks.source import ProblemSource
+from pipeline.store import HessianStore
+
+__all__ = ["freeze_source", "stored_inputs"]
+
+
+def freeze_source(source: ProblemSource, weights: str | Path | None = None) -> FrozenInputs:
+    """Load a problem, put in trained weights, and freeze its inputs.
+
+    Args:
+        source: Where the problem comes from.
+        weights: A ``.keras`` or ``.weights.h5`` file.
+
+    Raises:
+        ProblemError: If the problem or its weights cannot be used.
+    """
+    problem = source.load()
+    if weights is not None:
+        problem = replace(problem, model=load_weights_file(weights, problem.model))
+    return freeze(problem, source)
+
+
+def stored_inputs(store: HessianStore, source: ProblemSource | None = None) -> FrozenInputs:
+    """Read the inputs that a store was made from.
+
+    Args:
+        store: The store.
+        source: Where to build the problem from instead of the recorded source, which
+            may have moved or have been a live object.
+
+    Raises:
+        StoreError: If an array cannot be read.
+        ProblemError: If the source cannot be read any more.
+    """
+    attributes = store.attributes
+    recorded = attributes["source"]
+    source = source or ProblemSource(recorded["reference"], recorded["options"])
+    return FrozenInputs(
+        theta=store.read("theta"),
+        state=store.read("state"),
+        gradient=store.read("gradient"),
+        layout=store.layout,
+        terms=tuple(_read_term(store, term) for term in attributes["terms"]),
+        coordinates=tuple(attributes["network_inputs"]),
+        source=source,
+        source_digest=source.digest,
+        model_config=attributes["model_config"],
+    )
+
+
+def _read_term(store: HessianStore, term: dict[str, Any]) -> FrozenTerm:
+    return FrozenTerm(
+        name=term["name"],
+        kind=term["kind"],
+        weight=term["weight"],
+        loss=term["loss"],
+        derivatives=tuple(term["derivatives"]),
+        arrays={key: store.read(f"{term['name']}_{key}") for key in term["arrays"]},
+    )

@@ -1,0 +1,170 @@
+"""Planning: from numbers of parameters and bytes to block rows. Pure arithmetic.
+
+The Hessian ``[P, P]`` is stored in square tiles of side c. Block row i covers rows
+``[i c, (i+1) c)`` and is computed from column ``i c`` on; its task writes its own tiles
+and, transposed, those below the diagonal, so that every tile has one writer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hessian_tasks.spec import BlockRow
+from pipeline.errors import PlanError
+from pipeline.units import format_bytes
+
+__all__ = ["Cost", "Plan", "Request", "make_plan", "split_rows"]
+
+# Tiles below 1 MiB cost more in file operations than in bytes, tiles above 16 MiB
+# in memory; measured on a local disk at P = 12,288.
+MAX_TILE_BYTES = 16 * 2**20
+MIN_TILE_SIDE = 64
+# Enough block rows that progress, resume and load balance have something to work with.
+WANTED_BLOCK_ROWS = 16
+# A block row, its transpose and the encoded chunks are in memory together when written.
+COPIES = 3
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be computed, and with what.
+
+    Attributes:
+        num_params: P.
+        itemsize: Bytes of one entry, 4 or 8.
+        num_arrays: Hessians to compute: 1, and one a loss term if wanted.
+        num_threads: Block rows computed at once.
+        allowed_bytes: Budget for the resident memory of the process.
+        tile: Side of a tile, or None to choose.
+    """
+
+    num_params: int
+    itemsize: int
+    num_arrays: int
+    num_threads: int
+    allowed_bytes: int
+    tile: int | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a trial of a few rows cost in this process.
+
+    Attributes:
+        reserved_bytes: Resident memory before the first row is computed.
+        workspace_bytes: What one thread needs on top while it computes, apart
+            from the rows themselves.
+        seconds_per_row: Time of one row of the first layer, the dearest, with all
+            cores.
+    """
+
+    reserved_bytes: int
+    workspace_bytes: int
+    seconds_per_row: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the Hessian is cut and what that will cost.
+
+    Attributes:
+        request: What was asked for.
+        tile: Side c of a tile.
+        num_threads: Block rows computed at once; fewer than asked for if memory is short.
+        reserved_bytes: Resident memory before the first block row.
+        projected_bytes: Upper bound of the resident memory during the run.
+        projected_seconds: Upper bound of the time to compute, since symmetric block rows
+            and later layers get cheaper.
+    """
+
+    request: Request
+    tile: int
+    num_threads: int
+    reserved_bytes: int
+    projected_bytes: int
+    projected_seconds: float
+
+    @property
+    def block_rows(self) -> list[BlockRow]:
+        """The block rows, the largest first."""
+        return split_rows(self.request.num_params, self.tile)
+
+    @property
+    def num_block_rows(self) -> int:
+        """Number of block rows, also of tiles along a side."""
+        return math.ceil(self.request.num_params / self.tile)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the arrays in the store, before compression."""
+        request = self.request
+        return request.num_arrays * request.itemsize * request.num_params**2
+
+
+def split_rows(num_params: int, tile: int) -> list[BlockRow]:
+    """Cut ``[0, P)`` into block rows of ``tile`` rows; the last may be shorter.
+
+    Example:
+        >>> [str(row) for row in split_rows(10, 4)]
+        ['block row 0 (rows 0 to 3)', 'block row 1 (rows 4 to 7)', \
+'block row 2 (rows 8 to 9)']
+    """
+    starts = range(0, num_params, tile)
+    return [BlockRow(i, s, min(s + tile, num_params)) for i, s in enumerate(starts)]
+
+
+def make_plan(request: Request, cost: Cost) -> Plan:
+    """Choose tile side and number of threads so that the run fits into memory.
+
+    Args:
+        request: What is to be computed, and with what.
+        cost: What a trial of a few rows cost.
+
+    Raises:
+        PlanError: If not even one thread with the smallest tile fits, or a given tile
+            side is not in ``[1, P]``.
+
+    Example:
+        >>> request = Request(5301, 4, 1, num_threads=2, allowed_bytes=2**30)
+        >>> plan = make_plan(request, Cost(400 * 2**20, 100 * 2**20, 0.01))
+        >>> plan.tile, plan.num_block_rows, plan.num_threads
+        (384, 14, 2)
+    """
+    if request.tile is not None and not 1 <= request.tile <= request.num_params:
+        raise PlanError(
+            f"The tile side is {request.tile}; expected between 1 and the number of "
+            f"parameters, {request.num_params}."
+        )
+    smallest = request.tile or min(MIN_TILE_SIDE, request.num_params)
+    tile = request.tile or _preferred_tile(request)
+    for num_threads in range(request.num_threads, 0, -1):
+        while True:
+            projected = project_bytes(request, cost, tile, num_threads)
+            if projected <= request.allowed_bytes:
+                seconds = cost.seconds_per_row * request.num_params * request.num_arrays
+                return Plan(request, tile, num_threads, cost.reserved_bytes, projected, seconds)
+            if tile <= smallest:
+                break
+            tile = max(smallest, tile // 2)
+    raise PlanError(
+        f"The run does not fit into memory: projected {format_bytes(projected)} with one thread "
+        f"and tiles of side {tile}, of which {format_bytes(cost.reserved_bytes)} are reserved by "
+        f"the process; allowed {format_bytes(request.allowed_bytes)}. Allow more (--memory)"
+        + (", or use a smaller --tile." if request.tile else ".")
+    )
+
+
+def project_bytes(request: Request, cost: Cost, tile: int, num_threads: int) -> int:
+    """Upper bound of resident memory: reserved + threads x (workspace + block rows)."""
+    block_bytes = tile * request.num_params * request.itemsize
+    # Per-term block rows are kept until the total, their sum, is complete.
+    per_thread = cost.workspace_bytes + (COPIES + request.num_arrays - 1) * block_bytes
+    return cost.reserved_bytes + num_threads * per_thread
+
+
+def _preferred_tile(request: Request) -> int:
+    largest = math.isqrt(MAX_TILE_BYTES // request.itemsize)
+    wanted = math.ceil(request.num_params / WANTED_BLOCK_ROWS)
+    rounded = math.ceil(wanted / MIN_TILE_SIDE) * MIN_TILE_SIDE
+    return min(rounded, largest, request.num_params)

@@ -1,0 +1,180 @@
+"""What the commands print: text for people, plain data for scripts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from pipeline.analysis.spectrum import Spectrum
+    from pipeline.plan import Plan
+    from pipeline.store import HessianStore
+    from pipeline.verify import Certificate
+
+__all__ = [
+    "certificate",
+    "info",
+    "plan",
+    "plan_data",
+    "spectrum",
+    "status",
+    "status_data",
+]
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
+
+
+def plan(plan: Plan) -> str:
+    """A plan, for people."""
+    request = plan.request
+    return _table(
+        [
+            ("parameters", f"{request.num_params:,}"),
+            ("Hessians", f"{request.num_arrays}, {_dtype(plan)}"),
+            ("stored", f"{format_bytes(plan.stored_bytes)} before compression"),
+            ("tiles", f"{plan.tile} × {plan.tile}, {plan.num_block_rows} block rows"),
+            ("threads", str(plan.num_threads)),
+            (
+                "memory",
+                f"projected {format_bytes(plan.projected_bytes)}, of which reserved "
+                f"{format_bytes(plan.reserved_bytes)}; allowed "
+                f"{format_bytes(request.allowed_bytes)}",
+            ),
+            ("time", f"at most {format_seconds(plan.projected_seconds)}"),
+        ]
+    )
+
+
+def _dtype(plan: Plan) -> str:
+    return f"float{8 * plan.request.itemsize}"
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """A plan, for scripts; bytes and seconds."""
+    return {
+        "num_params": plan.request.num_params,
+        "num_arrays": plan.request.num_arrays,
+        "dtype": _dtype(plan),
+        "tile": plan.tile,
+        "num_block_rows": plan.num_block_rows,
+        "num_threads": plan.num_threads,
+        "stored_bytes": plan.stored_bytes,
+        "allowed_bytes": plan.request.allowed_bytes,
+        "reserved_bytes": plan.reserved_bytes,
+        "projected_bytes": plan.projected_bytes,
+        "projected_seconds": plan.projected_seconds,
+    }
+
+
+def status_data(store: HessianStore) -> dict[str, Any]:
+    """Progress of a store, for scripts; from the records, without reading tiles."""
+    records = store.records().values()
+    rows = store.block_rows
+    entries = sum(r.num_rows * (store.num_params - r.start) for r in rows)
+    done = sum(r.row.num_rows * (store.num_params - r.row.start) for r in records)
+    stored = {record.row.index for record in records}
+    return {
+        "num_params": store.num_params,
+        "num_block_rows": len(rows),
+        "num_stored": len(stored),
+        "fraction": done / entries,
+        "pending": [row.index for row in rows if row.index not in stored],
+        "compute_seconds": sum(record.compute_seconds for record in records),
+        "store_seconds": sum(record.store_seconds for record in records),
+        "certificate": store.attributes.get("certificate"),
+    }
+
+
+def status(store: HessianStore) -> str:
+    """Progress of a store, for people."""
+    data = status_data(store)
+    certificate = data["certificate"]
+    verified = "not verified" if certificate is None else _verdict(certificate["passed"])
+    if data["pending"]:
+        verified = f"resume with: hessian run --store {store.path}"
+    return _table(
+        [
+            ("store", str(store.path)),
+            ("block rows", f"{data['num_stored']} of {data['num_block_rows']} stored"),
+            ("entries", f"{data['fraction']:.1%} computed"),
+            (
+                "thread time",
+                f"{format_seconds(data['compute_seconds'])} computing, "
+                f"{format_seconds(data['store_seconds'])} storing",
+            ),
+            ("state", verified),
+        ]
+    )
+
+
+def _verdict(passed: bool) -> str:
+    return "verified" if passed else "verification FAILED"
+
+
+def certificate(certificate: Certificate) -> str:
+    """A certificate, for people."""
+    defect = certificate.symmetry_defect
+    errors = ", ".join(f"{error:.1e}" for error in certificate.product_errors)
+    rows = [
+        ("verdict", _verdict(certificate.passed)),
+        ("missing block rows", str(certificate.num_missing)),
+        ("damaged objects", ", ".join(certificate.damaged) or "none"),
+        ("error of H v", errors and f"{errors} (allowed {certificate.tolerance:.1e})"),
+        ("symmetry defect", "" if defect is None else f"{defect:.1e}"),
+    ]
+    if certificate.num_missing or certificate.damaged:
+        rows.append(("repair", "run the same hessian run command again"))
+    return _table([row for row in rows if row[1]])
+
+
+def spectrum(spectrum: Spectrum) -> str:
+    """Extreme eigenvalues and what follows from them, for people."""
+    values = spectrum.eigenvalues
+    rows = [
+        ("eigenvalues", f"{len(values):,}" + ("" if spectrum.complete else " at both ends")),
+        ("largest", "  ".join(f"{value:.5g}" for value in values[::-1][:5])),
+        ("smallest", "  ".join(f"{value:.5g}" for value in values[:5])),
+        ("noise floor", f"{spectrum.noise_floor:.2g}"),
+        ("trace", f"{spectrum.trace:.6g}"),
+        ("Frobenius norm", f"{spectrum.frobenius_norm:.6g}"),
+    ]
+    if spectrum.inertia is not None and spectrum.condition_number is not None:
+        above, within, below = spectrum.inertia
+        rows += [
+            ("inertia", f"{above} positive, {within} within the noise, {below} negative"),
+            ("condition number", f"{spectrum.condition_number:.3g} above the noise floor"),
+        ]
+    return _table(rows)
+
+
+def info(store: HessianStore) -> str:
+    """What a store holds and where it came from, for people."""
+    attributes = store.attributes
+    source, provenance = attributes["source"], attributes["provenance"]
+    options = ", ".join(f"{k}={v}" for k, v in source["options"].items())
+    packages = ", ".join(f"{name} {v}" for name, v in provenance["packages"].items())
+    rows = [
+        ("problem", f"{source['reference']}{f' ({options})' if options else ''}"),
+        ("loss", f"{attributes['loss']:.6g}"),
+        *((f"  {term['name']}", _term(term)) for term in attributes["terms"]),
+        ("engine", store.engine),
+        ("parameters", f"{store.num_params:,}, {store.dtype}"),
+        *((f"  {v.layer}/{v.name}", f"{v.shape} from row {v.offset}") for v in _variables(store)),
+        ("Hessians", ", ".join(store.arrays.values())),
+        ("created", f"{provenance['created']} by Python {provenance['python']}, {packages}"),
+    ]
+    return _table(rows)
+
+
+def _variables(store: HessianStore) -> tuple[Any, ...]:
+    return store.layout.variables
+
+
+def _term(term: dict[str, Any]) -> str:
+    text = f"{term['loss']:.6g}, weight {term['weight']:g}, {term['kind']}"
+    derivatives = ", ".join(name or "u" for name in term["derivatives"])
+    return f"{text} of {derivatives}" if derivatives else text

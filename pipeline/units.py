@@ -1,0 +1,31 @@
+"""Bytes and seconds as people write them."""
+
+__all__ = ["format_bytes", "format_seconds"]
+
+
+def format_bytes(num_bytes: float) -> str:
+    """Bytes with a binary unit and three digits.
+
+    Example:
+        >>> format_bytes(112_402_404), format_bytes(512)
+        ('107 MiB', '512 B')
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(num_bytes) < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.3g} TiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration with a unit that suits it.
+
+    Example:
+        >>> format_seconds(0.0123), format_seconds(75), format_seconds(7325)
+        ('0.012 s', '1 min 15 s', '2 h 2 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"

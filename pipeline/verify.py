@@ -1,0 +1,131 @@
+"""Verification: is the stored array the Hessian of the recorded loss?
+
+Four questions, from cheap to dear: are all block rows there, are their stored objects
+undamaged, is the array symmetric, and does it act on random vectors as the Hessian
+does,
+
+    ‖H v - ∇⟨∇L(θ), v⟩‖ / ‖∇⟨∇L(θ), v⟩‖ ≤ tolerance,
+
+where the right-hand side is computed by automatic differentiation along another path
+than the engine's. An array that differs from the Hessian in any entry passes this with
+probability 0 for Gaussian v up to the tolerance, which is √eps of the dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import StoreError
+from pipeline.records import damaged_objects
+from pipeline.store import HessianStore
+
+__all__ = ["Certificate", "certify"]
+
+Product = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The result of a verification.
+
+    Attributes:
+        passed: Whether everything below is as it should be.
+        num_missing: Block rows that are not stored.
+        damaged: Keys of stored objects that are missing or altered.
+        product_errors: Relative error of ``H v`` for each random ``v``; empty if block rows
+            are missing or damaged.
+        tolerance: Largest error that passes.
+        symmetry_defect: ``‖H - Hᵀ‖_F / ‖H‖_F``, or None. Tiles off the diagonal are stored
+            with their transposes, so this is the rounding error within the diagonal
+            tiles, each entry of which is computed twice.
+        seed: Seed of the random vectors.
+        dtype: Dtype of the array.
+        created: Time in UTC.
+    """
+
+    passed: bool
+    num_missing: int
+    damaged: list[str]
+    product_errors: list[float]
+    tolerance: float
+    symmetry_defect: float | None
+    seed: int
+    dtype: str
+    created: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The certificate as JSON data."""
+        return asdict(self)
+
+
+def certify(store: HessianStore, product: Product, num_vectors: int = 3) -> Certificate:
+    """Verify a store.
+
+    Args:
+        store: The store; it is not changed.
+        product: Maps vectors ``[K, P]``, one a row, to ``H v`` ``[K, P]``.
+        num_vectors: Number K of random vectors.
+    """
+    records = store.records()
+    num_missing = len(store.block_rows) - len(records)
+    damaged = sorted(damaged_objects(store.path, records.values()))
+    tolerance = float(np.sqrt(np.finfo(store.dtype).eps))
+    errors: list[float] = []
+    symmetry_defect = None
+    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    if not num_missing and not damaged:
+        vectors = np.random.default_rng(seed).standard_normal((num_vectors, store.num_params))
+        vectors = vectors.astype(store.dtype)
+        stored, symmetry_defect = _read_once(store, vectors)
+        expected = product(vectors).astype(np.float64)
+        errors = [_relative(s, e) for s, e in zip(stored, expected, strict=True)]
+        # NaN compares false, so a NaN error or defect does not pass.
+    passed = bool(errors) and all(e <= tolerance for e in [*errors, symmetry_defect or 0.0])
+    return Certificate(
+        passed=passed,
+        num_missing=num_missing,
+        damaged=damaged,
+        product_errors=errors,
+        tolerance=tolerance,
+        symmetry_defect=symmetry_defect,
+        seed=seed,
+        dtype=str(store.dtype),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _read_once(
+    store: HessianStore, vectors: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.float64], float]:
+    # One block row and its mirror image in memory at a time; sums in float64.
+    hessian = store.hessian()
+    products = np.empty(vectors.shape, np.float64)
+    squares = asymmetry = 0.0
+    for row in store.block_rows:
+        try:
+            block = np.asarray(hessian[row.start : row.stop, :], np.float64)
+            mirror = np.asarray(hessian[row.start :, row.start : row.stop], np.float64).T
+        except (OSError, RuntimeError, ValueError) as error:
+            raise StoreError(f"{str(row).capitalize()} cannot be read: {error}") from error
+        products[:, row.start : row.stop] = vectors @ block.T
+        asymmetry += _counted(block[:, row.start :] - mirror, row.num_rows)
+        squares += float(np.sum(block**2))
+    return products, float(np.sqrt(asymmetry / squares)) if squares else 0.0
+
+
+def _counted(difference: npt.NDArray[np.float64], side: int) -> float:
+    # Beyond the diagonal tile each pair is seen once, in it twice.
+    return float(np.sum(difference[:, :side] ** 2) + 2 * np.sum(difference[:, side:] ** 2))
+
+
+def _relative(value: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
+    # A zero Hessian must be reproduced exactly.
+    scale = float(np.linalg.norm(reference))
+    defect = float(np.linalg.norm(value - reference))
+    return defect / scale if scale else defect
