@@ -6,7 +6,7 @@ STORE := runs/poisson.zarr
 .PHONY: demo test test-all check bench lock clean
 
 .venv/.installed: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 is needed" if sys.version_info[:2] != (3, 11) else 0)'
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
@@ -41,7 +41,7 @@ lock:  ## resolve the exact versions anew
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet pip-tools
 	.venv-lock/bin/pip-compile --quiet --strip-extras --no-header --no-emit-index-url \
-		--no-emit-find-links --no-emit-trusted-host --group dev --all-build-deps \
+		--no-emit-find-links --no-emit-trusted-host --extra dev --all-build-deps --allow-unsafe \
 		--output-file requirements.lock pyproject.toml
 	rm -r .venv-lock
 
