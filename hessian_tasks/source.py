@@ -39,6 +39,12 @@ class ProblemSource:
     options: Mapping[str, Any] = field(default_factory=dict)
     live: Problem | None = None
 
+    def __post_init__(self) -> None:
+        # A store is verified and resumed from wherever its user happens to be.
+        path, name = self._split()
+        if path is not None:
+            object.__setattr__(self, "reference", f"{path.resolve()}:{name}")
+
     def load(self) -> Problem:
         """Build the problem.
 
@@ -61,6 +67,14 @@ class ProblemSource:
             )
         return self._call(getattr(module, name))
 
+    def check(self) -> None:
+        """Find out whether the source is there, without building anything.
+
+        Raises:
+            ProblemError: If there is no such problem, or the file cannot be read.
+        """
+        _ = self.text
+
     @property
     def digest(self) -> str:
         """SHA-256 of the source text, or ``""`` for a live object."""
@@ -71,13 +85,13 @@ class ProblemSource:
         """The source file's text, or ``""`` for a live object.
 
         Raises:
-            ProblemError: If the file cannot be read.
+            ProblemError: If there is no such problem, or the file cannot be read.
         """
         if self.reference == LIVE:
             return ""
         path, _ = self._split()
         if path is None:
-            _import_builtin(self.reference)
+            _check_builtin(self.reference)
             path = Path(__file__).with_name("problems") / f"{self.reference}.py"
         try:
             return path.read_text()
@@ -121,12 +135,16 @@ class ProblemSource:
 
 
 def _import_builtin(name: str) -> ModuleType:
+    _check_builtin(name)
+    return importlib.import_module(f"hessian_tasks.problems.{name}")
+
+
+def _check_builtin(name: str) -> None:
     if name not in BUILTIN:
         raise ProblemError(
             f"There is no built-in problem {name!r}. Give a file, path/to/problem.py, or one "
             f"of: {', '.join(BUILTIN)}."
         )
-    return importlib.import_module(f"hessian_tasks.problems.{name}")
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 
 from hessian_tasks.process import configure_tensorflow
+from hessian_tasks.source import ProblemSource
 from pipeline import render
 from pipeline.config import Settings, load_settings, parse_options
 from pipeline.errors import ConfigError, HessianError, StoppedError
@@ -65,7 +66,12 @@ Picture = Annotated[Path | None, typer.Option(help="Write a picture, .png, .svg 
 def _settings(
     config: Path | None, problem: str | None, option: list[str], **flags: Any
 ) -> Settings:
-    return load_settings(config, {"problem": problem, "options": parse_options(option), **flags})
+    settings = load_settings(
+        config, {"problem": problem, "options": parse_options(option), **flags}
+    )
+    if settings.problem is not None:
+        ProblemSource(settings.problem).check()  # before the seconds of importing TensorFlow
+    return settings
 
 
 @app.command()
@@ -115,7 +121,7 @@ def run(
     from pipeline.commands import run_settings
 
     with _stop_on_signals() as stop:
-        path = run_settings(settings, Console(), stop)
+        path = run_settings(settings, Console(soft_wrap=True), stop)
     typer.echo(f"stored in {path}; next: hessian verify {path}")
 
 
@@ -189,7 +195,7 @@ def train(
     configure_tensorflow(settings.threads)
     from pipeline.commands import train_settings
 
-    train_settings(settings, out, (adam, lbfgs, seed), Console())
+    train_settings(settings, out, (adam, lbfgs, seed), Console(soft_wrap=True))
 
 
 def main() -> None:

@@ -12,9 +12,10 @@ from hessian_tasks.source import ProblemSource
 from pipeline.config import Settings
 from pipeline.errors import ConfigError, StoppedError
 from pipeline.inputs import freeze_source, stored_inputs
-from pipeline.progress import ProgressDisplay
+from pipeline.progress import LossDisplay, ProgressDisplay
 from pipeline.run import RunOptions, execute
-from pipeline.store import HessianStore
+from pipeline.store import HessianStore, writing
+from pipeline.units import format_seconds
 
 __all__ = ["run_options", "run_settings", "settings_inputs", "train_settings"]
 
@@ -84,5 +85,25 @@ def train_settings(
 
     Raises:
         ConfigError: If the file's ending is not ``.keras``.
+        StoreError: If it cannot be written.
     """
-    raise NotImplementedError
+    from pipeline.train import train
+
+    if out.suffix != ".keras":
+        raise ConfigError(f"The trained network is saved as .keras, but --out is {out}.")
+    adam_steps, lbfgs_steps, seed = steps
+    problem = _source(settings).load()
+    result = train(
+        problem,
+        adam_steps=adam_steps,
+        lbfgs_steps=lbfgs_steps,
+        seed=seed,
+        on_step=LossDisplay(console),
+    )
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        result.problem.model.save(out)
+    terms = ", ".join(f"{name} {loss:.3g}" for name, loss in result.losses.items())
+    error = "" if result.error is None else f", relative L2 error {result.error:.2e}"
+    console.print(f"loss {result.loss:.3e} ({terms}){error}, {format_seconds(result.seconds)}")
+    console.print(f"saved {out}")

@@ -13,7 +13,7 @@ from pipeline.events import BlockRowStored, Event, RunFinished, RunStarted
 from pipeline.plan import Plan
 from pipeline.units import format_bytes, format_seconds
 
-__all__ = ["ProgressDisplay"]
+__all__ = ["LossDisplay", "ProgressDisplay"]
 
 LOG_INTERVAL_SECONDS = 10.0
 
@@ -51,7 +51,9 @@ class ProgressDisplay:
 
     def close(self) -> None:
         """Restore the terminal; safe to call at any time."""
-        self._bar.stop()
+        # Stopping a bar that was never started prints an empty line.
+        if self._bar.live.is_started:
+            self._bar.stop()
 
     def _start(self, event: RunStarted) -> None:
         plan = event.plan
@@ -92,6 +94,20 @@ class ProgressDisplay:
             f"computed {event.num_computed} of {self._num_rows} block rows in "
             f"{format_seconds(event.seconds)}, peak memory {format_bytes(event.peak_bytes)}"
         )
+
+
+class LossDisplay:
+    """Prints the loss now and then while a network is trained."""
+
+    def __init__(self, console: Console, interval: int = 500) -> None:
+        """Print on ``console`` every ``interval`` steps."""
+        self._console = console
+        self._interval = interval
+
+    def __call__(self, phase: str, step: int, loss: float) -> None:
+        """Show a step."""
+        if step == 1 or step % self._interval == 0:
+            self._console.print(f"{phase:<6} step {step:>5}  loss {loss:.3e}")
 
 
 def _entries(plan: Plan, row: BlockRow) -> float:

@@ -96,7 +96,8 @@ def _relative_error(store: HessianStore) -> float:
     # estimate the relative error of the array. Rounding the entries alone costs eps.
     certificate = store.attributes.get("certificate") or {}
     eps = float(np.finfo(store.dtype).eps)
-    return max([eps, *certificate.get("product_errors", [])])
+    errors: list[float] = certificate.get("product_errors", [])
+    return max([eps, *errors])
 
 
 def spectrum(store: HessianStore, term: str | None = None, num_extreme: int = 20) -> Spectrum:
