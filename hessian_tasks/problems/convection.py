@@ -1,0 +1,70 @@
+"""The convection equation on a circle: u_t + β u_x = 0 on (0, 2π) × (0, 1), β = 40.
+
+u(x, 0) = sin x and u(0, t) = u(2π, t); the solution is u = sin(x - βt). The standard hard
+case of A. S. Krishnapriyan et al., "Characterizing possible failure modes in
+physics-informed neural networks", NeurIPS 2021, in the setting of P. Rathore et al.,
+"Challenges in training PINNs", ICML 2024.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.problems.networks import mlp, periodic_loss
+from hessian_tasks.problems.sampling import opposite_faces, uniform
+
+__all__ = ["exact_solution", "problem"]
+
+SPACE, TIME, START = (0.0, 2 * np.pi), (0.0, 1.0), (0.0, 0.0)
+BETA = 40.0
+
+
+def exact_solution(points: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Solution at points ``[N, 2]``, as ``[N, 1]``."""
+    return np.asarray(np.sin(points[:, 0:1] - BETA * points[:, 1:2]))
+
+
+def problem(
+    width: int = 50,
+    depth: int = 3,
+    num_interior: int = 1000,
+    num_boundary: int = 200,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> Problem:
+    """Build the problem.
+
+    Args:
+        width: Units of each hidden layer.
+        depth: Number of hidden layers.
+        num_interior: Number of points in space and time.
+        num_boundary: Number of points of each initial and boundary condition.
+        seed: Seed of the points and of the initial weights.
+        dtype: Dtype of the network.
+    """
+    rng = np.random.default_rng(seed)
+    return Problem(
+        model=mlp(2, width=width, depth=depth, seed=seed, dtype=dtype),
+        coordinates=("x", "t"),
+        terms=[
+            ResidualTerm(
+                "pde",
+                points=uniform(num_interior, [SPACE, TIME], rng),
+                residual=lambda x, u: u.d("t") + BETA * u.d("x"),
+            ),
+            ResidualTerm(
+                "initial",
+                points=uniform(num_boundary, [SPACE, START], rng),
+                residual=lambda x, u: u.value - tf.sin(x[:, 0:1]),
+            ),
+            LossTerm(
+                "periodic",
+                loss=periodic_loss,
+                data=opposite_faces(num_boundary, [SPACE, TIME], rng),
+            ),
+        ],
+        exact_solution=exact_solution,
+    )
