@@ -60,7 +60,12 @@ def parameter_layout(model: Any) -> ParameterLayout:
     Raises:
         ModelError: If it has no trainable weights.
     """
-    return ParameterLayout.of([(w.path, tuple(w.shape)) for w in model.trainable_weights])
+    # Keras prefixes the model's own name to the paths of a model that was built from code,
+    # and not to those of the same model loaded from a file.
+    prefix = f"{model.name}/"
+    return ParameterLayout.of(
+        [(w.path.removeprefix(prefix), tuple(w.shape)) for w in model.trainable_weights]
+    )
 
 
 def dtype_of(model: Any) -> str:

@@ -55,6 +55,8 @@ class ResidualTerm:
     def __post_init__(self) -> None:
         _check_term(self.name, self.weight)
         points = _finite(self.points, f"the points of term {self.name!r}")
+        # TensorFlow takes derivatives with respect to integers to be zero, without a word.
+        points = points.astype(np.float64) if points.dtype.kind in "biu" else points
         if points.ndim != 2 or len(points) == 0:
             raise ProblemError(
                 f"The points of term {self.name!r} have shape {points.shape}; expected "

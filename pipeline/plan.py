@@ -53,6 +53,7 @@ class Cost:
 
     Attributes:
         reserved_bytes: Resident memory before the first row is computed.
+        graphs_bytes: What the compiled graphs of all layers and terms keep.
         workspace_bytes: What one thread needs on top while it computes, apart
             from the rows themselves.
         seconds_per_row: Time of one row of the first layer, the dearest, with all
@@ -60,6 +61,7 @@ class Cost:
     """
 
     reserved_bytes: int
+    graphs_bytes: int
     workspace_bytes: int
     seconds_per_row: float
 
@@ -74,8 +76,7 @@ class Plan:
         num_threads: Block rows computed at once; fewer than asked for if memory is short.
         reserved_bytes: Resident memory before the first block row.
         projected_bytes: Upper bound of the resident memory during the run.
-        projected_seconds: Upper bound of the time to compute, since symmetric block rows
-            and later layers get cheaper.
+        projected_seconds: Estimate of the time to compute.
     """
 
     request: Request
@@ -127,7 +128,7 @@ def make_plan(request: Request, cost: Cost) -> Plan:
 
     Example:
         >>> request = Request(5301, 4, 1, num_threads=2, allowed_bytes=2**30)
-        >>> plan = make_plan(request, Cost(400 * 2**20, 100 * 2**20, 0.01))
+        >>> plan = make_plan(request, Cost(400 * 2**20, 50 * 2**20, 100 * 2**20, 0.01))
         >>> plan.tile, plan.num_block_rows, plan.num_threads
         (384, 14, 2)
     """
@@ -142,7 +143,7 @@ def make_plan(request: Request, cost: Cost) -> Plan:
         while True:
             projected = project_bytes(request, cost, tile, num_threads)
             if projected <= request.allowed_bytes:
-                seconds = cost.seconds_per_row * request.num_params * request.num_arrays
+                seconds = project_seconds(request, cost, tile)
                 return Plan(request, tile, num_threads, cost.reserved_bytes, projected, seconds)
             if tile <= smallest:
                 break
@@ -156,11 +157,22 @@ def make_plan(request: Request, cost: Cost) -> Plan:
 
 
 def project_bytes(request: Request, cost: Cost, tile: int, num_threads: int) -> int:
-    """Upper bound of resident memory: reserved + threads x (workspace + block rows)."""
+    """Upper bound of resident memory: reserved + graphs + threads x (workspace + block rows)."""
     block_bytes = tile * request.num_params * request.itemsize
     # Per-term block rows are kept until the total, their sum, is complete.
     per_thread = cost.workspace_bytes + (COPIES + request.num_arrays - 1) * block_bytes
-    return cost.reserved_bytes + num_threads * per_thread
+    return cost.reserved_bytes + cost.graphs_bytes + num_threads * per_thread
+
+
+def project_seconds(request: Request, cost: Cost, tile: int) -> float:
+    """Estimate of the time to compute: a row costs in proportion to its columns.
+
+    Later rows belong to later layers and leave out those before, so that they need
+    fewer columns and a smaller graph. The terms of a loss take together as long as their sum.
+    """
+    rows = split_rows(request.num_params, tile)
+    entries = sum(row.num_rows * (request.num_params - row.start) for row in rows)
+    return cost.seconds_per_row * entries / request.num_params
 
 
 def _preferred_tile(request: Request) -> int:

@@ -44,7 +44,7 @@ def plan(plan: Plan) -> str:
                 f"{format_bytes(plan.reserved_bytes)}; allowed "
                 f"{format_bytes(request.allowed_bytes)}",
             ),
-            ("time", f"at most {format_seconds(plan.projected_seconds)}"),
+            ("time", f"about {format_seconds(plan.projected_seconds)}"),
         ]
     )
 

@@ -85,10 +85,11 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
     if options.executor == "serial":
         num_threads = 1
     engine = AutodiffEngine(rebuild(frozen))
-    cost = _measure(engine)
     tile, per_term = options.tile, bool(options.per_term)
     if store is not None:
         tile, per_term = _keep(store, options)
+    num_graphs = len(frozen.layout.layers()) * (len(frozen.terms) if per_term else 1)
+    cost = _measure(engine, num_graphs)
     request = Request(
         num_params=frozen.layout.num_params,
         itemsize=frozen.dtype.itemsize,
@@ -101,16 +102,17 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
     return Prepared(frozen, engine, plan, time.perf_counter() - started)
 
 
-def _measure(engine: AutodiffEngine) -> Cost:
+def _measure(engine: AutodiffEngine, num_graphs: int) -> Cost:
     reserved = resident_bytes()
     reset_peak()
     row = BlockRow(0, 0, min(TRIAL_ROWS, engine.layout.num_params))
     engine.block_row(row)  # compiles
+    # The graph of the first layer is the largest.
+    graphs = (num_graphs - 1) * max(0, resident_bytes() - reserved)
     started = time.perf_counter()
     engine.block_row(row)
     seconds = (time.perf_counter() - started) / row.num_rows
-    # The compiled graphs stay, one a layer at most: counted once a thread, as an upper bound.
-    return Cost(reserved, max(0, peak_bytes() - reserved), seconds)
+    return Cost(reserved, graphs, max(0, peak_bytes() - reserved), seconds)
 
 
 def _keep(store: HessianStore, options: RunOptions) -> tuple[int, bool]:

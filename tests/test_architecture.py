@@ -1,0 +1,44 @@
+"""What the packages promise about themselves."""
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import hessian_tasks
+import pipeline
+from hessian_tasks.problems import BUILTIN
+
+
+def test_public_names_exist_and_are_sorted() -> None:
+    for package in (hessian_tasks, pipeline):
+        assert package.__all__ == sorted(package.__all__)
+        assert all(getattr(package, name) is not None for name in package.__all__)
+
+
+def test_every_module_lists_what_it_exports() -> None:
+    for package in (hessian_tasks, pipeline):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            loaded = importlib.import_module(module.name)
+            if module.name != "pipeline.analysis":
+                assert all(hasattr(loaded, name) for name in loaded.__all__), module.name
+
+
+def test_builtin_names_are_the_problem_files() -> None:
+    import hessian_tasks.problems as problems
+
+    modules = {module.name for module in pkgutil.iter_modules(problems.__path__)}
+    assert modules - {"networks", "sampling"} == set(BUILTIN)
+
+
+@pytest.mark.parametrize("module", ["hessian_tasks", "pipeline", "pipeline.cli", "pipeline.plan"])
+def test_import_needs_no_tensorflow(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_status_needs_no_tensorflow() -> None:
+    code = "import sys, pipeline.store, pipeline.render; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
