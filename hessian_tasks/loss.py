@@ -14,7 +14,14 @@ from hessian_tasks.jets import Jet, Tensor, forward_derivative
 from hessian_tasks.models import dtype_of, trainable_variables
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 
-__all__ = ["flatten", "gradient", "losses_and_gradient", "required_derivatives", "term_loss"]
+__all__ = [
+    "compile_losses_and_gradient",
+    "flatten",
+    "gradient",
+    "losses_and_gradient",
+    "required_derivatives",
+    "term_loss",
+]
 
 
 def term_loss(
@@ -99,6 +106,32 @@ def gradient(loss: Callable[[], Tensor], variables: Sequence[Tensor]) -> Tensor:
     return flatten(tape.gradient(value, variables, unconnected_gradients=zero))
 
 
+def compile_losses_and_gradient(problem: Problem) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Compile the losses of all terms and the gradient of their sum.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+
+    Returns:
+        A function of the model's current weights, giving the weighted losses ``[T]`` and
+        ``∇L`` ``[P]`` in the model's dtype.
+    """
+    variables = trainable_variables(problem.model)
+
+    def evaluate() -> tuple[Tensor, Tensor]:
+        values: list[Tensor] = []
+
+        def total() -> Tensor:
+            values.extend(term_loss(problem, term) for term in problem.terms)
+            return tf.add_n(values)
+
+        grad = gradient(total, variables)
+        return tf.stack(values), grad
+
+    compiled: Callable[[], tuple[Tensor, Tensor]] = tf.function(evaluate, autograph=False)
+    return compiled
+
+
 def losses_and_gradient(problem: Problem) -> tuple[dict[str, float], npt.NDArray[Any]]:
     """The value of every term, and the gradient of their sum.
 
@@ -111,26 +144,14 @@ def losses_and_gradient(problem: Problem) -> tuple[dict[str, float], npt.NDArray
     Raises:
         ProblemError: If a loss or the gradient is not finite.
     """
-    variables = trainable_variables(problem.model)
-
-    def evaluate() -> tuple[list[Tensor], Tensor]:
-        values: list[Tensor] = []
-
-        def total() -> Tensor:
-            values.extend(term_loss(problem, term) for term in problem.terms)
-            return tf.add_n(values)
-
-        grad = gradient(total, variables)
-        return values, grad
-
-    values, grad = tf.function(evaluate, autograph=False)()
+    values, grad = (tensor.numpy() for tensor in compile_losses_and_gradient(problem)())
     losses = {term.name: float(v) for term, v in zip(problem.terms, values, strict=True)}
     for name, value in losses.items():
         if not np.isfinite(value):
             raise ProblemError(f"The loss of term {name!r} is {value} at the given weights.")
-    if not np.isfinite(grad.numpy()).all():
+    if not np.isfinite(grad).all():
         raise ProblemError("The gradient of the loss holds NaN or infinity at the given weights.")
-    return losses, grad.numpy()
+    return losses, grad
 
 
 def required_derivatives(problem: Problem, term: ResidualTerm) -> list[str]:

@@ -197,5 +197,5 @@ def _check_name(name: str, what: str) -> None:
 def _finite(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
     array = np.asarray(values)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ProblemError(f"{what.capitalize()} hold NaN or infinite values.")
+        raise ProblemError(f"There are NaN or infinite values in {what}.")
     return array

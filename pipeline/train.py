@@ -18,13 +18,12 @@ import scipy.optimize
 import tensorflow as tf
 
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.loss import gradient, term_loss
+from hessian_tasks.loss import compile_losses_and_gradient
 from hessian_tasks.models import (
     dtype_of,
     get_theta,
     resolve_model,
     set_theta,
-    trainable_variables,
 )
 from hessian_tasks.problem import Problem, ResidualTerm
 
@@ -83,7 +82,7 @@ def train(
     keras.utils.set_random_seed(seed)
     problem = replace(problem, model=resolve_model(problem.model))
     report = on_step or (lambda phase, step, loss: None)
-    evaluate = _compile(problem)
+    evaluate = compile_losses_and_gradient(problem)
     if adam_steps > 0:
         _run_adam(problem, evaluate, adam_steps, learning_rate, report)
     if lbfgs_steps > 0:
@@ -96,22 +95,6 @@ def train(
         error=_relative_error(problem),
         seconds=time.perf_counter() - begin,
     )
-
-
-def _compile(problem: Problem) -> Any:
-    """A compiled function giving the losses by term ``[T]`` and the gradient ``[P]``."""
-
-    def evaluate() -> tuple[Any, Any]:
-        values: list[Any] = []
-
-        def total() -> Any:
-            values.extend(term_loss(problem, term) for term in problem.terms)
-            return tf.add_n(values)
-
-        grad = gradient(total, trainable_variables(problem.model))
-        return tf.stack(values), grad
-
-    return tf.function(evaluate, autograph=False, jit_compile=False)
 
 
 def _run_adam(
