@@ -68,10 +68,8 @@ class BlockTask:
             with writing(self.store.path):
                 self._store(row, blocks, computed - started, computed)
         except HessianError:
-            self.stop.set()
             raise
         except Exception as error:
-            self.stop.set()
             raise BlockRowError(
                 f"{str(row).capitalize()} failed: {type(error).__name__}: {error}"
             ) from error

@@ -65,7 +65,7 @@ def run_settings(settings: Settings, console: Console, stop: threading.Event) ->
         store = HessianStore(path)
         raise StoppedError(
             f"stopped; {len(store.records())} of {len(store.block_rows)} block rows are "
-            f"stored. Resume with: hessian run --store {path}"
+            f"stored. Resume with: {store.resume_command}"
         ) from error
     finally:
         display.close()

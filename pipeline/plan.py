@@ -22,8 +22,12 @@ MAX_TILE_BYTES = 16 * 2**20
 MIN_TILE_SIDE = 64
 # Enough block rows that progress, resume and load balance have something to work with.
 WANTED_BLOCK_ROWS = 16
-# A block row, its transpose and the encoded chunks are in memory together when written.
+# A block row, its transpose and the encoded chunks are in memory together when written;
+# a row batch is, as the rows of a loop, as one tensor and as an array.
 COPIES = 3
+# More rows at once do not make a row cheaper, since they are computed in a loop; this many
+# are a fraction of a second, which is how fast a run can stop.
+MAX_ROW_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,11 @@ class Plan:
     reserved_bytes: int
     projected_bytes: int
     projected_seconds: float
+
+    @property
+    def row_batch(self) -> int:
+        """Rows computed by one call into the engine."""
+        return min(MAX_ROW_BATCH, self.tile)
 
     @property
     def block_rows(self) -> list[BlockRow]:
@@ -158,9 +167,10 @@ def make_plan(request: Request, cost: Cost) -> Plan:
 
 def project_bytes(request: Request, cost: Cost, tile: int, num_threads: int) -> int:
     """Upper bound of resident memory: reserved + graphs + threads x (workspace + block rows)."""
-    block_bytes = tile * request.num_params * request.itemsize
+    row_bytes = request.num_params * request.itemsize
     # Per-term block rows are kept until the total, their sum, is complete.
-    per_thread = cost.workspace_bytes + (COPIES + request.num_arrays - 1) * block_bytes
+    num_rows = (COPIES + request.num_arrays - 1) * tile + COPIES * min(MAX_ROW_BATCH, tile)
+    per_thread = cost.workspace_bytes + num_rows * row_bytes
     return cost.reserved_bytes + cost.graphs_bytes + num_threads * per_thread
 
 

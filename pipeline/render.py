@@ -95,7 +95,7 @@ def status(store: HessianStore) -> str:
     certificate = data["certificate"]
     verified = "not verified" if certificate is None else _verdict(certificate["passed"])
     if data["pending"]:
-        verified = f"resume with: hessian run --store {store.path}"
+        verified = f"resume with: {store.resume_command}"
     return _table(
         [
             ("store", str(store.path)),

@@ -99,6 +99,7 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
         tile=tile,
     )
     plan = make_plan(request, cost)
+    engine.row_batch = plan.row_batch
     return Prepared(frozen, engine, plan, time.perf_counter() - started)
 
 

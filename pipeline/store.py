@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,11 @@ class HessianStore:
             return np.asarray(self.hessian(name)[...])
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise StoreError(f"Array {name!r} of {self.path} cannot be read: {error}") from error
+
+    @property
+    def resume_command(self) -> str:
+        """The shell command that computes what is missing."""
+        return f"hessian run --store {shlex.quote(str(self.path))}"
 
     @property
     def block_rows(self) -> list[BlockRow]:

@@ -11,7 +11,7 @@ def format_bytes(num_bytes: float) -> str:
         ('107 MiB', '512 B')
     """
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(num_bytes) < 1000:
+        if abs(num_bytes) < 999.5:  # would be written as 1e+03
             return f"{num_bytes:.3g} {unit}"
         num_bytes /= 1024
     return f"{num_bytes:.3g} TiB"
@@ -24,7 +24,7 @@ def format_seconds(seconds: float) -> str:
         >>> format_seconds(0.0123), format_seconds(75), format_seconds(7325)
         ('0.012 s', '1 min 15 s', '2 h 2 min')
     """
-    if seconds < 60:
+    if seconds < 59.95:  # would be written as 60.0
         return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
     if seconds < 3600:
         return f"{int(seconds // 60)} min {int(seconds % 60)} s"

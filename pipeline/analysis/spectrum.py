@@ -136,7 +136,7 @@ def _check_complete(store: HessianStore) -> None:
     if missing:
         raise StoreError(
             f"{store.path} lacks {missing} of {len(store.block_rows)} block rows. Complete it "
-            f"with: hessian run --store {store.path}"
+            f"with: {store.resume_command}"
         )
 
 
