@@ -1,0 +1,83 @@
+"""What the tests share: small problems, runs that report, and snapshots of stores."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.problem import Problem
+from hessian_tasks.process import configure_tensorflow
+from hessian_tasks.source import ProblemSource
+
+Run = Callable[..., list[Any]]
+Snapshot = Callable[[Path], dict[str, bytes]]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Size TensorFlow's thread pools once, before any test or doctest starts it."""
+    if "tensorflow" in sys.modules:
+        configure_tensorflow(2)
+
+
+@pytest.fixture(scope="session")
+def tiny_problem() -> Callable[..., Problem]:
+    """A factory of Poisson problems with one hidden layer and random biases, float64."""
+
+    def make(width: int = 6, num_points: int = 12, seed: int = 0) -> Problem:
+        from hessian_tasks.models import get_theta, set_theta
+        from hessian_tasks.problems import poisson
+
+        problem = poisson.problem(width, 1, num_points, num_points, seed, "float64")
+        # Built-in biases are 0, where tanh'' = 0 hides much.
+        shift = np.random.default_rng(seed).normal(0.0, 0.3, problem.model.count_params())
+        set_theta(problem.model, get_theta(problem.model) + shift)
+        return problem
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def inputs() -> FrozenInputs:
+    """Frozen inputs of the cheapest built-in problem: 37 parameters, one term, float64."""
+    from pipeline.inputs import freeze_source
+
+    options = {"width": 12, "depth": 1, "num_samples": 20, "dtype": "float64"}
+    return freeze_source(ProblemSource("regression", options))
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Execute a run with at most 16 GiB and return its events."""
+
+    def run(
+        path: Path,
+        frozen: FrozenInputs,
+        callbacks: Sequence[Callable[[Any], None]] = (),
+        stop: Any = None,
+        **options: Any,
+    ) -> list[Any]:
+        from pipeline.run import RunOptions, execute
+
+        events: list[Any] = []
+        options = {"num_threads": 2, "allowed_bytes": 2**34, **options}
+        execute(path, frozen, RunOptions(**options), [events.append, *callbacks], stop)
+        return events
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def snapshot() -> Snapshot:
+    """Read every file below a directory: its bytes by its path."""
+
+    def read(path: Path) -> dict[str, bytes]:
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        return {str(p.relative_to(path)): p.read_bytes() for p in files}
+
+    return read

@@ -1,0 +1,72 @@
+"""The example files run as they are."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hessian_tasks.autodiff import AutodiffEngine
+from hessian_tasks.loss import losses_and_gradient
+from hessian_tasks.rebuild import freeze, rebuild
+from hessian_tasks.source import ProblemSource
+from hessian_tasks.spec import BlockRow
+from tests.oracles import FiniteDifferenceJet
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def test_notebook_loss_equals_the_declared_one(capsys: pytest.CaptureFixture[str]) -> None:
+    # The file itself asserts that both Hessians agree.
+    runpy.run_path(str(EXAMPLES / "notebook_loss.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "Hessian 261 x 261, float64" in printed
+
+
+def test_notebook_loss_through_its_file() -> None:
+    path = EXAMPLES / "notebook_loss.py"
+    ours = ProblemSource(str(path), {"width": 3}).load()
+    declared = ProblemSource(f"{path}:declared", {"width": 3}).load()
+    losses, gradient = losses_and_gradient(ours)
+    expected_losses, expected_gradient = losses_and_gradient(declared)
+    # Sums of 2000 float64 terms.
+    assert losses["loss_total"] == pytest.approx(sum(expected_losses.values()), rel=1e-12)
+    assert gradient == pytest.approx(expected_gradient, rel=1e-10, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["notebook_loss.py", "own_problem.py"])
+def test_file_can_be_rebuilt_by_a_worker(name: str) -> None:
+    source = ProblemSource(str(EXAMPLES / name), {"width": 3})
+    frozen = freeze(source.load(), source)
+    engine = AutodiffEngine(rebuild(frozen))
+    last = BlockRow(0, frozen.layout.num_params - 1, frozen.layout.num_params)
+    # ∂u/∂c = 1 for the output bias c: no curvature but that of the squares themselves, which
+    # is 2 times the weights, 1 each, of terms that see u; for the oscillator u(0) = 1 and the
+    # equation, whose weight ω⁻⁴ cancels the (ω²)² of its own.
+    expected = 2.0 if name == "notebook_loss.py" else 4.0
+    assert engine.block_row(last).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_oscillator_is_solved_by_its_exact_solution() -> None:
+    problem = ProblemSource(str(EXAMPLES / "own_problem.py")).load()
+    exact: Any = problem.exact_solution
+    for term in problem.terms:
+        points = np.asarray(term.points)
+        jet: Any = FiniteDifferenceJet(exact, points, "t")
+        residual = term.residual(tf.constant(points), jet)
+        # Differences of second order lose 1e-16 / 1e-3² = 1e-10, times ω² here.
+        assert np.abs(residual).max() < 1e-8, term.name
+
+
+def test_oscillator_has_three_terms_of_two_derivatives() -> None:
+    problem = ProblemSource(str(EXAMPLES / "own_problem.py"), {"width": 2}).load()
+    frozen = freeze(problem, ProblemSource(str(EXAMPLES / "own_problem.py"), {"width": 2}))
+    assert {term.name: term.derivatives for term in frozen.terms} == {
+        "ode": ("", "t", "tt"),
+        "position": ("",),
+        "velocity": ("t",),
+    }
