@@ -15,8 +15,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from hessian_tasks.process import configure_tensorflow
-
 ZERO = "zero"  # tf.UnconnectedGradients.ZERO
 
 
@@ -126,10 +124,12 @@ def main() -> None:
     parser.add_argument("--intra", type=int, default=1, help="threads of one operation")
     parser.add_argument("--threads", type=int, default=1, help="calls at once")
     arguments = parser.parse_args()
-    os.environ["TF_NUM_INTRAOP_THREADS"] = str(arguments.intra)
-    configure_tensorflow()
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import numpy as np
     import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(arguments.intra)
+    tf.config.threading.set_inter_op_parallelism_threads(os.cpu_count())
 
     from hessian_tasks.models import trainable_variables
     from hessian_tasks.problems.poisson import problem as poisson

@@ -189,7 +189,7 @@ def _check_term(name: str, weight: float) -> None:
 def _check_name(name: str, what: str) -> None:
     if not _NAME.fullmatch(name):
         raise ProblemError(
-            f"{name!r} cannot name a {what}: expected letters, digits and underscores, "
+            f"{name!r} cannot name the {what}: expected letters, digits and underscores, "
             "starting with a letter."
         )
 
