@@ -154,7 +154,8 @@ def hessian_vector_product(problem: Problem, vectors: npt.NDArray[Any]) -> npt.N
         return _pull_back(tape, slope, variables)
 
     dtype = dtype_of(problem.model)
-    compiled = tf.function(product, autograph=False)
+    spec = tf.TensorSpec([vectors.shape[1]], dtype)
+    compiled = tf.function(product, autograph=False).get_concrete_function(spec)
     return np.stack([compiled(tf.constant(v, dtype)).numpy() for v in vectors])
 
 

@@ -128,7 +128,9 @@ def compile_losses_and_gradient(problem: Problem) -> Callable[[], tuple[Tensor, 
         grad = gradient(total, variables)
         return tf.stack(values), grad
 
-    compiled: Callable[[], tuple[Tensor, Tensor]] = tf.function(evaluate, autograph=False)
+    function = tf.function(evaluate, autograph=False)
+    # Traced here, once: TensorFlow takes a second problem's trace for a mistake and warns.
+    compiled: Callable[[], tuple[Tensor, Tensor]] = function.get_concrete_function()
     return compiled
 
 

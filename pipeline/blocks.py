@@ -66,7 +66,8 @@ class BlockTask:
             blocks = self._compute(row)
             computed = time.perf_counter()
             with writing(self.store.path):
-                self._store(row, blocks, computed - started, computed)
+                record = self._store(row, blocks, computed - started, computed)
+            self.on_stored(record)
         except HessianError:
             raise
         except Exception as error:
@@ -104,7 +105,7 @@ class BlockTask:
 
     def _store(
         self, row: BlockRow, blocks: dict[str, npt.NDArray[Any]], seconds: float, since: float
-    ) -> None:
+    ) -> BlockRecord:
         for name, block in blocks.items():
             self.store.write_block_row(row, name, block)
         record = BlockRecord(
@@ -117,4 +118,4 @@ class BlockTask:
             peak_bytes=peak_bytes(),
         )
         record.save(self.store.path)
-        self.on_stored(record)
+        return record

@@ -147,8 +147,8 @@ def make_plan(request: Request, cost: Cost) -> Plan:
             f"parameters, {request.num_params}."
         )
     smallest = request.tile or min(MIN_TILE_SIDE, request.num_params)
-    tile = request.tile or _preferred_tile(request)
     for num_threads in range(request.num_threads, 0, -1):
+        tile = request.tile or _preferred_tile(request)
         while True:
             projected = project_bytes(request, cost, tile, num_threads)
             if projected <= request.allowed_bytes:

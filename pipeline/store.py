@@ -53,17 +53,15 @@ class HessianStore:
         try:
             self._group = zarr.open_group(self.path, mode="r+" if writable else "r")
             self.attributes: dict[str, Any] = dict(self._group.attrs)
-            found = self.attributes["format_version"]
+            _check_format(self.path, self.attributes["format_version"])
             self._read_attributes()
+        except StoreError:
+            raise
         # Damaged metadata surfaces as any of these from JSON, Zarr and our own reading.
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(
                 f"{path} is not a readable Hessian store ({type(error).__name__}: {error})."
             ) from error
-        if found != FORMAT_VERSION:
-            raise StoreError(
-                f"{path} has store format {found}; this version reads {FORMAT_VERSION}."
-            )
 
     def _read_attributes(self) -> None:
         self.tile = int(self.attributes["tile"])
@@ -115,7 +113,7 @@ class HessianStore:
             if not directory.is_dir():
                 continue
             # A damaged record is as good as none: its block row is computed again.
-            with contextlib.suppress(OSError, KeyError, TypeError, ValueError):
+            with contextlib.suppress(OSError, KeyError, TypeError, ValueError, AttributeError):
                 record = BlockRecord.from_json(dict(zarr.open_group(directory, mode="r").attrs))
                 if record.row == row and set(record.checksums) == set(self.object_keys(row)):
                     found[row.index] = record
@@ -195,6 +193,11 @@ class HessianStore:
         """Remove what killed writers left behind: ``*.partial`` files."""
         for litter in self.path.rglob("*.partial"):
             litter.unlink(missing_ok=True)
+
+
+def _check_format(path: Path, found: object) -> None:
+    if found != FORMAT_VERSION:
+        raise StoreError(f"{path} has store format {found}; this version reads {FORMAT_VERSION}.")
 
 
 @contextlib.contextmanager

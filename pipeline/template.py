@@ -55,6 +55,8 @@ def create_template(path: Path, frozen: FrozenInputs, plan: Plan, engine: str) -
         OSError: If it cannot be written; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for litter in path.parent.glob(f".{path.name}.*.creating"):  # of a killed run
+        shutil.rmtree(litter, ignore_errors=True)
     half_made = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.creating")
     try:
         _write(half_made, frozen, plan, engine)

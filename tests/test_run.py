@@ -33,7 +33,7 @@ from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import BlockRow
 from pipeline.api import compute_hessian, open_hessian, verify_hessian
 from pipeline.blocks import BlockTask
-from pipeline.errors import StoppedError
+from pipeline.errors import StoppedError, StoreError
 from pipeline.events import BlockRowStored, RunFinished, RunStarted
 from pipeline.executors import ExecutorName, get_executor
 from pipeline.inputs import stored_inputs
@@ -402,3 +402,13 @@ def test_points_drawn_anew_each_time_are_frozen(tmp_path: Path, run: Run) -> Non
     shutil.rmtree(path / "records" / "000001")
     assert computed(run(path, stored_inputs(HessianStore(path)))) == [1]
     assert verify_hessian(path).passed
+
+
+def test_store_of_a_later_format_is_named_as_such(
+    complete: tuple[Path, list[Any]], tmp_path: Path
+) -> None:
+    path = tmp_path / "later.zarr"
+    shutil.copytree(complete[0], path)
+    zarr.open_group(path, mode="r+").attrs.update({"format_version": 99, "parameters": None})
+    with pytest.raises(StoreError, match=r"has store format 99; this version reads 1"):
+        HessianStore(path)
