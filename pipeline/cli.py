@@ -121,7 +121,7 @@ def run(
     from pipeline.commands import run_settings
 
     with _stop_on_signals() as stop:
-        path = run_settings(settings, Console(soft_wrap=True), stop)
+        path = run_settings(settings, Console(soft_wrap=True, highlight=False), stop)
     typer.echo(f"stored in {path}; next: hessian verify {path}")
 
 
@@ -195,7 +195,7 @@ def train(
     configure_tensorflow(settings.threads)
     from pipeline.commands import train_settings
 
-    train_settings(settings, out, (adam, lbfgs, seed), Console(soft_wrap=True))
+    train_settings(settings, out, (adam, lbfgs, seed), Console(soft_wrap=True, highlight=False))
 
 
 def main() -> None:

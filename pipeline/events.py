@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from hessian_tasks.spec import BlockRow
 from pipeline.plan import Plan
 from pipeline.records import BlockRecord
 
@@ -18,16 +19,21 @@ class RunStarted:
 
     Attributes:
         plan: The plan.
-        num_stored: Block rows that an earlier run has stored already.
+        pending: Block rows to compute; an earlier run has stored the others.
         resumed: Whether the store was there before.
         startup_seconds: Time to build the problem, to compile for the first layer and to
             measure a few rows.
     """
 
     plan: Plan
-    num_stored: int
+    pending: tuple[BlockRow, ...]
     resumed: bool
     startup_seconds: float
+
+    @property
+    def num_stored(self) -> int:
+        """Block rows that an earlier run has stored already."""
+        return self.plan.num_block_rows - len(self.pending)
 
 
 @dataclass(frozen=True)

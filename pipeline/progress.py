@@ -58,7 +58,7 @@ class ProgressDisplay:
     def _start(self, event: RunStarted) -> None:
         plan = event.plan
         self._num_rows, self._rows = plan.num_block_rows, event.num_stored
-        self._total = sum(_entries(plan, row) for row in plan.block_rows)
+        self._total = sum(_entries(plan, row) for row in event.pending)
         self._plan = plan
         self._started = self._last_log = time.perf_counter()
         if event.resumed:
