@@ -44,7 +44,7 @@ class Settings(BaseModel):
         None, ge=1, description="Side of the stored tiles; chosen from P and memory by default."
     )
     per_term: bool | None = Field(
-        None, description="Also store the Hessian of every loss term (costs disk, not time)."
+        None, description="Also store the Hessian of every loss term, beside that of the total."
     )
 
 

@@ -55,13 +55,11 @@ class Prepared:
     """A run that is ready to start: the engine is compiled and the plan is made.
 
     Attributes:
-        frozen: The inputs.
         engine: Computes block rows.
         plan: The plan.
         startup_seconds: What preparing took.
     """
 
-    frozen: FrozenInputs
     engine: AutodiffEngine
     plan: Plan
     startup_seconds: float
@@ -100,7 +98,7 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
     )
     plan = make_plan(request, cost)
     engine.row_batch = plan.row_batch
-    return Prepared(frozen, engine, plan, time.perf_counter() - started)
+    return Prepared(engine, plan, time.perf_counter() - started)
 
 
 def _measure(engine: AutodiffEngine, num_graphs: int) -> Cost:

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, cast
 
 from hessian_tasks.spec import BlockRow
 
-__all__ = ["EXECUTORS", "Execute", "ExecutorName", "Task", "get_executor"]
+__all__ = ["Execute", "ExecutorName", "Task", "get_executor"]
 
 Task: TypeAlias = Callable[[BlockRow], None]
 Execute: TypeAlias = Callable[[Task, Sequence[BlockRow], int], None]
 
 ExecutorName: TypeAlias = Literal["serial", "threads"]
-EXECUTORS: tuple[str, ...] = get_args(ExecutorName)
 
 
 def get_executor(name: ExecutorName) -> Execute:
