@@ -59,13 +59,26 @@ def term_loss(
             f"The loss of term {term.name!r} has shape {value.shape}; expected a scalar. "
             "Reduce it, for example with tf.reduce_mean."
         )
+    _check_precision(value.dtype.name, dtype, f"The loss of term {term.name!r} has")
     return tf.constant(term.weight, dtype) * tf.cast(value, dtype)
+
+
+def _check_precision(found: str, dtype: str, what: str) -> None:
+    # Rounding to fewer digits on the way, or to integers, would go unnoticed in the result.
+    if found not in ("float64", dtype):
+        raise ProblemError(
+            f"{what} dtype {found}, but the weights are {dtype}: the Hessian would be no better "
+            f"than {found}. Pass dtype={dtype!r} to the layers, inputs and losses of Keras."
+        )
 
 
 def _residual(
     problem: Problem, term: ResidualTerm, derivative: Callable[[Tensor, Tensor, int], Tensor]
 ) -> Tensor:
-    points = _constant(np.asarray(term.points), dtype_of(problem.model))
+    dtype = dtype_of(problem.model)
+    for entry in getattr(problem.model, "inputs", None) or []:
+        _check_precision(str(entry.dtype), dtype, "The network's input has")
+    points = _constant(np.asarray(term.points), dtype)
     jet = Jet(problem.model, points, problem.coordinates, derivative)
     components = term.residual(points, jet)
     if not isinstance(components, list | tuple):

@@ -67,7 +67,7 @@ class ParameterLayout:
         """Lay out variables, given as ``(path, shape)``, one after the other.
 
         Raises:
-            ModelError: If there is no variable, or one has no entries.
+            ModelError: If there is no variable with entries.
         """
         variables: list[Variable] = []
         offset = 0

@@ -195,7 +195,12 @@ def _check_name(name: str, what: str) -> None:
 
 
 def _finite(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ProblemError(f"Expected an array for {what}: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise ProblemError(f"Expected numbers in {what}, got dtype {array.dtype}.")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ProblemError(f"There are NaN or infinite values in {what}.")
     return array

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.errors import ModelError, ProblemError
-from hessian_tasks.loss import losses_and_gradient
+from hessian_tasks.loss import losses_and_gradient, required_derivatives
 from hessian_tasks.models import (
     dtype_of,
     get_theta,
@@ -28,6 +28,7 @@ from hessian_tasks.models import (
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
+from hessian_tasks.source import ProblemSource
 
 layers = keras.layers
 
@@ -117,6 +118,14 @@ LOSSES: dict[str, tuple[Callable[[], Problem], str]] = {
         of_residual(lambda x, u: u.vale),
         "Term 'pde' failed: AttributeError: 'Jet' object has no attribute 'vale'",
     ),
+    "NumPy inside": (
+        of_residual(lambda x, u: u.value.numpy()),
+        "Term 'pde' failed: AttributeError",
+    ),
+    "NaN residual": (
+        of_residual(lambda x, u: tf.math.log(-tf.square(u.value))),
+        "loss of term 'pde' is nan",
+    ),
     "vector loss": (
         of_loss(lambda model, x: tf.square(model(x)), x=POINTS),
         r"loss of term 'mse' has shape \(5, 1\); expected a scalar",
@@ -124,7 +133,7 @@ LOSSES: dict[str, tuple[Callable[[], Problem], str]] = {
     "no loss": (of_loss(lambda model: None), "Term 'mse' failed: ValueError"),
     "other arguments": (of_loss(lambda model, y: y, x=POINTS), "'mse' failed: TypeError"),
     "infinite loss": (
-        of_loss(lambda model: tf.math.log(0.0)),
+        of_loss(lambda model: tf.math.log(tf.zeros([], "float64"))),
         "'mse' is -inf at the given weights",
     ),
     "NaN gradient": (
@@ -324,3 +333,95 @@ def test_layers_are_in_the_order_of_theta() -> None:
 def test_layout_without_entries_is_refused(shapes: list[Any]) -> None:
     with pytest.raises(ModelError, match="no trainable weights"):
         ParameterLayout.of(shapes)
+
+
+def residual_problem(residual: Callable[[Any, Any], Any], num_outputs: int = 1) -> Problem:
+    model = mlp(2, num_outputs, width=3, depth=1, dtype="float64")
+    return Problem(model, [ResidualTerm("pde", POINTS, residual)], coordinates="xy")
+
+
+def test_singular_second_derivative_is_named_not_stored(tmp_path: Path) -> None:
+    from pipeline import compute_hessian
+    from pipeline.errors import BlockRowError
+
+    # d²/dθ² of |θ|^1.5 is infinite at θ = 0, its first derivative is 0.
+    model = mlp(1, width=2, depth=1, dtype="float64")
+
+    def loss(model: Any) -> Any:
+        return tf.reduce_sum(tf.abs(model.trainable_weights[1].value) ** 1.5)
+
+    with pytest.raises(BlockRowError, match=r"Block row 0 .*NaN or infinite.*hidden_1/bias\[0\]"):
+        compute_hessian(Problem(model, [LossTerm("power", loss)]), tmp_path / "h.zarr")
+
+
+def test_derivatives_are_found_by_running_the_residual() -> None:
+    problem = residual_problem(lambda x, u: u.value * u[0].d("x") + u.d("yyx") + u.d("x", "x"))
+    term = problem.terms[0]
+    assert isinstance(term, ResidualTerm)
+    assert required_derivatives(problem, term) == ["", "x", "xx", "xyy"]
+
+
+def test_components_of_a_residual_are_averaged() -> None:
+    listed = residual_problem(lambda x, u: [u[0].value, u[1].d("x")], num_outputs=2)
+    joined = residual_problem(
+        lambda x, u: tf.concat([u[0].value, u[1].d("x")], axis=1), num_outputs=2
+    )
+    assert losses_and_gradient(listed)[0] == losses_and_gradient(joined)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", r"has no 'problem'"),
+        ("problem = 3", r"gives a int, no Problem"),
+        ("import nowhere_at_all", r"failed at line 1: ModuleNotFoundError"),
+        ("def problem():\n    return 1 / 0", r"Building the problem of .* failed: ZeroDivision"),
+        ("problem = (", r"SyntaxError"),
+    ],
+)
+def test_mistakes_in_a_problem_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ProblemError, match=message):
+        ProblemSource(str(tmp_path / "mine.py")).load()
+
+
+def test_sources_that_are_not_there() -> None:
+    with pytest.raises(ProblemError, match=r"no built-in problem 'pois'.*one of: biharmonic"):
+        ProblemSource("pois").check()
+    with pytest.raises(ProblemError, match=r"none.py cannot be read"):
+        ProblemSource("none.py").check()
+    with pytest.raises(ProblemError, match=r"has no option 'widt'; its options are width"):
+        ProblemSource("poisson", {"widt": 3}).load()
+
+
+def test_integer_points_have_derivatives() -> None:
+    # TensorFlow's derivative with respect to an integer is zero, and no error.
+    def slope(points: Any) -> Problem:
+        return Problem(model, [ResidualTerm("pde", points, lambda x, u: u.d("x"))], "xy")
+
+    model = random_network()
+    points = np.arange(-3, 3).reshape(3, 2)
+    losses, gradient = losses_and_gradient(slope(points))
+    expected_losses, expected_gradient = losses_and_gradient(slope(points.astype(float)))
+    assert losses["pde"] > 1e-3
+    assert losses == expected_losses
+    assert np.array_equal(gradient, expected_gradient)
+
+
+def test_less_precision_than_the_weights_is_refused() -> None:
+    def half_digits(model: Any) -> Any:
+        return keras.losses.MeanSquaredError()(tf.zeros([5, 1]), model(tf.constant(POINTS)))
+
+    problem = Problem(mlp(2, width=3, depth=1, dtype="float64"), [LossTerm("fit", half_digits)])
+    with pytest.raises(ProblemError, match=r"loss of term 'fit' has dtype float32, but .* float64"):
+        losses_and_gradient(problem)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, dtype="float64")])
+    term = ResidualTerm("pde", POINTS, lambda x, u: u.value)
+    with pytest.raises(ProblemError, match=r"network's input has dtype float32, but .* float64"):
+        losses_and_gradient(Problem(model, [term], coordinates="xy"))
+
+
+@pytest.mark.parametrize("points", [[[1.0, 2.0], [3.0]], [["a", "b"]], [[1j, 2.0]]])
+def test_points_must_be_an_array_of_numbers(points: Any) -> None:
+    with pytest.raises(ProblemError, match=r"Expected .* the points of term 'pde'"):
+        ResidualTerm("pde", points, lambda x, u: u.value)
