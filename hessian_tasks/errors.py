@@ -5,13 +5,20 @@
     HessianError
     ├── ProblemError        also a ValueError
     │   └── ModelError
-    └── ReproductionError
+    ├── ReproductionError
+    └── NotLayeredError     caught by the choice of the engine
 
 :mod:`pipeline.errors` extends the same tree. The command line prints the
 message of any :class:`HessianError` and exits; every other exception is a bug.
 """
 
-__all__ = ["HessianError", "ModelError", "ProblemError", "ReproductionError"]
+__all__ = [
+    "HessianError",
+    "ModelError",
+    "NotLayeredError",
+    "ProblemError",
+    "ReproductionError",
+]
 
 
 class HessianError(Exception):
@@ -28,3 +35,7 @@ class ModelError(ProblemError):
 
 class ReproductionError(HessianError):
     """A rebuilt problem does not give the loss and gradient that were recorded."""
+
+
+class NotLayeredError(HessianError):
+    """The layered engine does not apply; the message says why."""

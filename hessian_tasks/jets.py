@@ -7,7 +7,7 @@ derivatives that a residual uses are found by running it, never declared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -66,7 +66,7 @@ class Jet:
 
     Attributes:
         value: The network's outputs, ``[N, outputs]`` (``[N, 1]`` for ``u[i]``).
-        requested: The derivatives that were asked for so far, by name.
+        requested: The derivatives that were asked for so far, as sorted tuples of axes.
     """
 
     def __init__(
@@ -98,7 +98,19 @@ class Jet:
             )
         self._cache: dict[tuple[int, ...], Tensor] = {(): value}
         self._output: slice = slice(None)
-        self.requested: set[str] = set()
+        self.requested: set[tuple[int, ...]] = set()
+
+    @classmethod
+    def of(
+        cls, derivatives: Mapping[tuple[int, ...], Tensor], coordinates: Sequence[str]
+    ) -> Jet:
+        """The jet of known values: all derivatives that will be asked for, by their axes."""
+        jet = object.__new__(cls)
+        jet._coordinates = tuple(coordinates)
+        jet._cache = dict(derivatives)
+        jet._output = slice(None)
+        jet.requested = set()
+        return jet
 
     @property
     def value(self) -> Tensor:
@@ -130,7 +142,7 @@ class Jet:
                 f"derivatives up to order {MAX_ORDER} are supported."
             )
         index = tuple(sorted(self._coordinates.index(name) for name in names))
-        self.requested.add("".join(self._coordinates[axis] for axis in index))
+        self.requested.add(index)
         return self._at(index)[:, self._output]
 
     def _at(self, index: tuple[int, ...]) -> Tensor:

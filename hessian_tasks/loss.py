@@ -20,6 +20,8 @@ __all__ = [
     "gradient",
     "losses_and_gradient",
     "required_derivatives",
+    "required_indices",
+    "residual_columns",
     "term_loss",
 ]
 
@@ -80,6 +82,15 @@ def _residual(
         _check_precision(str(entry.dtype), dtype, "The network's input has")
     points = _constant(np.asarray(term.points), dtype)
     jet = Jet(problem.model, points, problem.coordinates, derivative)
+    return residual_columns(term, points, jet)
+
+
+def residual_columns(term: ResidualTerm, points: Tensor, jet: Jet) -> Tensor:
+    """The residual of a term for a given jet, ``[N, components]``.
+
+    Raises:
+        ProblemError: If the residual has the wrong shape.
+    """
     components = term.residual(points, jet)
     if not isinstance(components, list | tuple):
         components = [components]
@@ -170,12 +181,18 @@ def losses_and_gradient(problem: Problem) -> tuple[dict[str, float], npt.NDArray
 
 
 def required_derivatives(problem: Problem, term: ResidualTerm) -> list[str]:
+    """Which derivatives a residual uses, by name, such as ``["", "xx", "yy"]``."""
+    names = problem.coordinates
+    return sorted("".join(names[a] for a in index) for index in required_indices(problem, term))
+
+
+def required_indices(problem: Problem, term: ResidualTerm) -> set[tuple[int, ...]]:
     """Which derivatives a residual uses, found by running it once.
 
     Returns:
-        Names such as ``["", "xx", "yy"]``; ``""`` is the value itself.
+        Sorted tuples of axes, such as ``(0, 0)`` for u_xx; ``()`` is the value itself.
     """
-    requested: set[str] = set()
+    requested: set[tuple[int, ...]] = set()
 
     def trace() -> Tensor:
         points = _constant(np.asarray(term.points), dtype_of(problem.model))
@@ -185,4 +202,4 @@ def required_derivatives(problem: Problem, term: ResidualTerm) -> list[str]:
         return tf.constant(0)
 
     tf.function(trace, autograph=False).get_concrete_function()
-    return sorted(requested)
+    return requested

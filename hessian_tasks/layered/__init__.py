@@ -1,0 +1,22 @@
+"""The ``layered`` engine: exact block rows from per-point tangents at the layers.
+
+Weights enter a network linearly, Z = A W, and everything else acts on each neuron alone.
+With a probe E_l added to every Z_l, all second derivatives of the loss follow from those
+with respect to the probes, point by point:
+
+    ∂²L / ∂W_l[i,j] ∂W_m[k,p] = Σ_n Σ_st A_l[n,s,i] · ( ∂G_m[n,t,p]/∂E_l[n,s,j] · A_m[n,t,k]
+                                                    + G_m[n,t,p] · ∂A_m[n,t,k]/∂E_l[n,s,j] )
+
+where A_l is the input of layer l, G_m = ∂L/∂E_m, and s, t number the *streams*: the network's
+value and the derivatives with respect to the coordinates that the residual needs. So a few
+tangents per neuron and point replace one Hessian-vector product per parameter, and nearly
+all the work is in large matrix products.
+
+The modules, in the order of the computation: :mod:`~hessian_tasks.layered.program` reads the
+network from its TensorFlow graph, :mod:`~hessian_tasks.layered.streams` and
+:mod:`~hessian_tasks.layered.composition` say how streams pass through it,
+:mod:`~hessian_tasks.layered.quadratic` expands a term's loss to second order in the streams,
+:mod:`~hessian_tasks.layered.linearise` evaluates all that at θ,
+:mod:`~hessian_tasks.layered.tangents` and :mod:`~hessian_tasks.layered.contract` compute
+the entries, and :mod:`~hessian_tasks.layered.engine` cuts block rows.
+"""

@@ -1,0 +1,211 @@
+"""From tangents to entries: the large matrix products.
+
+The entries between the weights of site l and those of site m are sums over points and streams
+of products
+
+    A_l[n,s,i] · B[n,t,a] · T[n,s,t,j,b],
+
+with B = A_m and T = ∂G_m/∂E_l for the first part (a = k, b = p) and B = G_m, T = ∂A_m/∂E_l for
+the second (a = p, b = k). One matrix product ``[i·a, pairs·n] × [pairs·n, j·b]`` does each,
+where the pairs (s, t) are those whose T is not zero. The left factor is a product of
+numbers and small; no larger intermediate is formed.
+
+Where T comes from the curvature of the activation behind m alone, and l is the site before m, it is
+a product itself, and the sum over the pairs falls apart into S small factors on either side:
+one matrix product ``[i·j, S·n] × [S·n, k·p]``, scaled by the kernel W_m[j,p].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hessian_tasks.layered.expansion import Expansion
+from hessian_tasks.layered.network import Array
+from hessian_tasks.layered.tangents import Tangents, is_diagonal
+
+__all__ = ["PRODUCT_BYTES", "SitePair", "add_curvature", "add_rows"]
+
+# Bytes of one product before it is added to the block.
+PRODUCT_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class SitePair:
+    """Two sites, and which rows of their kernels are wanted.
+
+    Attributes:
+        first: Wire of the site that is probed; never downstream of the second.
+        first_rows: Rows i of its kernel, the bias being the last.
+        second: Wire of the other site.
+        second_rows: Rows k of its kernel.
+    """
+
+    first: int
+    first_rows: range
+    second: int
+    second_rows: range
+
+
+def add_curvature(entries: Array, tangents: Tangents, pair: SitePair) -> None:
+    """Add the second part of H for a batch of points: cotangents times second derivatives.
+
+    Args:
+        entries: View of the Hessian ``[i, j, k, p]``, added to.
+        tangents: Of the batch, with respect to the probe of the pair's first site.
+        pair: The sites.
+    """
+    expansion, points = tangents.expansion, tangents.points
+    left = site_inputs(expansion, pair.first, points, pair.first_rows)
+    right = site_inputs(expansion, pair.second, points, pair.second_rows)
+    bends = tangents.separable(pair.second)
+    if bends is not None:
+        _add_separable(entries, tangents, pair, _Factors(left, right, bends))
+    else:
+        found = {
+            (s, t): tangents.second(pair.second, s, t) for s in left for t in right
+        }
+        _add_products(entries.transpose(0, 2, 1, 3), left, right, found)
+    _add_moved_inputs(entries, tangents, pair, left)
+
+
+def _add_moved_inputs(
+    entries: Array, tangents: Tangents, pair: SitePair, left: dict[int, Array]
+) -> None:
+    """The product rule's second term: the probe moves the inputs of the second site."""
+    expansion = tangents.expansion
+    site = expansion.network.program.site(pair.second)
+    rows = slice(pair.second_rows.start, min(pair.second_rows.stop, site.num_inputs))
+    if site.source is None or rows.start >= rows.stop:
+        return
+    right = {t: g[tangents.points] for t, g in expansion.cotangents[pair.second].items()}
+    found: dict[tuple[int, int], Array | None] = {}
+    for s in left:
+        for t in right:
+            moved = tangents.first(site.source, s, t)
+            found[s, t] = None if moved is None else moved[..., rows]
+    entries = entries[:, :, : rows.stop - rows.start]
+    if any(moved is not None and is_diagonal(moved) for moved in found.values()):
+        entries = entries[:, rows]
+    _add_products(entries.transpose(0, 3, 1, 2), left, right, found)
+
+
+def _add_products(
+    entries: Array,
+    left: dict[int, Array],
+    right: dict[int, Array],
+    tangents: dict[tuple[int, int], Array | None],
+) -> None:
+    """Add ``Σ left_s[i] right_t[a] tangent_st[j,b]`` to entries ``[i, a, j, b]``."""
+    pairs = [(s, t, tangent) for (s, t), tangent in tangents.items() if tangent is not None]
+    for diagonal in (True, False):
+        chosen = [entry for entry in pairs if is_diagonal(entry[2]) == diagonal]
+        if not chosen:
+            continue
+        outer = [left[s][:, :, None] * right[t][:, None, :] for s, t, _ in chosen]
+        factors = _stack(outer), _stack([tangent for _, _, tangent in chosen])
+        target = np.einsum("iajj->iaj", entries)[..., None] if diagonal else entries
+        _multiply(target, *factors)
+
+
+def _stack(arrays: list[Array]) -> Array:
+    return np.concatenate([array.reshape(len(array), -1) for array in arrays])
+
+
+def _multiply(entries: Array, left: Array, right: Array) -> None:
+    """Add ``leftᵀ right`` to entries ``[i, a, j, b]``, in parts of bounded size."""
+    num_i, num_a, num_j, num_b = entries.shape
+    step = max(1, PRODUCT_BYTES // (num_i * num_a * num_b * entries.itemsize))
+    for j in range(0, num_j, step):
+        part = entries[:, :, j : j + step]
+        product = left.T @ right[:, j * num_b : (j + step) * num_b]
+        part += product.reshape(part.shape)
+
+
+@dataclass(frozen=True)
+class _Factors:
+    left: dict[int, Array]
+    right: dict[int, Array]
+    bends: dict[tuple[int, int], Array]
+
+
+def _add_separable(
+    entries: Array, tangents: Tangents, pair: SitePair, factors: _Factors
+) -> None:
+    network = tangents.expansion.network
+    source = network.program.inputs(pair.second)[0]
+    left: dict[int, Array] = {}
+    right: dict[int, Array] = {}
+    for between in {b for b, _ in factors.bends}:
+        for s, inputs in factors.left.items():
+            moved = tangents.first(source, s, between)
+            if moved is not None:
+                _accumulate(left, between, inputs[:, :, None] * moved[:, None, :])
+        for t, inputs in factors.right.items():
+            if (between, t) in factors.bends:
+                bend = factors.bends[between, t]
+                _accumulate(right, between, inputs[:, :, None] * bend[:, None, :])
+    shared = sorted(set(left) & set(right))
+    if not shared:
+        return
+    kernel = network.kernel(pair.second)[:, None, :]
+    step = max(1, PRODUCT_BYTES // (entries[0].size * entries.itemsize))
+    stacked = _stack([right[b] for b in shared])
+    for i in range(0, len(entries), step):
+        part = entries[i : i + step]
+        product = _stack([left[b][:, i : i + step] for b in shared]).T @ stacked
+        part += product.reshape(part.shape) * kernel
+
+
+def _accumulate(entries: dict[int, Array], key: int, value: Array) -> None:
+    entries[key] = entries[key] + value if key in entries else value
+
+
+def add_rows(entries: Array, expansion: Expansion, pair: SitePair, points: slice) -> None:
+    """Add the first part of H for a batch of points: a product of matrices with ρ rows a point.
+
+    Args:
+        entries: View of the Hessian ``[i, j, k, p]``, added to.
+        expansion: The term around θ.
+        pair: The sites.
+        points: Which points.
+    """
+    left = jacobian_rows(expansion, pair.first, points, pair.first_rows)
+    right = jacobian_rows(expansion, pair.second, points, pair.second_rows)
+    if left is None or right is None:
+        return
+    left = left * expansion.signs[:, points].reshape(-1, 1)
+    step = max(1, PRODUCT_BYTES // (entries[0].size * entries.itemsize))
+    for i in range(0, len(entries), step):
+        part = entries[i : i + step]
+        width = part.shape[1]
+        part += (left[:, i * width : (i + step) * width].T @ right).reshape(part.shape)
+
+
+def jacobian_rows(
+    expansion: Expansion, wire: int, points: slice, rows: range
+) -> Array | None:
+    """Rows of ``|ℓ''|^½ ∂u/∂W`` for one site, ``[ρ·n, rows·width]``, or None if they are zero."""
+    inputs = site_inputs(expansion, wire, points, rows)
+    total: Array | None = None
+    for t, cotangent in expansion.rows[wire].items():
+        if t in inputs:
+            product = inputs[t][:, :, None] * cotangent[:, points, None, :]
+            total = product if total is None else total + product
+    return None if total is None else total.reshape(total.shape[0] * total.shape[1], -1)
+
+
+def site_inputs(expansion: Expansion, wire: int, points: slice, rows: range) -> dict[int, Array]:
+    """Streams of what a site multiplies, ``[n, rows]`` each, with the 1 of the bias at the end."""
+    site = expansion.network.program.site(wire)
+    streams = {} if site.source is None else expansion.wires[site.source]
+    kept = slice(rows.start, min(rows.stop, site.num_inputs))
+    found = {s: values[points, kept] for s, values in streams.items()}
+    if rows.stop > site.num_inputs:
+        num_points = len(range(*points.indices(expansion.num_points)))
+        nothing = np.zeros((num_points, len(rows) - 1), expansion.network.dtype)
+        one = np.ones((num_points, 1), expansion.network.dtype)
+        found.setdefault(0, nothing)
+        found = {s: np.append(v, one if s == 0 else 0 * one, 1) for s, v in found.items()}
+    return {s: values for s, values in found.items() if values.any()}

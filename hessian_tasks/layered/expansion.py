@@ -1,0 +1,175 @@
+"""The loss of one term, expanded around θ: the numbers that all entries are made of.
+
+With u(θ) the network's streams at the points and ℓ(u) the loss of the term,
+
+    H = (∂u/∂θ)ᵀ ℓ''(u) (∂u/∂θ) + Σ ℓ'(u) ∂²u/∂θ².
+
+The first part is a product of matrices with ρ rows a point, where ρ is the rank of ℓ'' at a
+point: the number of components of a residual that is linear in the jets. The second couples only
+those streams that Faà di Bruno's formula couples, 9 of 16 pairs for a Laplacian. A term
+with one stream has nothing to gain from that split; there both parts are kept together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hessian_tasks.layered.composition import Variable
+from hessian_tasks.layered.network import Array, Jacobian, Network, WireStreams, curvature
+from hessian_tasks.layered.program import Node
+from hessian_tasks.layered.quadratic import QuadraticModel, expand_residual
+from hessian_tasks.layered.streams import Index, Streams, closure, maximal, row_space
+from hessian_tasks.loss import required_indices
+from hessian_tasks.problem import Problem, ResidualTerm
+
+__all__ = ["Expansion", "expand_term"]
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """One term around θ.
+
+    Attributes:
+        network: The network.
+        num_points: N.
+        num_streams: S.
+        wires: Streams of every wire.
+        cotangents: ``∂ℓ/∂`` of every stream of every wire, ``[N, width]`` each.
+        jacobians: Of every node, by its wire.
+        curvatures: Of every node: second derivatives contracted with the cotangents, by
+            ``((a, s), (b, t))``.
+        output_curvature: ℓ'' by streams ``(s, t)``, ``[N, outputs, outputs]`` each; empty where
+            :attr:`rows` has it.
+        rows: Cotangents of every stream of every wire, ``[ρ, N, width]`` each, whose outer
+            products with the weights' inputs are the rows of ``|ℓ''|^½ ∂u/∂θ``.
+        signs: Signs of the eigenvalues of ℓ'', ``[ρ, N]``.
+    """
+
+    network: Network
+    num_points: int
+    num_streams: int
+    wires: WireStreams
+    cotangents: WireStreams
+    jacobians: dict[int, Jacobian]
+    curvatures: dict[int, dict[tuple[Variable, Variable], Array]]
+    output_curvature: dict[tuple[int, int], Array]
+    rows: WireStreams
+    signs: Array
+
+
+def expand_term(problem: Problem, network: Network, term: ResidualTerm) -> Expansion:
+    """Expand a residual term.
+
+    Raises:
+        NotLayeredError: If its residual couples points.
+    """
+    indices = sorted(required_indices(problem, term), key=lambda index: (len(index), index))
+    points = np.asarray(term.points, network.dtype)
+    every = Streams(tuple(closure(indices)))
+    wires, _ = network.forward(points, every)
+    jets = _take(wires[network.program.output], [every.plain.index(i) for i in indices], network)
+    model = expand_residual(term, problem.coordinates, indices, jets)
+    streams, used = merge(every, indices, model, network.dtype)
+    slots = [slot for slot, _ in used]
+    positions = [stream for _, stream in used]
+    slope = model.slope[:, slots]
+    bend = model.curvature[:, slots][:, :, :, slots]
+    return _expand(network, points, streams, positions, slope, bend)
+
+
+def _take(output: dict[int, Array], positions: Sequence[int], network: Network) -> Array:
+    zero = np.zeros_like(output[0])
+    return np.stack([output.get(position, zero) for position in positions], axis=1)
+
+
+def merge(
+    streams: Streams, indices: Sequence[Index], model: QuadraticModel, dtype: np.dtype[np.generic]
+) -> tuple[Streams, list[tuple[int, int]]]:
+    """Merge the highest derivatives as far as the loss only depends on sums of them.
+
+    Args:
+        streams: All streams, unmerged.
+        indices: The derivatives that the term uses.
+        model: Its loss to second order.
+        dtype: Dtype in which the model was evaluated.
+
+    Returns:
+        The streams, and for each one that ℓ' and ℓ'' depend on ``(slot, stream)``: the slot in
+        ``model`` that has the derivatives with respect to it.
+    """
+    top = [index for index in maximal(indices) if index]
+    slots = [indices.index(index) for index in top]
+    vectors = [
+        np.moveaxis(model.slope, 1, 0),
+        np.moveaxis(model.curvature, 1, 0),
+        np.moveaxis(model.jacobian, 2, 0),
+    ]
+    stacked = np.concatenate([array.reshape(len(indices), -1) for array in vectors], axis=1)
+    basis, pivots = row_space(stacked[slots].T, 50 * float(np.finfo(dtype).eps))
+    plain = tuple(index for index in streams.plain if index not in top)
+    merged = tuple(
+        tuple((index, float(c)) for index, c in zip(top, row, strict=True) if c) for row in basis
+    )
+    used = [(slot, plain.index(i)) for slot, i in enumerate(indices) if i not in top]
+    used += [(slots[pivot], len(plain) + q) for q, pivot in enumerate(pivots)]
+    return Streams(plain, merged), used
+
+
+def _expand(
+    network: Network,
+    points: Array,
+    streams: Streams,
+    positions: list[int],
+    slope: npt.NDArray[np.float64],
+    bend: npt.NDArray[np.float64],
+) -> Expansion:
+    wires, derivatives = network.forward(points, streams)
+    nodes = [w for w, op in enumerate(network.program.operations) if isinstance(op, Node)]
+    jacobians = {w: network.jacobian(w, streams, derivatives[w], wires) for w in nodes}
+    seed = {p: slope[:, i].astype(network.dtype) for i, p in enumerate(positions)}
+    cotangents = network.pull_back({p: v for p, v in seed.items() if np.any(v)}, jacobians)
+    curvatures = {}
+    for wire in nodes:
+        inputs = [wires[source] for source in network.program.inputs(wire)]
+        curvatures[wire] = curvature(streams, derivatives[wire], inputs, cotangents[wire])
+    bends: dict[tuple[int, int], Array] = {}
+    rows: WireStreams = [{} for _ in wires]
+    signs = np.zeros((0, len(points)), network.dtype)
+    if len(streams) == 1:
+        bends = {(0, 0): bend[:, 0, :, 0].astype(network.dtype)}
+    else:
+        seeds, signs = _square_root(bend, network.dtype)
+        rows = network.pull_back({p: seeds[:, :, i] for i, p in enumerate(positions)}, jacobians)
+    return Expansion(
+        network=network,
+        num_points=len(points),
+        num_streams=len(streams),
+        wires=wires,
+        cotangents=cotangents,
+        jacobians=jacobians,
+        curvatures=curvatures,
+        output_curvature=bends,
+        rows=rows,
+        signs=signs,
+    )
+
+
+def _square_root(bend: npt.NDArray[np.float64], dtype: np.dtype[np.generic]) -> tuple[Array, Array]:
+    """Vectors q with ``ℓ'' = Σ ± q qᵀ`` at each point, ``[ρ, N, R, outputs]``, and the signs."""
+    num_points, num_streams, num_outputs = bend.shape[:3]
+    side = num_streams * num_outputs
+    values, vectors = np.linalg.eigh(bend.reshape(num_points, side, side))
+    order = np.argsort(-np.abs(values), axis=1)
+    values = np.take_along_axis(values, order, 1)
+    vectors = np.take_along_axis(vectors, order[:, None], 2)
+    # Eigenvalues below the rounding error of the largest stand for zeros.
+    floor = 8 * side * np.finfo(dtype).eps * np.abs(values[:, :1])
+    rank = int((np.abs(values) > floor).any(axis=0).sum())
+    roots = vectors[:, :, :rank] * np.sqrt(np.abs(values[:, None, :rank]))
+    shape = (num_points, num_streams, num_outputs, rank)
+    seeds = np.moveaxis(roots.reshape(shape), -1, 0)
+    return np.ascontiguousarray(seeds, dtype), np.sign(values[:, :rank]).T.astype(dtype)

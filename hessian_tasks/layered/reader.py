@@ -1,0 +1,272 @@
+"""Reading a Keras model into a :class:`~hessian_tasks.layered.program.Program`.
+
+The model is traced once; from its output backwards, every operation of the graph either
+is one of a program or the layered engine does not apply, and says which one it was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from hessian_tasks.errors import NotLayeredError
+from hessian_tasks.jets import Tensor
+from hessian_tasks.layered.program import Feature, Linear, Node, Program, Site
+from hessian_tasks.layered.subgraph import make_function, walk_back
+from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
+
+__all__ = ["read_program"]
+
+NEURON_WISE = frozenset(
+    "Abs Acos Acosh Add AddN AddV2 Asin Asinh Atan Atan2 Atanh BiasAdd Cos Cosh Div DivNoNan Elu "
+    "Equal Erf Erfc Exp Expm1 Greater GreaterEqual Identity IdentityN Inv LeakyRelu Less LessEqual "
+    "Log Log1p LogicalAnd LogicalNot LogicalOr Maximum Minimum Mul MulNoNan Neg NotEqual OnesLike "
+    "Pow RealDiv Reciprocal Relu Relu6 Rsqrt Select SelectV2 Selu Sigmoid Sign Sin Sinh Softplus "
+    "Softsign Sqrt Square SquaredDifference Sub Tan Tanh ZerosLike".split()
+)
+LINEAR = frozenset("ConcatV2 GatherV2 Mean Split SplitV StridedSlice Sum".split())
+
+
+def read_program(model: Any, num_coordinates: int) -> Program:
+    """Read the network.
+
+    Args:
+        model: A built Keras model.
+        num_coordinates: Number of columns of the points.
+
+    Raises:
+        NotLayeredError: If the network has an operation that is not of the kinds above, or
+            uses a kernel twice.
+    """
+    spec = tf.TensorSpec([None, num_coordinates], dtype_of(model))
+    try:
+        traced = tf.function(lambda points: model(points), autograph=False)
+        concrete = traced.get_concrete_function(spec)
+    except Exception as error:
+        raise NotLayeredError(
+            f"the network cannot be traced on points ({type(error).__name__})"
+        ) from error
+    return _Reader(model, concrete).read()
+
+
+class _Reader:
+    def __init__(self, model: Any, concrete: Any) -> None:
+        self.graph = concrete.graph
+        self.output = concrete.outputs[0] if len(concrete.outputs) == 1 else None
+        self.points = self.graph.inputs[0]
+        self.program = Program()
+        self.wires: dict[str | int, int] = {}
+        self.layout = parameter_layout(model)
+        self.parameters: dict[str, int] = {}
+        self.constants: dict[str, npt.NDArray[Any]] = {}
+        self._read_captures(model)
+        self.depends = self._find_dependencies()
+        self.kept = self._find_kept()
+
+    def _read_captures(self, model: Any) -> None:
+        trainable = {v.handle.ref(): i for i, v in enumerate(trainable_variables(model))}
+        others = {v.value.handle.ref(): v.value for v in model.non_trainable_weights}
+        captured = {internal.name: external for external, internal in self.graph.captures}
+        for operation in self.graph.get_operations():
+            if operation.type == "ReadVariableOp":
+                handle = captured.get(operation.inputs[0].name)
+                name = operation.outputs[0].name
+                if handle is not None and handle.ref() in trainable:
+                    self.parameters[name] = trainable[handle.ref()]
+                elif handle is not None and handle.ref() in others:
+                    self.constants[name] = others[handle.ref()].numpy()
+        for name, external in captured.items():
+            if external.dtype != tf.resource:
+                self.constants[name] = external.numpy()
+
+    def _find_dependencies(self) -> dict[str, frozenset[str]]:
+        depends: dict[str, frozenset[str]] = {self.points.name: frozenset({"points"})}
+        for operation in self.graph.get_operations():
+            inputs = [depends.get(tensor.name, frozenset()) for tensor in operation.inputs]
+            for tensor in operation.outputs:
+                found = frozenset().union(*inputs)
+                if tensor.name in self.parameters:
+                    found = frozenset({"weights"})
+                depends.setdefault(tensor.name, found)
+        return depends
+
+    def _find_kept(self) -> set[str]:
+        """Tensors that must be wires, because they are used other than neuron by neuron."""
+        kept = set()
+        for operation in self.graph.get_operations():
+            if operation.type not in NEURON_WISE:
+                kept.update(_plain(tensor).name for tensor in operation.inputs)
+        return kept
+
+    def read(self) -> Program:
+        if self.output is None or self.output.shape.rank != 2:
+            raise NotLayeredError("the network does not return one tensor [N, outputs]")
+        self._check_kernels()
+        self.program.output = self._wire(self.output)
+        self._check_overlap()
+        return self.program
+
+    def _check_overlap(self) -> None:
+        sites = [self.program.site(wire) for wire in self.program.sites]
+        for before, after in pairwise(sites):
+            if before.stop > after.offset:
+                raise NotLayeredError(f"{self.layout.describe(after.offset)} is used twice")
+
+    def _check_kernels(self) -> None:
+        uses: Counter[int] = Counter()
+        for operation in walk_back(self.output, set()):
+            if operation.type == "MatMul":
+                kernel = self.parameters.get(_plain(operation.inputs[1]).name)
+                uses.update([kernel] if kernel is not None else [])
+        for kernel, count in uses.items():
+            if count > 1:
+                raise NotLayeredError(f"{self._name(kernel)} is used {count} times")
+
+    def _name(self, variable: int) -> str:
+        entry = self.layout.variables[variable]
+        return f"{entry.layer}/{entry.name}"
+
+    def _wire(self, tensor: Tensor) -> int:
+        tensor = _plain(tensor)
+        key = self.parameters.get(tensor.name, tensor.name)
+        if key not in self.wires:
+            self.wires[key] = self._make(tensor)
+        return self.wires[key]
+
+    def _make(self, tensor: Tensor) -> int:
+        operation, depends = tensor.op, self.depends[tensor.name]
+        if tensor.name in self.parameters:
+            return self._parameter(self.parameters[tensor.name])
+        if tensor.shape.rank != 2 or tensor.shape[1] is None:
+            raise self._unknown(operation, f" of shape {tensor.shape}")
+        if "weights" not in depends:
+            function = make_function(tensor, [self.points], self.constants)
+            return self.program.add(Feature(function), tensor.shape[1])
+        if self._adds_bias(operation):
+            return self._dense(operation.inputs[0].op, operation)
+        if operation.type == "MatMul":
+            return self._dense(operation, None)
+        if operation.type in NEURON_WISE:
+            return self._node(tensor)
+        if operation.type in LINEAR:
+            return self._linear(tensor)
+        raise self._unknown(operation)
+
+    def _unknown(self, operation: Any, what: str = "") -> NotLayeredError:
+        return NotLayeredError(
+            f"operation {operation.type} ({operation.name}){what} is neither a product with one "
+            "kernel nor neuron-wise"
+        )
+
+    def _adds_bias(self, operation: Any) -> bool:
+        if operation.type not in ("BiasAdd", "AddV2", "Add"):
+            return False
+        product, bias = operation.inputs[0].op, self.parameters.get(operation.inputs[1].name)
+        if product.type != "MatMul" or bias is None or len(product.outputs[0].consumers()) > 1:
+            return False
+        kernel = self.parameters.get(_plain(product.inputs[1]).name)
+        if kernel is None:
+            return False
+        first, second = self.layout.variables[kernel], self.layout.variables[bias]
+        return first.stop == second.offset and second.size == first.shape[1]
+
+    def _dense(self, product: Any, addition: Any | None) -> int:
+        source, matrix = product.inputs
+        if product.get_attr("transpose_a") or product.get_attr("transpose_b"):
+            raise self._unknown(product, " with a transposed factor")
+        kernel = self.parameters.get(_plain(matrix).name)
+        if kernel is None:
+            return self._fixed_product(product)
+        variable = self.layout.variables[kernel]
+        site = Site(
+            source=self._wire(source),
+            offset=variable.offset,
+            num_inputs=variable.shape[0],
+            bias=addition is not None,
+            width=variable.shape[1],
+        )
+        return self.program.add(site, site.width)
+
+    def _fixed_product(self, product: Any) -> int:
+        source, matrix = product.inputs
+        if self.depends[matrix.name]:
+            raise self._unknown(product, " with a kernel that is computed from others")
+        function = make_function(matrix, [], self.constants)
+        value = np.asarray(tf.function(function, autograph=False)(), np.float64)
+        return self.program.add(Linear(((self._wire(source), value),)), value.shape[1])
+
+    def _parameter(self, variable: int) -> int:
+        entry = self.layout.variables[variable]
+        if len(entry.shape) > 1 and entry.size != entry.shape[-1]:
+            raise NotLayeredError(f"{self._name(variable)} is a matrix, but used neuron by neuron")
+        site = Site(source=None, offset=entry.offset, num_inputs=0, bias=True, width=entry.size)
+        return self.program.add(site, site.width)
+
+    def _linear(self, tensor: Tensor) -> int:
+        operation = tensor.op
+        sources = [t for t in operation.inputs if self.depends[t.name]]
+        if len({t.name for t in sources}) < len(sources):
+            raise self._unknown(operation, " that uses a tensor twice")
+        function = make_function(tensor, sources, self.constants)
+        parts = []
+        for source in sources:
+            wire = self._wire(source)
+            parts.append((wire, self._matrix(function, sources, source)))
+        width = tensor.shape[1]
+        if any(matrix.shape[1] != width for _, matrix in parts):
+            raise self._unknown(operation, " along the points")
+        return self.program.add(Linear(tuple(parts)), width)
+
+    def _matrix(self, function: Any, sources: list[Tensor], one: Tensor) -> Any:
+        """Matrix of a linear map from one of its sources: what it makes of the unit vectors."""
+        width = one.shape[1]
+
+        def image() -> Tensor:
+            eye = tf.eye(width, dtype=one.dtype)
+            return function(
+                *[eye if t is one else tf.zeros([width, t.shape[1]], t.dtype) for t in sources]
+            )
+
+        return np.asarray(tf.function(image, autograph=False)(), np.float64)
+
+    def _node(self, tensor: Tensor) -> int:
+        boundary: dict[str, Tensor] = {}
+        self._expand(tensor, boundary, root=True)
+        tensors = list(boundary.values())
+        width = tensor.shape[1]
+        inputs = tuple(self._widened(self._wire(t), width, tensor.op) for t in tensors)
+        return self.program.add(
+            Node(inputs, make_function(tensor, tensors, self.constants)), width
+        )
+
+    def _expand(self, tensor: Tensor, boundary: dict[str, Tensor], *, root: bool = False) -> None:
+        """Collect the wires that a neuron-wise expression starts from."""
+        depends = self.depends[tensor.name]
+        if not depends or tensor.name in boundary:
+            return
+        mixed = "weights" in depends
+        inside = tensor.op.type in NEURON_WISE and mixed and tensor.name not in self.parameters
+        if root or (inside and tensor.name not in self.kept and not self._adds_bias(tensor.op)):
+            for source in tensor.op.inputs:
+                self._expand(source, boundary)
+        else:
+            boundary[tensor.name] = tensor
+
+    def _widened(self, wire: int, width: int, operation: Any) -> int:
+        """A wire of one neuron, repeated; a scalar slope is one."""
+        if self.program.widths[wire] == width:
+            return wire
+        if self.program.widths[wire] != 1:
+            raise self._unknown(operation, f" of widths {self.program.widths[wire]} and {width}")
+        return self.program.add(Linear(((wire, np.ones((1, width))),)), width)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    while tensor.op.type == "Identity":
+        tensor = tensor.op.inputs[0]
+    return tensor

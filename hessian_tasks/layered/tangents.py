@@ -1,0 +1,202 @@
+"""Per-point tangents of wires and cotangents with respect to the probe of one site.
+
+With a probe E_l on site l, ``first(w, s, t)`` is ``∂w_t/∂E_l,s``, the derivative of stream t of
+wire w with respect to stream s of the probe, and ``second(w, s, t)`` is
+``∂(∂ℓ/∂w_t)/∂E_l,s``, the tangent of its cotangent. Both follow from those of the neighbouring wires,
+
+    forwards:   first(y) = Σ_z first(z) ∂y/∂z,
+    backwards:  second(z) = Σ_y (∂y/∂z)ᵀ second(y) + Σ_z' (∂²y/∂z∂z' · ∂ℓ/∂y) first(z'),
+
+the second-order adjoint of the network. Each pair of streams is computed when it is first asked
+for, so that pairs which nothing needs, or which are zero, cost nothing. Up to the next product with
+a kernel a neuron of the probe only moves that same neuron; such tangents are kept as diagonals.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+
+from hessian_tasks.layered.expansion import Expansion
+from hessian_tasks.layered.network import Array
+from hessian_tasks.layered.program import Feature, Linear, Node, Site
+
+__all__ = ["Tangents", "is_diagonal"]
+
+Tangent: TypeAlias = Array | None
+"""Zero, ``[n, j]`` where neuron j moves neuron j only, or ``[n, j, p]``."""
+
+
+def is_diagonal(tangent: Array) -> bool:
+    """Whether a tangent is kept as a diagonal ``[n, j]``."""
+    return tangent.ndim == 2
+
+
+class Tangents:
+    """The tangents of a batch of points with respect to the probe of one site.
+
+    Attributes:
+        expansion: The term around θ.
+        points: Which points.
+    """
+
+    def __init__(self, expansion: Expansion, site: int, points: slice) -> None:
+        """Prepare; nothing is computed yet.
+
+        Args:
+            expansion: The term around θ.
+            site: The wire that is probed.
+            points: Which points.
+        """
+        self.expansion = expansion
+        self._network = expansion.network
+        self._program = expansion.network.program
+        self._site = site
+        self.points = points
+        self._first: dict[tuple[int, int, int], Tangent] = {}
+        self._second: dict[tuple[int, int, int], Tangent] = {}
+        self._consumers: defaultdict[int, list[int]] = defaultdict(list)
+        for wire in range(len(self._program.operations)):
+            for source in dict.fromkeys(self._program.inputs(wire)):
+                self._consumers[source].append(wire)
+
+    def first(self, wire: int, s: int, t: int) -> Tangent:
+        """Tangent of stream t of a wire with respect to stream s of the probe."""
+        key = (wire, s, t)
+        if key not in self._first:
+            self._first[key] = self._forwards(wire, s, t)
+        return self._first[key]
+
+    def second(self, wire: int, s: int, t: int) -> Tangent:
+        """Tangent of the cotangent of stream t of a wire."""
+        key = (wire, s, t)
+        if key not in self._second:
+            self._second[key] = self._backwards(wire, s, t)
+        return self._second[key]
+
+    def separable(self, site: int) -> dict[tuple[int, int], Array] | None:
+        """Whether ``second(site, s, t)`` is a product of a diagonal, the kernel and a curvature.
+
+        It is if a diagonal enters the kernel, and no cotangent behind the activation that
+        follows it moves.
+
+        Returns:
+            The curvature ``[n, p]`` by pairs of streams of the site's result, or None.
+        """
+        source = next(iter(self._program.inputs(site)), None)
+        if site == self._site or source is None or not self._is_diagonal_wire(source):
+            return None
+        found: dict[tuple[int, int], Array] = {}
+        for node in self._consumers[site]:
+            bends = self._local_curvature(node, site)
+            if bends is None:
+                return None
+            for key, bend in bends.items():
+                found[key] = found[key] + bend if key in found else bend
+        return None if site == self._program.output else found
+
+    def _is_diagonal_wire(self, wire: int) -> bool:
+        streams = range(self.expansion.num_streams)
+        tangents = [self.first(wire, s, t) for s in streams for t in streams]
+        found = [tangent for tangent in tangents if tangent is not None]
+        return bool(found) and all(is_diagonal(tangent) for tangent in found)
+
+    def _local_curvature(self, node: int, site: int) -> dict[tuple[int, int], Array] | None:
+        streams = range(self.expansion.num_streams)
+        if not isinstance(self._program.operations[node], Node) or any(
+            self.second(node, s, t) is not None for s in streams for t in streams
+        ):
+            return None
+        inputs = self._program.inputs(node)
+        found: dict[tuple[int, int], Array] = {}
+        for ((a, t), (b, between)), bend in self.expansion.curvatures[node].items():
+            if inputs[a] != site:
+                continue
+            if inputs[b] == site:
+                found[between, t] = bend[self.points]
+            elif any(self.first(inputs[b], s, between) is not None for s in streams):
+                return None
+        return found
+
+    def _forwards(self, wire: int, s: int, t: int) -> Tangent:
+        operation = self._program.operations[wire]
+        if wire == self._site:
+            if s != t:
+                return None
+            shape = (len(range(*self.points.indices(self.expansion.num_points))), operation.width)
+            return np.ones(shape, self._network.dtype)
+        total: Tangent = None
+        if isinstance(operation, Site | Linear):
+            for source in self._program.inputs(wire):
+                matrix = self._network.matrix(wire, source)
+                total = _add(total, _times(self.first(source, s, t), matrix))
+        elif isinstance(operation, Node):
+            for ((a, between), out), slope in self.expansion.jacobians[wire].items():
+                if out == t:
+                    tangent = self.first(operation.inputs[a], s, between)
+                    total = _add(total, self._scale(tangent, slope))
+        return total
+
+    def _backwards(self, wire: int, s: int, t: int) -> Tangent:
+        total: Tangent = None
+        if wire == self._program.output:
+            total = self._output(s, t)
+        for consumer in self._consumers[wire]:
+            if isinstance(self._program.operations[consumer], Node):
+                total = _add(total, self._through_node(consumer, wire, s, t))
+            else:
+                matrix = self._network.matrix(consumer, wire).T
+                total = _add(total, _times(self.second(consumer, s, t), matrix))
+        return total
+
+    def _output(self, s: int, t: int) -> Tangent:
+        total: Tangent = None
+        for (between, out), bend in self.expansion.output_curvature.items():
+            tangent = self.first(self._program.output, s, between)
+            if out == t and tangent is not None:
+                if is_diagonal(tangent):
+                    tangent = _dense(tangent)
+                total = _add(total, tangent @ bend[self.points])
+        return total
+
+    def _through_node(self, node: int, wire: int, s: int, t: int) -> Tangent:
+        inputs = self._program.inputs(node)
+        total: Tangent = None
+        for ((a, into), out), slope in self.expansion.jacobians[node].items():
+            if into == t and inputs[a] == wire:
+                total = _add(total, self._scale(self.second(node, s, out), slope))
+        for ((a, into), (b, between)), bend in self.expansion.curvatures[node].items():
+            if into == t and inputs[a] == wire:
+                tangent = self.first(inputs[b], s, between)
+                total = _add(total, self._scale(tangent, bend))
+        return total
+
+    def _scale(self, tangent: Tangent, factor: Array) -> Tangent:
+        if tangent is None:
+            return None
+        factor = factor[self.points]
+        return tangent * (factor if is_diagonal(tangent) else factor[:, None])
+
+
+def _times(tangent: Tangent, matrix: Array) -> Tangent:
+    if tangent is None:
+        return None
+    return tangent[:, :, None] * matrix if is_diagonal(tangent) else tangent @ matrix
+
+
+def _add(total: Tangent, tangent: Tangent) -> Tangent:
+    if total is None or tangent is None:
+        return tangent if total is None else total
+    if is_diagonal(total) == is_diagonal(tangent):
+        return total + tangent
+    diagonal, dense = (total, tangent) if is_diagonal(total) else (tangent, total)
+    return dense + _dense(diagonal)
+
+
+def _dense(diagonal: Array) -> Array:
+    dense = np.zeros((*diagonal.shape, diagonal.shape[1]), diagonal.dtype)
+    np.einsum("njj->nj", dense)[...] = diagonal
+    return dense
