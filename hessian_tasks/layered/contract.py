@@ -17,6 +17,7 @@ one matrix product ``[i·j, S·n] × [S·n, k·p]``, scaled by the kernel W_m[j,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,10 +26,12 @@ from hessian_tasks.layered.expansion import Expansion
 from hessian_tasks.layered.network import Array
 from hessian_tasks.layered.tangents import Tangents, is_diagonal
 
-__all__ = ["PRODUCT_BYTES", "SitePair", "add_curvature", "add_rows"]
+__all__ = ["PRODUCT_BYTES", "SitePair", "add_curvature", "add_rows", "mirror"]
 
-# Bytes of one product before it is added to the block.
-PRODUCT_BYTES = 32 * 2**20
+# Bytes of one product before it is added to the entries: it should stay in the cache.
+PRODUCT_BYTES = 4 * 2**20
+# Parts into which the rows of a triangle are cut; 1/16 of its square is computed in vain.
+TRIANGLE_PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,18 @@ class SitePair:
     second: int
     second_rows: range
 
+    @property
+    def same(self) -> bool:
+        """Whether both are the same site; its rows then start with the same."""
+        return self.first == self.second
+
 
 def add_curvature(entries: Array, tangents: Tangents, pair: SitePair) -> None:
     """Add the second part of H for a batch of points: cotangents times second derivatives.
 
     Args:
-        entries: View of the Hessian ``[i, j, k, p]``, added to.
+        entries: View of the Hessian ``[i, j, k, p]``, added to; of a pair of one site with itself
+            only ``k >= i`` up to :func:`mirror`.
         tangents: Of the batch, with respect to the probe of the pair's first site.
         pair: The sites.
     """
@@ -63,10 +72,8 @@ def add_curvature(entries: Array, tangents: Tangents, pair: SitePair) -> None:
     if bends is not None:
         _add_separable(entries, tangents, pair, _Factors(left, right, bends))
     else:
-        found = {
-            (s, t): tangents.second(pair.second, s, t) for s in left for t in right
-        }
-        _add_products(entries.transpose(0, 2, 1, 3), left, right, found)
+        found = {(s, t): tangents.second(pair.second, s, t) for s in left for t in right}
+        _add_products(entries.transpose(0, 2, 1, 3), left, right, found, pair.same)
     _add_moved_inputs(entries, tangents, pair, left)
 
 
@@ -96,6 +103,7 @@ def _add_products(
     left: dict[int, Array],
     right: dict[int, Array],
     tangents: dict[tuple[int, int], Array | None],
+    triangular: bool = False,
 ) -> None:
     """Add ``Σ left_s[i] right_t[a] tangent_st[j,b]`` to entries ``[i, a, j, b]``."""
     pairs = [(s, t, tangent) for (s, t), tangent in tangents.items() if tangent is not None]
@@ -103,24 +111,32 @@ def _add_products(
         chosen = [entry for entry in pairs if is_diagonal(entry[2]) == diagonal]
         if not chosen:
             continue
-        outer = [left[s][:, :, None] * right[t][:, None, :] for s, t, _ in chosen]
-        factors = _stack(outer), _stack([tangent for _, _, tangent in chosen])
+        stacked = _stack([tangent for _, _, tangent in chosen])
         target = np.einsum("iajj->iaj", entries)[..., None] if diagonal else entries
-        _multiply(target, *factors)
+        for rows, columns in _parts(target, triangular):
+            part = target[rows, columns]
+            outer = [left[s][:, rows, None] * right[t][:, None, columns] for s, t, _ in chosen]
+            part += (_stack(outer).T @ stacked).reshape(part.shape)
+
+
+def _parts(entries: Array, triangular: bool) -> Iterator[tuple[slice, slice]]:
+    """Cut entries ``[i, a, …]`` into parts of bounded size; in a triangle those with a >= i."""
+    num_rows = len(entries)
+    step = max(1, PRODUCT_BYTES // (entries[0].size * entries.itemsize))
+    if triangular:
+        step = min(step, -(-num_rows // TRIANGLE_PARTS))
+    for row in range(0, num_rows, step):
+        yield slice(row, min(row + step, num_rows)), slice(row if triangular else 0, None)
+
+
+def mirror(entries: Array) -> None:
+    """Fill ``k < i`` of entries ``[i, j, k, p]`` of a site with itself from ``k >= i``."""
+    for row in range(1, len(entries)):
+        entries[row, :, :row] = entries[:row, :, row].transpose(2, 0, 1)
 
 
 def _stack(arrays: list[Array]) -> Array:
     return np.concatenate([array.reshape(len(array), -1) for array in arrays])
-
-
-def _multiply(entries: Array, left: Array, right: Array) -> None:
-    """Add ``leftᵀ right`` to entries ``[i, a, j, b]``, in parts of bounded size."""
-    num_i, num_a, num_j, num_b = entries.shape
-    step = max(1, PRODUCT_BYTES // (num_i * num_a * num_b * entries.itemsize))
-    for j in range(0, num_j, step):
-        part = entries[:, :, j : j + step]
-        product = left.T @ right[:, j * num_b : (j + step) * num_b]
-        part += product.reshape(part.shape)
 
 
 @dataclass(frozen=True)
@@ -150,11 +166,10 @@ def _add_separable(
     if not shared:
         return
     kernel = network.kernel(pair.second)[:, None, :]
-    step = max(1, PRODUCT_BYTES // (entries[0].size * entries.itemsize))
     stacked = _stack([right[b] for b in shared])
-    for i in range(0, len(entries), step):
-        part = entries[i : i + step]
-        product = _stack([left[b][:, i : i + step] for b in shared]).T @ stacked
+    for rows, _ in _parts(entries, triangular=False):
+        part = entries[rows]
+        product = _stack([left[b][:, rows] for b in shared]).T @ stacked
         part += product.reshape(part.shape) * kernel
 
 
@@ -176,11 +191,12 @@ def add_rows(entries: Array, expansion: Expansion, pair: SitePair, points: slice
     if left is None or right is None:
         return
     left = left * expansion.signs[:, points].reshape(-1, 1)
-    step = max(1, PRODUCT_BYTES // (entries[0].size * entries.itemsize))
-    for i in range(0, len(entries), step):
-        part = entries[i : i + step]
-        width = part.shape[1]
-        part += (left[:, i * width : (i + step) * width].T @ right).reshape(part.shape)
+    width, other_width = entries.shape[1], entries.shape[3]
+    for rows, columns in _parts(entries.transpose(0, 2, 1, 3), pair.same):
+        part = entries[rows, :, columns]
+        chosen = left[:, rows.start * width : rows.stop * width]
+        product = chosen.T @ right[:, columns.start * other_width :]
+        part += product.reshape(part.shape)
 
 
 def jacobian_rows(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.autodiff import AutodiffEngine
-from hessian_tasks.layered.contract import SitePair, add_curvature, add_rows
+from hessian_tasks.layered.contract import SitePair, add_curvature, add_rows, mirror
 from hessian_tasks.layered.expansion import Expansion, expand_term
 from hessian_tasks.layered.network import Array, Network
 from hessian_tasks.layered.program import Program
@@ -119,6 +119,9 @@ class LayeredEngine:
                     tangents[pair.first] = Tangents(expansion, pair.first, points)
                 add_curvature(view, tangents[pair.first], pair)
                 add_rows(view, expansion, pair, points)
+        for view, pair in targets:
+            if pair.same:
+                mirror(view)
 
 
 class _SitePairs:
