@@ -29,7 +29,7 @@ from hessian_tasks.layered.tangents import Tangents, is_diagonal
 __all__ = ["PRODUCT_BYTES", "SitePair", "add_curvature", "add_rows", "mirror"]
 
 # Bytes of one product before it is added to the entries: it should stay in the cache.
-PRODUCT_BYTES = 4 * 2**20
+PRODUCT_BYTES = 8 * 2**20
 # Parts into which the rows of a triangle are cut; 1/16 of its square is computed in vain.
 TRIANGLE_PARTS = 8
 
@@ -71,10 +71,29 @@ def add_curvature(entries: Array, tangents: Tangents, pair: SitePair) -> None:
     bends = tangents.separable(pair.second)
     if bends is not None:
         _add_separable(entries, tangents, pair, _Factors(left, right, bends))
+    elif pair.same:
+        _add_symmetric(entries, tangents, pair, (left, right))
     else:
         found = {(s, t): tangents.second(pair.second, s, t) for s in left for t in right}
-        _add_products(entries.transpose(0, 2, 1, 3), left, right, found, pair.same)
+        _add_products(entries.transpose(0, 2, 1, 3), left, right, found)
     _add_moved_inputs(entries, tangents, pair, left)
+
+
+def _add_symmetric(
+    entries: Array,
+    tangents: Tangents,
+    pair: SitePair,
+    inputs: tuple[dict[int, Array], dict[int, Array]],
+) -> None:
+    """A site with itself: its tangents are symmetric, so that half of the pairs will do."""
+    left, right = inputs
+    found = {
+        (s, t): tangents.second(pair.first, s, t) for s in left for t in right if s <= t
+    }
+    target = entries.transpose(0, 2, 1, 3)
+    _add_products(target, left, right, found, triangular=True)
+    swapped = {(t, s): tangent for (s, t), tangent in found.items() if s != t}
+    _add_products(target.swapaxes(2, 3), left, right, swapped, triangular=True)
 
 
 def _add_moved_inputs(
@@ -111,7 +130,7 @@ def _add_products(
         chosen = [entry for entry in pairs if is_diagonal(entry[2]) == diagonal]
         if not chosen:
             continue
-        stacked = _stack([tangent for _, _, tangent in chosen])
+        stacked = _stack_tangents([tangent for _, _, tangent in chosen])
         target = np.einsum("iajj->iaj", entries)[..., None] if diagonal else entries
         for rows, columns in _parts(target, triangular):
             part = target[rows, columns]
@@ -133,6 +152,17 @@ def mirror(entries: Array) -> None:
     """Fill ``k < i`` of entries ``[i, j, k, p]`` of a site with itself from ``k >= i``."""
     for row in range(1, len(entries)):
         entries[row, :, :row] = entries[:row, :, row].transpose(2, 0, 1)
+
+
+def _stack_tangents(tangents: list[Array]) -> Array:
+    """Tangents below each other, with one row a point ``[pairs·n, j·b]``."""
+    if is_diagonal(tangents[0]):
+        return np.concatenate(tangents)
+    width, num_points, other_width = tangents[0].shape
+    stacked = np.empty((len(tangents), num_points, width, other_width), tangents[0].dtype)
+    for place, tangent in zip(stacked, tangents, strict=True):
+        place[...] = tangent.transpose(1, 0, 2)
+    return stacked.reshape(len(tangents) * num_points, -1)
 
 
 def _stack(arrays: list[Array]) -> Array:

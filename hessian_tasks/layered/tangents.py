@@ -26,8 +26,14 @@ from hessian_tasks.layered.program import Feature, Linear, Node, Site
 
 __all__ = ["Tangents", "is_diagonal"]
 
+# Bytes of one piece of an element-wise sum: a part of the second-level cache of a core.
+PIECE_BYTES = 64 * 2**10
+
 Tangent: TypeAlias = Array | None
-"""Zero, ``[n, j]`` where neuron j moves neuron j only, or ``[n, j, p]``."""
+"""Zero, ``[n, j]`` where neuron j moves neuron j only, or ``[j, n, p]``.
+
+With the probe's neurons outermost, a factor ``[n, p]`` is one long vector to each of them.
+"""
 
 
 def is_diagonal(tangent: Array) -> bool:
@@ -128,75 +134,107 @@ class Tangents:
                 return None
             shape = (len(range(*self.points.indices(self.expansion.num_points))), operation.width)
             return np.ones(shape, self._network.dtype)
-        total: Tangent = None
+        total = _Sum()
         if isinstance(operation, Site | Linear):
             for source in self._program.inputs(wire):
-                matrix = self._network.matrix(wire, source)
-                total = _add(total, _times(self.first(source, s, t), matrix))
+                total.add_product(self.first(source, s, t), self._network.matrix(wire, source))
         elif isinstance(operation, Node):
             for ((a, between), out), slope in self.expansion.jacobians[wire].items():
                 if out == t:
                     tangent = self.first(operation.inputs[a], s, between)
-                    total = _add(total, self._scale(tangent, slope))
-        return total
+                    total.add_scaled(tangent, slope[self.points])
+        return total.value()
 
     def _backwards(self, wire: int, s: int, t: int) -> Tangent:
-        total: Tangent = None
+        total = _Sum()
         if wire == self._program.output:
-            total = self._output(s, t)
+            self._add_output(total, s, t)
         for consumer in self._consumers[wire]:
             if isinstance(self._program.operations[consumer], Node):
-                total = _add(total, self._through_node(consumer, wire, s, t))
+                self._add_node(total, consumer, (wire, s, t))
             else:
                 matrix = self._network.matrix(consumer, wire).T
-                total = _add(total, _times(self.second(consumer, s, t), matrix))
-        return total
+                total.add_product(self.second(consumer, s, t), matrix)
+        return total.value()
 
-    def _output(self, s: int, t: int) -> Tangent:
-        total: Tangent = None
+    def _add_output(self, total: _Sum, s: int, t: int) -> None:
         for (between, out), bend in self.expansion.output_curvature.items():
             tangent = self.first(self._program.output, s, between)
             if out == t and tangent is not None:
-                if is_diagonal(tangent):
-                    tangent = _dense(tangent)
-                total = _add(total, tangent @ bend[self.points])
-        return total
+                dense = _dense(tangent) if is_diagonal(tangent) else tangent
+                total.add(np.einsum("jno,nop->jnp", dense, bend[self.points]))
 
-    def _through_node(self, node: int, wire: int, s: int, t: int) -> Tangent:
+    def _add_node(self, total: _Sum, node: int, key: tuple[int, int, int]) -> None:
+        wire, s, t = key
         inputs = self._program.inputs(node)
-        total: Tangent = None
         for ((a, into), out), slope in self.expansion.jacobians[node].items():
             if into == t and inputs[a] == wire:
-                total = _add(total, self._scale(self.second(node, s, out), slope))
+                total.add_scaled(self.second(node, s, out), slope[self.points])
         for ((a, into), (b, between)), bend in self.expansion.curvatures[node].items():
             if into == t and inputs[a] == wire:
-                tangent = self.first(inputs[b], s, between)
-                total = _add(total, self._scale(tangent, bend))
+                total.add_scaled(self.first(inputs[b], s, between), bend[self.points])
+
+
+class _Sum:
+    """A sum of tangents that are products.
+
+    Element-wise products are collected and added up piece by piece, each piece small enough to
+    stay in the cache until it is complete; otherwise memory would decide the speed.
+    """
+
+    def __init__(self) -> None:
+        self._scaled: list[tuple[Array, Array]] = []
+        self._others: list[Array] = []
+
+    def add_scaled(self, tangent: Tangent, factor: Array) -> None:
+        """Add the tangent of a product with ``factor`` ``[n, p]`` on each neuron."""
+        if tangent is not None and is_diagonal(tangent):
+            self._others.append(tangent * factor)
+        elif tangent is not None:
+            self._scaled.append((tangent, factor))
+
+    def add_product(self, tangent: Tangent, matrix: Array) -> None:
+        """Add the tangent of a product with ``matrix``."""
+        if tangent is None:
+            return
+        if is_diagonal(tangent):
+            self._others.append(tangent.T[:, :, None] * matrix[:, None])
+        else:
+            image = tangent.reshape(-1, len(matrix)) @ matrix
+            self._others.append(image.reshape(*tangent.shape[:2], -1))
+
+    def add(self, tangent: Array) -> None:
+        """Add a tangent that nothing else refers to."""
+        self._others.append(tangent)
+
+    def value(self) -> Tangent:
+        """The sum; its parts must not be used any more."""
+        parts = sorted(self._others, key=is_diagonal)
+        total: Tangent = self._sum_scaled() if self._scaled else None
+        for part in parts:
+            if total is None:
+                total = part
+            elif is_diagonal(part) and not is_diagonal(total):
+                np.einsum("jnj->nj", total)[...] += part
+            else:
+                total += part
         return total
 
-    def _scale(self, tangent: Tangent, factor: Array) -> Tangent:
-        if tangent is None:
-            return None
-        factor = factor[self.points]
-        return tangent * (factor if is_diagonal(tangent) else factor[:, None])
-
-
-def _times(tangent: Tangent, matrix: Array) -> Tangent:
-    if tangent is None:
-        return None
-    return tangent[:, :, None] * matrix if is_diagonal(tangent) else tangent @ matrix
-
-
-def _add(total: Tangent, tangent: Tangent) -> Tangent:
-    if total is None or tangent is None:
-        return tangent if total is None else total
-    if is_diagonal(total) == is_diagonal(tangent):
-        return total + tangent
-    diagonal, dense = (total, tangent) if is_diagonal(total) else (tangent, total)
-    return dense + _dense(diagonal)
+    def _sum_scaled(self) -> Array:
+        first, factor = self._scaled[0]
+        total = np.empty(first.shape, first.dtype)
+        step = max(1, PIECE_BYTES // first[0].nbytes)
+        spare = np.empty_like(total[:step])
+        for j in range(0, len(total), step):
+            piece = total[j : j + step]
+            np.multiply(first[j : j + step], factor, out=piece)
+            for tangent, factor_ in self._scaled[1:]:
+                piece += np.multiply(tangent[j : j + step], factor_, out=spare[: len(piece)])
+        return total
 
 
 def _dense(diagonal: Array) -> Array:
-    dense = np.zeros((*diagonal.shape, diagonal.shape[1]), diagonal.dtype)
-    np.einsum("njj->nj", dense)[...] = diagonal
+    num_points, width = diagonal.shape
+    dense = np.zeros((width, num_points, width), diagonal.dtype)
+    np.einsum("jnj->nj", dense)[...] = diagonal
     return dense
