@@ -99,6 +99,15 @@ class AutodiffEngine:
             block[start - row.start : stop - row.start] = rows.numpy()[:, row.start - offset :]
         return block
 
+    def trial_rows(self) -> list[BlockRow]:
+        """A few rows that are typical of the whole: one to compile, a short and a longer one."""
+        short, long = (min(count, self.layout.num_params) for count in (4, 16))
+        return [BlockRow(0, 0, stop) for stop in (long, short, long)]
+
+    def num_graphs(self, per_term: bool) -> int:
+        """Number of graphs that a run compiles, each about as large as the first."""
+        return len(self.layout.layers()) * (len(self.problem.terms) if per_term else 1)
+
     def _compile(self, term: str | None, first: int) -> Callable[[Tensor, Tensor], Tensor]:
         with self._lock:
             key = (term, first)

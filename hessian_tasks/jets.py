@@ -101,9 +101,7 @@ class Jet:
         self.requested: set[tuple[int, ...]] = set()
 
     @classmethod
-    def of(
-        cls, derivatives: Mapping[tuple[int, ...], Tensor], coordinates: Sequence[str]
-    ) -> Jet:
+    def of(cls, derivatives: Mapping[tuple[int, ...], Tensor], coordinates: Sequence[str]) -> Jet:
         """The jet of known values: all derivatives that will be asked for, by their axes."""
         jet = object.__new__(cls)
         jet._coordinates = tuple(coordinates)

@@ -1,8 +1,11 @@
-"""The unit of work: one block row of the Hessian."""
+"""The unit of work, one block row of the Hessian, and the names of what computes it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["BlockRow"]
+__all__ = ["BlockRow", "EngineChoice", "EngineName"]
+
+EngineName = Literal["auto", "layered", "autodiff"]
 
 
 @dataclass(frozen=True, order=True)
@@ -31,3 +34,16 @@ class BlockRow:
 
     def __str__(self) -> str:
         return f"block row {self.index} (rows {self.start} to {self.stop - 1})"
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine computes a Hessian, and why it is that one.
+
+    Attributes:
+        name: Name of the engine.
+        reason: What the layered engine does not take; empty if it takes everything.
+    """
+
+    name: EngineName
+    reason: str

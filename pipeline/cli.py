@@ -58,6 +58,7 @@ Tile = Annotated[int | None, typer.Option(help="Side of the stored tiles [chosen
 PerTerm = Annotated[
     bool | None, typer.Option("--per-term/--total-only", help="Also each loss term's Hessian.")
 ]
+Engine = Annotated[str | None, typer.Option(help="auto, layered or autodiff [auto].")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Term = Annotated[str | None, typer.Option(help="A loss term's Hessian instead of the total's.")]
 Picture = Annotated[Path | None, typer.Option(help="Write a picture, .png, .svg or .pdf.")]
@@ -84,12 +85,13 @@ def plan(
     memory: Memory = None,
     tile: Tile = None,
     per_term: PerTerm = None,
+    engine: Engine = None,
     as_json: Json = False,
 ) -> None:
     """Say what a run would cost: tiles, memory, time, disk. Computes a few rows to know."""
     settings = _settings(
         config, problem, option, weights=weights, threads=threads, memory=memory, tile=tile,
-        per_term=per_term,
+        per_term=per_term, engine=engine,
     )  # fmt: skip
     configure_tensorflow(settings.threads)
     from pipeline.commands import run_options, settings_inputs
@@ -111,11 +113,12 @@ def run(
     memory: Memory = None,
     tile: Tile = None,
     per_term: PerTerm = None,
+    engine: Engine = None,
 ) -> None:
     """Compute the Hessian into a store. The same command resumes an interrupted run."""
     settings = _settings(
         config, problem, option, weights=weights, store=store, executor=executor,
-        threads=threads, memory=memory, tile=tile, per_term=per_term,
+        threads=threads, memory=memory, tile=tile, per_term=per_term, engine=engine,
     )  # fmt: skip
     configure_tensorflow(settings.threads)
     from pipeline.commands import run_settings

@@ -28,6 +28,7 @@ def run_options(settings: Settings) -> RunOptions:
         allowed_bytes=settings.memory,
         tile=settings.tile,
         per_term=settings.per_term,
+        engine=settings.engine,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
+from hessian_tasks.spec import EngineName
 from pipeline.errors import ConfigError
 from pipeline.executors import ExecutorName
 
@@ -42,6 +43,10 @@ class Settings(BaseModel):
     )
     tile: int | None = Field(
         None, ge=1, description="Side of the stored tiles; chosen from P and memory by default."
+    )
+    engine: EngineName = Field(
+        "auto",
+        description="layered (dense networks), autodiff (any), or auto: the fastest that applies.",
     )
     per_term: bool | None = Field(
         None, description="Also store the Hessian of every loss term, beside that of the total."

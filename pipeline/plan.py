@@ -41,6 +41,7 @@ class Request:
         num_threads: Block rows computed at once.
         allowed_bytes: Budget for the resident memory of the process.
         tile: Side of a tile, or None to choose.
+        num_block_rows: How many block rows would be good, if memory does not ask for more.
     """
 
     num_params: int
@@ -49,6 +50,7 @@ class Request:
     num_threads: int
     allowed_bytes: int
     tile: int | None = None
+    num_block_rows: int = WANTED_BLOCK_ROWS
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,16 @@ class Cost:
         graphs_bytes: What the compiled graphs of all layers and terms keep.
         workspace_bytes: What one thread needs on top while it computes, apart
             from the rows themselves.
-        seconds_per_row: Time of one row of the first layer, the dearest, with all
-            cores.
+        seconds_per_row: Time of one whole row, with all cores.
+        seconds_per_block_row: Time of a block row that does not depend on its number of
+            rows, with all cores.
     """
 
     reserved_bytes: int
     graphs_bytes: int
     workspace_bytes: int
     seconds_per_row: float
+    seconds_per_block_row: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,6 @@ class Plan:
     reserved_bytes: int
     projected_bytes: int
     projected_seconds: float
-
-    @property
-    def row_batch(self) -> int:
-        """Rows computed by one call into the engine."""
-        return min(MAX_ROW_BATCH, self.tile)
 
     @property
     def block_rows(self) -> list[BlockRow]:
@@ -182,11 +181,12 @@ def project_seconds(request: Request, cost: Cost, tile: int) -> float:
     """
     rows = split_rows(request.num_params, tile)
     entries = sum(row.num_rows * (request.num_params - row.start) for row in rows)
-    return cost.seconds_per_row * entries / request.num_params
+    seconds = cost.seconds_per_row * entries / request.num_params
+    return seconds + cost.seconds_per_block_row * len(rows)
 
 
 def _preferred_tile(request: Request) -> int:
     largest = math.isqrt(MAX_TILE_BYTES // request.itemsize)
-    wanted = math.ceil(request.num_params / WANTED_BLOCK_ROWS)
+    wanted = math.ceil(request.num_params / request.num_block_rows)
     rounded = math.ceil(wanted / MIN_TILE_SIDE) * MIN_TILE_SIDE
     return min(rounded, largest, request.num_params)

@@ -161,7 +161,7 @@ def info(store: HessianStore) -> str:
         ("problem", f"{source['reference']}{f' ({options})' if options else ''}"),
         ("loss", f"{attributes['loss']:.6g}"),
         *((f"  {term['name']}", _term(term)) for term in attributes["terms"]),
-        ("engine", store.engine),
+        ("engine", ", ".join(filter(None, [store.engine, attributes.get("engine_reason")]))),
         ("parameters", f"{store.num_params:,}, {store.dtype}"),
         *((f"  {v.layer}/{v.name}", f"{v.shape} from row {v.offset}") for v in _variables(store)),
         ("Hessians", ", ".join(store.arrays.values())),

@@ -9,17 +9,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from threadpoolctl import threadpool_limits
 
-from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.frozen import FrozenInputs
-from hessian_tasks.process import configure_tensorflow, peak_bytes, reset_peak, resident_bytes
+from hessian_tasks.process import (
+    available_cores,
+    configure_tensorflow,
+    peak_bytes,
+    reset_peak,
+    resident_bytes,
+)
 from hessian_tasks.rebuild import rebuild
-from hessian_tasks.spec import BlockRow
+from hessian_tasks.spec import BlockRow, EngineChoice, EngineName
 from pipeline.blocks import BlockTask
+from pipeline.engines import AnyEngine, choose_engine
 from pipeline.errors import PlanError, StoreMismatchError
 from pipeline.events import BlockRowStored, Callback, Event, RunFinished, RunStarted
 from pipeline.executors import ExecutorName, get_executor
-from pipeline.plan import Cost, Plan, Request, make_plan
+from pipeline.plan import WANTED_BLOCK_ROWS, Cost, Plan, Request, make_plan
 from pipeline.records import BlockRecord
 from pipeline.store import HessianStore, free_bytes, writing
 from pipeline.template import create_template
@@ -27,7 +34,7 @@ from pipeline.units import format_bytes
 
 __all__ = ["Prepared", "RunOptions", "execute", "prepare"]
 
-TRIAL_ROWS = 16
+BLOCK_ROWS_PER_THREAD = 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class RunOptions:
         tile: Side of a tile; chosen by default.
         per_term: Also store the Hessian of every loss term; by default what an existing
             store has, or no.
+        engine: Name of the engine, or ``"auto"``: what an existing store was begun with,
+            or the fastest one that applies.
     """
 
     executor: ExecutorName = "threads"
@@ -48,6 +57,7 @@ class RunOptions:
     allowed_bytes: int | None = None
     tile: int | None = None
     per_term: bool | None = None
+    engine: EngineName = "auto"
 
 
 @dataclass(frozen=True)
@@ -56,11 +66,13 @@ class Prepared:
 
     Attributes:
         engine: Computes block rows.
+        choice: Which engine that is, and why.
         plan: The plan.
         startup_seconds: What preparing took.
     """
 
-    engine: AutodiffEngine
+    engine: AnyEngine
+    choice: EngineChoice
     plan: Plan
     startup_seconds: float
 
@@ -80,14 +92,16 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
     """
     started = time.perf_counter()
     num_threads = configure_tensorflow(options.num_threads)
+    name, tile, per_term = options.engine, options.tile, bool(options.per_term)
+    if store is not None:
+        name, tile, per_term = _keep(store, options)
+    engine, choice = choose_engine(rebuild(frozen), name)
+    if choice.name == "layered":
+        num_threads = options.num_threads or available_cores()
     if options.executor == "serial":
         num_threads = 1
-    engine = AutodiffEngine(rebuild(frozen))
-    tile, per_term = options.tile, bool(options.per_term)
-    if store is not None:
-        tile, per_term = _keep(store, options)
-    num_graphs = len(frozen.layout.layers()) * (len(frozen.terms) if per_term else 1)
-    cost = _measure(engine, num_graphs)
+    with threadpool_limits(1, "blas"):
+        cost = _measure(engine, per_term, num_threads)
     request = Request(
         num_params=frozen.layout.num_params,
         itemsize=frozen.dtype.itemsize,
@@ -95,27 +109,52 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
         num_threads=num_threads,
         allowed_bytes=options.allowed_bytes or psutil.virtual_memory().available // 2,
         tile=tile,
+        num_block_rows=_wanted_block_rows(engine, num_threads),
     )
     plan = make_plan(request, cost)
-    engine.row_batch = plan.row_batch
-    return Prepared(engine, plan, time.perf_counter() - started)
+    return Prepared(engine, choice, plan, time.perf_counter() - started)
 
 
-def _measure(engine: AutodiffEngine, num_graphs: int) -> Cost:
+def _wanted_block_rows(engine: AnyEngine, num_threads: int) -> int:
+    # By layers a block row costs something apart from its rows, so that fewer are better.
+    return BLOCK_ROWS_PER_THREAD * num_threads if engine.name == "layered" else WANTED_BLOCK_ROWS
+
+
+def _measure(engine: AnyEngine, per_term: bool, num_threads: int) -> Cost:
     reserved = resident_bytes()
     reset_peak()
-    row = BlockRow(0, 0, min(TRIAL_ROWS, engine.layout.num_params))
-    engine.block_row(row)  # compiles
+    first, short, long = engine.trial_rows()
+    engine.block_row(first)  # compiles
     # The graph of the first layer is the largest.
-    graphs = (num_graphs - 1) * max(0, resident_bytes() - reserved)
+    graphs = (engine.num_graphs(per_term) - 1) * max(0, resident_bytes() - reserved)
+    seconds = [_seconds(engine, row) for row in (short, long)]
+    per_row = max(0.0, seconds[1] - seconds[0]) / max(1, long.num_rows - short.num_rows)
+    fixed = max(0.0, seconds[0] - per_row * short.num_rows)
+    columns = engine.layout.num_params - long.start
+    # TensorFlow fills all cores with the rows of one block row, NumPy only one of them.
+    share = num_threads if engine.name == "layered" else 1
+    return Cost(
+        reserved_bytes=reserved,
+        graphs_bytes=graphs,
+        workspace_bytes=max(0, peak_bytes() - reserved),
+        seconds_per_row=per_row * engine.layout.num_params / columns / share,
+        seconds_per_block_row=fixed / share,
+    )
+
+
+def _seconds(engine: AnyEngine, row: BlockRow) -> float:
     started = time.perf_counter()
     engine.block_row(row)
-    seconds = (time.perf_counter() - started) / row.num_rows
-    return Cost(reserved, graphs, max(0, peak_bytes() - reserved), seconds)
+    return time.perf_counter() - started
 
 
-def _keep(store: HessianStore, options: RunOptions) -> tuple[int, bool]:
+def _keep(store: HessianStore, options: RunOptions) -> tuple[EngineName, int, bool]:
     per_term = len(store.arrays) > 1
+    if options.engine not in ("auto", store.engine):
+        raise StoreMismatchError(
+            f"{store.path} was begun with engine {store.engine}, but --engine {options.engine} was "
+            "asked for. Leave --engine out to resume, or give another --store."
+        )
     if options.tile not in (None, store.tile):
         raise StoreMismatchError(
             f"{store.path} has tiles of side {store.tile}, but --tile {options.tile} was asked "
@@ -126,7 +165,7 @@ def _keep(store: HessianStore, options: RunOptions) -> tuple[int, bool]:
             f"{store.path} was made {'with' if per_term else 'without'} Hessians of the single "
             "loss terms. Resume it that way, or give another --store."
         )
-    return store.tile, per_term
+    return store.engine, store.tile, per_term
 
 
 def execute(
@@ -163,14 +202,16 @@ def execute(
     with writing(path):
         if store is None:
             _check_disk(path, prepared.plan)
-            create_template(path, frozen, prepared.plan, prepared.engine.name)
+            create_template(path, frozen, prepared.plan, prepared.choice)
         store = HessianStore(path, writable=True)
         pending = store.pending()
         _start(store, pending)
     reporter = _Reporter(callbacks)
     reporter.tell(RunStarted(prepared.plan, tuple(pending), resumed, prepared.startup_seconds))
     task = BlockTask(prepared.engine, store, stop or threading.Event(), reporter.stored)
-    get_executor(options.executor)(task, pending, prepared.plan.num_threads)
+    # Block rows fill the cores, so that a matrix product gets one.
+    with threadpool_limits(1, "blas"):
+        get_executor(options.executor)(task, pending, prepared.plan.num_threads)
     reporter.tell(RunFinished(time.perf_counter() - started, len(pending), peak_bytes()))
     return store
 

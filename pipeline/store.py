@@ -12,14 +12,14 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 
 from hessian_tasks.parameters import ParameterLayout
-from hessian_tasks.spec import BlockRow
+from hessian_tasks.spec import BlockRow, EngineName
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.plan import split_rows
 from pipeline.records import GROUP, BlockRecord, checksum, damaged_objects
@@ -65,7 +65,10 @@ class HessianStore:
 
     def _read_attributes(self) -> None:
         self.tile = int(self.attributes["tile"])
-        self.engine = str(self.attributes["engine"])
+        engine = self.attributes["engine"]
+        if engine not in get_args(EngineName):
+            raise ValueError(f"engine {engine!r} is unknown")
+        self.engine: EngineName = engine
         self.layout = ParameterLayout.from_json(self.attributes["parameters"])
         self.num_params = self.layout.num_params
         self.arrays: dict[str | None, str] = {

@@ -23,6 +23,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from hessian_tasks.frozen import FrozenInputs, FrozenTerm
+from hessian_tasks.spec import EngineChoice
 from pipeline import records
 from pipeline.plan import Plan
 
@@ -42,14 +43,14 @@ def array_names(terms: list[str]) -> dict[str | None, str]:
     return {None: "hessian", **{term: f"hessian_{term}" for term in terms}}
 
 
-def create_template(path: Path, frozen: FrozenInputs, plan: Plan, engine: str) -> None:
+def create_template(path: Path, frozen: FrozenInputs, plan: Plan, choice: EngineChoice) -> None:
     """Create the store of a run: attributes, inputs, and Hessians full of NaN.
 
     Args:
         path: Where; must not exist.
         frozen: The inputs.
         plan: Gives the tile side and which arrays there are.
-        engine: Name of the engine, fixed for the life of the store.
+        choice: The engine, fixed for the life of the store.
 
     Raises:
         OSError: If it cannot be written; nothing is left behind.
@@ -59,18 +60,18 @@ def create_template(path: Path, frozen: FrozenInputs, plan: Plan, engine: str) -
         shutil.rmtree(litter, ignore_errors=True)
     half_made = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.creating")
     try:
-        _write(half_made, frozen, plan, engine)
+        _write(half_made, frozen, plan, choice)
         half_made.rename(path)
     except BaseException:
         shutil.rmtree(half_made, ignore_errors=True)
         raise
 
 
-def _write(path: Path, frozen: FrozenInputs, plan: Plan, engine: str) -> None:
+def _write(path: Path, frozen: FrozenInputs, plan: Plan, choice: EngineChoice) -> None:
     per_term = plan.request.num_arrays > 1
     names = array_names([t.name for t in frozen.terms] if per_term else [])
     root = zarr.create_group(
-        path, zarr_format=3, attributes=_attributes(frozen, plan, engine, names)
+        path, zarr_format=3, attributes=_attributes(frozen, plan, choice, names)
     )
     root.create_group(records.GROUP)
     for name in names.values():
@@ -127,14 +128,15 @@ def _save_labels(root: zarr.Group, frozen: FrozenInputs) -> None:
 
 
 def _attributes(
-    frozen: FrozenInputs, plan: Plan, engine: str, names: Mapping[str | None, str]
+    frozen: FrozenInputs, plan: Plan, choice: EngineChoice, names: Mapping[str | None, str]
 ) -> dict[str, Any]:
     labels = [f"{d}_{key}" for d in ("row", "col") for key in ("layer", "variable", "index")]
     return {
         "title": "Hessian of a training loss with respect to all trainable weights",
         "format_version": FORMAT_VERSION,
         "coordinates": " ".join(labels),
-        "engine": engine,
+        "engine": choice.name,
+        "engine_reason": choice.reason,
         "tile": plan.tile,
         "arrays": [{"name": name, "term": term} for term, name in names.items()],
         "loss": frozen.loss,

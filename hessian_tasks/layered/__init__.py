@@ -20,3 +20,5 @@ network from its TensorFlow graph, :mod:`~hessian_tasks.layered.streams` and
 :mod:`~hessian_tasks.layered.tangents` and :mod:`~hessian_tasks.layered.contract` compute
 the entries, and :mod:`~hessian_tasks.layered.engine` cuts block rows.
 """
+
+__all__: list[str] = []

@@ -88,12 +88,16 @@ def _add_symmetric(
     """A site with itself: its tangents are symmetric, so that half of the pairs will do."""
     left, right = inputs
     found = {
-        (s, t): tangents.second(pair.first, s, t) for s in left for t in right if s <= t
+        (s, t): tangents.second(pair.first, s, t)
+        for s in right
+        for t in right
+        if s <= t and (s in left or t in left)
     }
+    upper = {(s, t): tangent for (s, t), tangent in found.items() if s in left}
+    lower = {(t, s): tangent for (s, t), tangent in found.items() if s != t and t in left}
     target = entries.transpose(0, 2, 1, 3)
-    _add_products(target, left, right, found, triangular=True)
-    swapped = {(t, s): tangent for (s, t), tangent in found.items() if s != t}
-    _add_products(target.swapaxes(2, 3), left, right, swapped, triangular=True)
+    _add_products(target, left, right, upper, triangular=True)
+    _add_products(target.swapaxes(2, 3), left, right, lower, triangular=True)
 
 
 def _add_moved_inputs(
@@ -176,9 +180,7 @@ class _Factors:
     bends: dict[tuple[int, int], Array]
 
 
-def _add_separable(
-    entries: Array, tangents: Tangents, pair: SitePair, factors: _Factors
-) -> None:
+def _add_separable(entries: Array, tangents: Tangents, pair: SitePair, factors: _Factors) -> None:
     network = tangents.expansion.network
     source = network.program.inputs(pair.second)[0]
     left: dict[int, Array] = {}
@@ -229,9 +231,7 @@ def add_rows(entries: Array, expansion: Expansion, pair: SitePair, points: slice
         part += product.reshape(part.shape)
 
 
-def jacobian_rows(
-    expansion: Expansion, wire: int, points: slice, rows: range
-) -> Array | None:
+def jacobian_rows(expansion: Expansion, wire: int, points: slice, rows: range) -> Array | None:
     """Rows of ``|ℓ''|^½ ∂u/∂W`` for one site, ``[ρ·n, rows·width]``, or None if they are zero."""
     inputs = site_inputs(expansion, wire, points, rows)
     total: Array | None = None

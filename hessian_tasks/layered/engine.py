@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.autodiff import AutodiffEngine
-from hessian_tasks.layered.contract import SitePair, add_curvature, add_rows, mirror
+from hessian_tasks.errors import NotLayeredError
+from hessian_tasks.layered.contract import add_curvature, add_rows, mirror
+from hessian_tasks.layered.cuts import Slab, slabs
 from hessian_tasks.layered.expansion import Expansion, expand_term
-from hessian_tasks.layered.network import Array, Network
-from hessian_tasks.layered.program import Program
+from hessian_tasks.layered.network import Network
 from hessian_tasks.layered.reader import read_program
 from hessian_tasks.layered.tangents import Tangents
 from hessian_tasks.models import dtype_of, get_theta, parameter_layout
@@ -21,14 +23,31 @@ from hessian_tasks.spec import BlockRow
 
 __all__ = ["LayeredEngine"]
 
-POINT_BATCH = 256
+# Bytes of one tangent of a batch of points, of which some tens are kept at a time; and the
+# most points of a batch, beyond which matrix products do not get faster.
+TANGENT_BYTES = 8 * 2**20
+MAX_POINT_BATCH = 256
 
 
 class LayeredEngine:
     """Computes block rows of the Hessian from per-point tangents at the layers.
 
-    Everything that is compiled is compiled here, once; block rows are NumPy alone. Safe to share
-    between threads.
+    Everything that is compiled is compiled here, once; block rows then are NumPy alone, but for
+    those terms that only automatic differentiation can take. Safe to share between threads.
+
+    Attributes:
+        layered_terms: Names of the terms that are computed by layers.
+        point_batch: Points computed at a time.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from hessian_tasks import BlockRow, Problem, ResidualTerm
+        >>> net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> fit = ResidualTerm("fit", [[1.0], [3.0]], lambda x, u: u.value)
+        >>> engine = LayeredEngine(Problem(net, [fit], coordinates="x"))
+        >>> engine.block_row(BlockRow(0, 0, 2))  # mean of 2 (x, 1)ᵀ(x, 1)
+        array([[10.,  4.],
+               [ 4.,  2.]], dtype=float32)
     """
 
     name = "layered"
@@ -43,19 +62,22 @@ class LayeredEngine:
             NotLayeredError: If the network or a residual is not of the kind that this engine
                 takes; the message says what it found.
         """
+        terms = [term for term in problem.terms if isinstance(term, ResidualTerm)]
+        others = [term for term in problem.terms if not isinstance(term, ResidualTerm)]
+        if not terms:
+            raise NotLayeredError("no term of the loss is a ResidualTerm")
         self.problem = problem
         self.layout = parameter_layout(problem.model)
         self.dtype = np.dtype(dtype_of(problem.model))
-        self.point_batch = POINT_BATCH
-        theta = get_theta(problem.model).astype(self.dtype)
-        program = read_program(problem.model, len(problem.coordinates))
-        self._network = Network(program, theta, len(problem.coordinates))
-        self._pairs = _SitePairs(program)
-        self._expansions = {
-            term.name: expand_term(problem, self._network, term)
-            for term in problem.terms
-            if isinstance(term, ResidualTerm)
-        }
+        self._theta = get_theta(problem.model).astype(self.dtype)
+        self._program = read_program(problem.model, len(problem.coordinates))
+        network = Network(self._program, self._theta, len(problem.coordinates))
+        self._expansions = {term.name: expand_term(problem, network, term) for term in terms}
+        self._others = AutodiffEngine(replace(problem, terms=others)) if others else None
+        self.layered_terms = list(self._expansions)
+        widths = sorted(self._program.site(wire).width for wire in self._program.sites)
+        tangent_bytes = self.dtype.itemsize * int(np.prod(widths[-2:]))
+        self.point_batch = max(1, min(MAX_POINT_BATCH, TANGENT_BYTES // tangent_bytes))
 
     def block_row(
         self,
@@ -72,66 +94,47 @@ class LayeredEngine:
 
         Returns:
             Array ``[rows, P - start]`` in the model's dtype.
+
+        Raises:
+            ProblemError: If there is no such term.
         """
+        if self._others is not None and (term is None or term not in self._expansions):
+            block = self._others.block_row(row, term, check)
+        else:
+            block = np.zeros((row.num_rows, self.layout.num_params - row.start), self.dtype)
         expansions = [e for name, e in self._expansions.items() if term in (None, name)]
-        block = np.zeros((row.num_rows, self.layout.num_params - row.start), self.dtype)
-        for wire in self._pairs.sites:
-            rows = self._pairs.rows(wire, row)
-            if rows:
-                self._add_site(block, row, wire, rows, expansions, check)
+        if not expansions:
+            return block
+        layered = np.zeros_like(block) if self._others is not None else block
+        for slab in slabs(self._program, row, self._theta):
+            for expansion in expansions:
+                self._fill(slab, expansion, check)
+            slab.copy_to(layered, row)
+        if layered is not block:
+            block += layered
         return block
 
-    def _add_site(self, block, row, wire, rows, expansions, check):
-        site = self._network.program.site(wire)
-        first_row = site.offset + rows.start * site.width
-        slab = np.zeros((len(rows) * site.width, self.layout.num_params - first_row), self.dtype)
-        for expansion in expansions:
-            self._fill(slab, expansion, wire, rows, check)
-        start, stop = max(row.start, first_row), min(row.stop, first_row + len(slab))
-        part = slab[start - first_row : stop - first_row, max(0, row.start - first_row) :]
-        columns = max(0, first_row - row.start)
-        block[start - row.start : stop - row.start, columns:] = part
-        if columns:
-            block[start - row.start : stop - row.start, :columns] = block[:columns, start - row.start : stop - row.start].T
+    def trial_rows(self) -> list[BlockRow]:
+        """A few rows that are typical of the whole: of the first site, then of the largest."""
+        sites = [self._program.site(wire) for wire in self._program.sites]
+        largest = max(sites, key=lambda site: site.num_rows * site.width)
+        chosen = [(sites[0], 1), (largest, 1), (largest, min(3, largest.num_rows))]
+        return [BlockRow(0, s.offset, s.offset + rows * s.width) for s, rows in chosen]
 
-    def _fill(self, slab, expansion, wire, rows, check):
-        program = self._network.program
-        site = program.site(wire)
-        first_row = site.offset + rows.start * site.width
-        targets = []
-        for other in self._pairs.sites:
-            second = program.site(other)
-            if second.offset < site.offset:
-                continue
-            columns = range(rows.start if other == wire else 0, second.num_rows)
-            c0 = second.offset + columns.start * second.width - first_row
-            view = slab[:, c0 : second.stop - first_row].reshape(len(rows), site.width, len(columns), second.width)
-            if wire in self._pairs.upstream[other] or other == wire or other not in self._pairs.upstream[wire]:
-                targets.append((view, SitePair(wire, rows, other, columns)))
-            else:
-                targets.append((view.transpose(2, 3, 0, 1), SitePair(other, columns, wire, rows)))
+    def num_graphs(self, per_term: bool) -> int:
+        """Number of graphs that a run compiles, each about as large as the first."""
+        return self._others.num_graphs(per_term) if self._others is not None else 1
+
+    def _fill(self, slab: Slab, expansion: Expansion, check: Callable[[], None]) -> None:
         for start in range(0, expansion.num_points, self.point_batch):
             check()
             points = slice(start, min(start + self.point_batch, expansion.num_points))
-            tangents = {}
-            for view, pair in targets:
+            tangents: dict[int, Tangents] = {}
+            for entries, pair in slab.targets():
                 if pair.first not in tangents:
                     tangents[pair.first] = Tangents(expansion, pair.first, points)
-                add_curvature(view, tangents[pair.first], pair)
-                add_rows(view, expansion, pair, points)
-        for view, pair in targets:
+                add_curvature(entries, tangents[pair.first], pair)
+                add_rows(entries, expansion, pair, points)
+        for entries, pair in slab.targets():
             if pair.same:
-                mirror(view)
-
-
-class _SitePairs:
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self.sites = program.sites
-        self.upstream = {wire: program.upstream(wire) for wire in self.sites}
-
-    def rows(self, wire, row):
-        site = self.program.site(wire)
-        start = max(row.start, site.offset) - site.offset
-        stop = min(row.stop, site.stop) - site.offset
-        return range(start // site.width, -(-stop // site.width)) if start < stop else range(0)
+                mirror(entries)

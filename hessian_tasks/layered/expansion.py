@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +88,7 @@ def _take(output: dict[int, Array], positions: Sequence[int], network: Network) 
 
 
 def merge(
-    streams: Streams, indices: Sequence[Index], model: QuadraticModel, dtype: np.dtype[np.generic]
+    streams: Streams, indices: Sequence[Index], model: QuadraticModel, dtype: np.dtype[Any]
 ) -> tuple[Streams, list[tuple[int, int]]]:
     """Merge the highest derivatives as far as the loss only depends on sums of them.
 
@@ -158,7 +159,7 @@ def _expand(
     )
 
 
-def _square_root(bend: npt.NDArray[np.float64], dtype: np.dtype[np.generic]) -> tuple[Array, Array]:
+def _square_root(bend: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """Vectors q with ``ℓ'' = Σ ± q qᵀ`` at each point, ``[ρ, N, R, outputs]``, and the signs."""
     num_points, num_streams, num_outputs = bend.shape[:3]
     side = num_streams * num_outputs

@@ -111,9 +111,7 @@ class Network:
                 made[stream] = np.asarray(total)
         return made
 
-    def _site(
-        self, wire: int, site: Site, wires: WireStreams, num_points: int
-    ) -> dict[int, Array]:
+    def _site(self, wire: int, site: Site, wires: WireStreams, num_points: int) -> dict[int, Array]:
         made = {}
         if site.source is not None:
             made = {s: a @ self.kernel(wire) for s, a in wires[site.source].items()}

@@ -22,14 +22,15 @@ from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
 
 __all__ = ["read_program"]
 
-NEURON_WISE = frozenset(
-    "Abs Acos Acosh Add AddN AddV2 Asin Asinh Atan Atan2 Atanh BiasAdd Cos Cosh Div DivNoNan Elu "
-    "Equal Erf Erfc Exp Expm1 Greater GreaterEqual Identity IdentityN Inv LeakyRelu Less LessEqual "
-    "Log Log1p LogicalAnd LogicalNot LogicalOr Maximum Minimum Mul MulNoNan Neg NotEqual OnesLike "
-    "Pow RealDiv Reciprocal Relu Relu6 Rsqrt Select SelectV2 Selu Sigmoid Sign Sin Sinh Softplus "
-    "Softsign Sqrt Square SquaredDifference Sub Tan Tanh ZerosLike".split()
-)
-LINEAR = frozenset("ConcatV2 GatherV2 Mean Split SplitV StridedSlice Sum".split())
+_NEURON_WISE = """
+Abs Acos Acosh Add AddN AddV2 Asin Asinh Atan Atan2 Atanh BiasAdd Cos Cosh Div DivNoNan Elu Equal
+Erf Erfc Exp Expm1 Greater GreaterEqual Identity Inv LeakyRelu Less LessEqual Log Log1p
+LogicalAnd LogicalNot LogicalOr Maximum Minimum Mul MulNoNan Neg NotEqual OnesLike Pow RealDiv
+Reciprocal Relu Relu6 Rsqrt Select SelectV2 Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Square
+SquaredDifference Sub Tan Tanh ZerosLike
+"""
+NEURON_WISE = frozenset(_NEURON_WISE.split())
+LINEAR = frozenset(["ConcatV2", "GatherV2", "Mean", "Split", "SplitV", "StridedSlice", "Sum"])
 
 
 def read_program(model: Any, num_coordinates: int) -> Program:
@@ -97,7 +98,7 @@ class _Reader:
 
     def _find_kept(self) -> set[str]:
         """Tensors that must be wires, because they are used other than neuron by neuron."""
-        kept = set()
+        kept: set[str] = set()
         for operation in self.graph.get_operations():
             if operation.type not in NEURON_WISE:
                 kept.update(_plain(tensor).name for tensor in operation.inputs)
@@ -240,9 +241,7 @@ class _Reader:
         tensors = list(boundary.values())
         width = tensor.shape[1]
         inputs = tuple(self._widened(self._wire(t), width, tensor.op) for t in tensors)
-        return self.program.add(
-            Node(inputs, make_function(tensor, tensors, self.constants)), width
-        )
+        return self.program.add(Node(inputs, make_function(tensor, tensors, self.constants)), width)
 
     def _expand(self, tensor: Tensor, boundary: dict[str, Tensor], *, root: bool = False) -> None:
         """Collect the wires that a neuron-wise expression starts from."""

@@ -4,8 +4,8 @@ A stream is a partial derivative, named by a sorted tuple of axes: ``()`` is the
 ``(0, 0)`` is u_xx. To differentiate φ(z(x)) along x and y one needs z_x and z_y besides z_xy, so
 the streams of a residual are its derivatives and all derivatives of lower order on the way.
 
-Of the highest ones a residual often uses only a sum, such as u_xx + u_yy. That sum can travel as one
-*merged* stream, because the highest derivatives of z enter those of φ(z) linearly:
+Of the highest ones a residual often uses only a sum, such as u_xx + u_yy. That sum can travel as
+one *merged* stream, because the highest derivatives of z enter those of φ(z) linearly:
 
     (φ(z))_xx + (φ(z))_yy = φ'(z) (z_xx + z_yy) + φ''(z) (z_x² + z_y²),
 

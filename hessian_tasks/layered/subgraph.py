@@ -44,7 +44,7 @@ def make_function(
     operations = walk_back(output, {*names, *known})
     definition = tf.compat.v1.GraphDef(library=output.graph.as_graph_def().library)
     definition.versions.CopyFrom(output.graph.as_graph_def().versions)
-    used = set()
+    used: set[str] = set()
     for operation in operations:
         used.update(tensor.name for tensor in operation.inputs)
         node = definition.node.add()
@@ -64,5 +64,3 @@ def make_function(
         )[0]
 
     return function
-
-

@@ -2,7 +2,7 @@
 
 With a probe E_l on site l, ``first(w, s, t)`` is ``∂w_t/∂E_l,s``, the derivative of stream t of
 wire w with respect to stream s of the probe, and ``second(w, s, t)`` is
-``∂(∂ℓ/∂w_t)/∂E_l,s``, the tangent of its cotangent. Both follow from those of the neighbouring wires,
+``∂(∂ℓ/∂w_t)/∂E_l,s``, the tangent of its cotangent. Both follow from those of the wires next to it,
 
     forwards:   first(y) = Σ_z first(z) ∂y/∂z,
     backwards:  second(z) = Σ_y (∂y/∂z)ᵀ second(y) + Σ_z' (∂²y/∂z∂z' · ∂ℓ/∂y) first(z'),
@@ -15,14 +15,13 @@ a kernel a neuron of the probe only moves that same neuron; such tangents are ke
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
 
 from hessian_tasks.layered.expansion import Expansion
 from hessian_tasks.layered.network import Array
-from hessian_tasks.layered.program import Feature, Linear, Node, Site
+from hessian_tasks.layered.program import Linear, Node, Site
 
 __all__ = ["Tangents", "is_diagonal"]
 
@@ -132,8 +131,8 @@ class Tangents:
         if wire == self._site:
             if s != t:
                 return None
-            shape = (len(range(*self.points.indices(self.expansion.num_points))), operation.width)
-            return np.ones(shape, self._network.dtype)
+            num_points = len(range(*self.points.indices(self.expansion.num_points)))
+            return np.ones((num_points, self._program.widths[wire]), self._network.dtype)
         total = _Sum()
         if isinstance(operation, Site | Linear):
             for source in self._program.inputs(wire):

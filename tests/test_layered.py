@@ -1,0 +1,162 @@
+"""The layered engine against the autodiff engine, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from hessian_tasks.autodiff import AutodiffEngine
+from hessian_tasks.errors import NotLayeredError
+from hessian_tasks.layered.engine import LayeredEngine
+from hessian_tasks.models import get_theta, resolve_model, set_theta
+from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.problems import burgers, kdv, kovasznay, poisson, reaction, wave
+from hessian_tasks.spec import BlockRow
+from pipeline.engines import choose_engine
+from pipeline.errors import PlanError
+
+layers = keras.layers
+
+
+def of(problem: Problem) -> Problem:
+    """The problem with its model built and all weights shifted: biases of 0 would hide much."""
+    model = resolve_model(problem.model)
+    theta = get_theta(model)
+    shift = np.random.default_rng(3).normal(0.0, 0.3, theta.shape).astype(theta.dtype)
+    set_theta(model, theta + shift)
+    return replace(problem, model=model)
+
+
+def whole(engine: AutodiffEngine | LayeredEngine, term: str | None = None) -> Any:
+    return engine.block_row(BlockRow(0, 0, engine.layout.num_params), term)
+
+
+def assert_equal(problem: Problem, tolerance: float) -> None:
+    found, expected = whole(LayeredEngine(problem)), whole(AutodiffEngine(problem))
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    "build", [burgers, kdv, kovasznay, poisson, reaction, wave], ids=lambda m: m.__name__
+)
+def test_equals_autodiff_on_built_in_problems(build: Any) -> None:
+    # 1e-11: a few hundred additions in another order, in float64.
+    assert_equal(of(build.problem(4, 3, 9, 7, dtype="float64")), 1e-11)
+
+
+def test_equals_autodiff_in_float32() -> None:
+    # Both round; some hundred ulp of the largest entry.
+    assert_equal(of(poisson.problem(6, 2, 40, 30)), 2e-5)
+
+
+class Slope(layers.Layer):  # type: ignore[misc]
+    def build(self, shape: Any) -> None:
+        self.slope = self.add_weight(shape=(), initializer="ones", name="slope")
+
+    def call(self, z: Any) -> Any:
+        return tf.tanh(2.0 * self.slope * z)
+
+
+def dense(width: int, activation: Any = None, **options: Any) -> Any:
+    return layers.Dense(width, activation=activation, dtype="float64", **options)
+
+
+def skips() -> Any:
+    x = keras.Input((2,), dtype="float64")
+    h = dense(3, "tanh")(layers.Rescaling(0.5, dtype="float64")(x))
+    h = layers.Add(dtype="float64")([h, dense(3, "softplus", use_bias=False)(h)])
+    h = layers.Concatenate(dtype="float64")([h, x])
+    return keras.Model(x, x[:, 0:1] * (1 - x[:, 0:1]) * dense(1)(h))
+
+
+def gates() -> Any:
+    x = keras.Input((2,), dtype="float64")
+    u, v, h = dense(3, "tanh")(x), dense(3, "sigmoid")(x), dense(3, "tanh")(x)
+    for _ in range(2):
+        z = dense(3, "gelu")(h)
+        h = (1 - z) * u + z * v
+    return keras.Model(x, dense(2)(h))
+
+
+def slopes() -> Any:
+    x = keras.Input((2,), dtype="float64")
+    h = Slope(dtype="float64")(dense(3)(x))
+    return keras.Model(x, dense(1)(layers.PReLU(dtype="float64")(dense(3)(h))))
+
+
+@pytest.mark.parametrize("build", [skips, gates, slopes], ids=lambda f: f.__name__)
+def test_equals_autodiff_on_networks_that_are_no_chains(build: Callable[[], Any]) -> None:
+    points = np.random.default_rng(0).uniform(-1, 1, (11, 2))
+    residual = lambda x, u: u.d("xx") * u.value + x[:, 0:1] * u.d("xy") + u.d("y")  # noqa: E731
+    terms = [
+        ResidualTerm("pde", points, residual, weight=0.7),
+        ResidualTerm("data", points[:5], lambda x, u: u.value - 1, weight=-2.0),
+    ]
+    assert_equal(of(Problem(build(), terms, ("x", "y"))), 1e-11)
+
+
+@pytest.fixture(scope="module")
+def engine() -> LayeredEngine:
+    return LayeredEngine(of(poisson.problem(5, 3, 20, 10, dtype="float64")))
+
+
+@pytest.mark.parametrize("length", [1, 3, 7, 16, 40])
+def test_any_cut_gives_the_same_rows(engine: LayeredEngine, length: int) -> None:
+    hessian, size = whole(engine), engine.layout.num_params
+    engine.point_batch = 8
+    for index, start in enumerate(range(0, size, length)):
+        stop = min(start + length, size)
+        block = engine.block_row(BlockRow(index, start, stop))
+        np.testing.assert_allclose(block, hessian[start:stop, start:], rtol=0, atol=1e-12)
+
+
+def test_terms_add_up(engine: LayeredEngine) -> None:
+    parts = [whole(engine, term.name) for term in engine.problem.terms]
+    np.testing.assert_allclose(sum(parts), whole(engine), rtol=0, atol=1e-12)
+
+
+def test_other_losses_are_left_to_autodiff() -> None:
+    problem = of(poisson.problem(4, 2, 9, 7, dtype="float64"))
+    norm = LossTerm("norm", lambda model: tf.add_n([tf.nn.l2_loss(w) for w in model.weights]))
+    problem = replace(problem, terms=[*problem.terms, norm])
+    assert_equal(problem, 1e-11)
+    assert choose_engine(problem, "auto")[1].reason == "but norm by autodiff"
+
+
+def normalised() -> Any:
+    return keras.Sequential(
+        [keras.Input((2,), dtype="float64"), dense(3), layers.LayerNormalization(dtype="float64")]
+    )
+
+
+def shared() -> Any:
+    x, twice = keras.Input((2,), dtype="float64"), dense(2, "tanh")
+    return keras.Model(x, twice(twice(x)))
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"), [(normalised, "neither a product"), (shared, "is used 2 times")]
+)
+def test_refuses_other_networks_with_the_reason(build: Callable[[], Any], reason: str) -> None:
+    term = ResidualTerm("data", [[0.1, 0.2], [0.3, 0.5]], lambda x, u: u.value)
+    problem = of(Problem(build(), [term], ("x", "y")))
+    with pytest.raises(NotLayeredError, match=reason):
+        LayeredEngine(problem)
+    assert choose_engine(problem, "auto")[1].name == "autodiff"
+    with pytest.raises(PlanError, match=reason):
+        choose_engine(problem, "layered")
+
+
+def test_refuses_residuals_that_couple_points() -> None:
+    problem = poisson.problem(3, 1, 5, 5, dtype="float64")
+    coupled = ResidualTerm(
+        "mean", problem.terms[0].points, lambda x, u: u.value - tf.reduce_mean(u.value)
+    )
+    with pytest.raises(NotLayeredError, match="couples its points"):
+        LayeredEngine(of(replace(problem, terms=[coupled])))
