@@ -117,7 +117,7 @@ def test_refuses_a_tile_outside_the_array(tile: int) -> None:
 def test_refusal_reads_as_a_sentence() -> None:
     request = Request(1000, 8, 1, num_threads=4, allowed_bytes=300 * 2**20)
     expected = (
-        "The run does not fit into memory: projected 503 MiB with one thread and tiles of side "
+        "The run does not fit into memory: projected 551 MiB with one thread and tiles of side "
         "64, of which 400 MiB are reserved by the process; allowed 300 MiB. "
         "Allow more (--memory)."
     )

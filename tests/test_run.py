@@ -30,7 +30,7 @@ from hessian_tasks.problem import LossTerm, Problem
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.rebuild import freeze, rebuild
 from hessian_tasks.source import LIVE, ProblemSource
-from hessian_tasks.spec import BlockRow
+from hessian_tasks.spec import BlockRow, EngineChoice
 from pipeline.api import compute_hessian, open_hessian, verify_hessian
 from pipeline.blocks import BlockTask
 from pipeline.errors import StoppedError, StoreError
