@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE := runs/poisson.zarr
 
-.PHONY: demo test test-all check bench lock clean
+.PHONY: demo test test-all check bench bench-peers lock clean
 
 .venv/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
@@ -36,6 +36,16 @@ check: .venv/.installed  ## format, lint, types, import walls
 bench: .venv/.installed  ## time split by width, and the ways to differentiate
 	$(BIN)/python benchmarks/widths.py
 	$(BIN)/python benchmarks/products.py
+
+.venv-bench/.installed: requirements.lock benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --requirement requirements.lock
+	.venv-bench/bin/pip install --quiet --requirement benchmarks/peers/requirements.txt
+	.venv-bench/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+bench-peers: .venv-bench/.installed  ## the engines against JAX, torch.func, curvlinops, PyHessian
+	.venv-bench/bin/python benchmarks/peers/run.py --widths 10 20 50
 
 lock:  ## resolve the exact versions anew
 	$(PYTHON) -m venv .venv-lock

@@ -1,0 +1,68 @@
+"""Who takes part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["LIMITS", "PEERS", "Peer"]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A peer: a function that makes its ways, and the processes it is tried in.
+
+    Attributes:
+        name: As shown.
+        module: Module of this folder.
+        function: ``function(case, batches)`` there.
+        environments: Environment variables to try; each gets a process.
+        max_params: Largest P.
+        reason: Why no larger.
+    """
+
+    name: str
+    module: str
+    function: str
+    environments: tuple[dict[str, str], ...] = field(default=({},))
+    max_params: int = 10**9
+    reason: str = ""
+
+
+# Long operations want to be split between threads, short ones to run side by side.
+_TENSORFLOW = (
+    {},
+    {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "2"},
+)
+
+PEERS = {
+    "layered": Peer(
+        "ours, layered", "ours", "layered", environments=({"OPENBLAS_NUM_THREADS": "1"},)
+    ),
+    "autodiff": Peer("ours, autodiff", "ours", "autodiff"),
+    "tf-pfor": Peer(
+        "TensorFlow tape.jacobian, pfor", "with_tensorflow", "jacobian_pfor", _TENSORFLOW
+    ),
+    "tf-loop": Peer(
+        "TensorFlow tape.jacobian, loop", "with_tensorflow", "jacobian_loop", _TENSORFLOW
+    ),
+    "tf-hessians": Peer(
+        "TensorFlow tf.hessians",
+        "with_tensorflow",
+        "hessians",
+        _TENSORFLOW,
+        max_params=6000,
+        reason="computes all rows or none, so that it cannot be measured on some",
+    ),
+    "tf-eager": Peer("TensorFlow, eager tape a row", "with_tensorflow", "tape_per_row"),
+    "jax-forward": Peer("JAX, forward over reverse", "with_jax", "forward_over_reverse"),
+    "jax-reverse": Peer("JAX, reverse over reverse", "with_jax", "reverse_over_reverse"),
+    "torch-forward": Peer("torch.func, forward over reverse", "with_torch", "forward_over_reverse"),
+    "torch-reverse": Peer("torch.func, reverse over reverse", "with_torch", "reverse_over_reverse"),
+    "curvlinops": Peer("curvlinops", "with_torch", "curvlinops"),
+    "pyhessian": Peer("PyHessian", "with_torch", "pyhessian"),
+}
+
+LIMITS = {
+    "numpy": Peer("NumPy matmul", "limits", "numpy_product"),
+    "tensorflow": Peer("TensorFlow matmul", "limits", "tensorflow_product"),
+}
