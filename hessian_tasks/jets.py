@@ -155,7 +155,7 @@ class Jet:
         Raises:
             ProblemError: If the network has no such output.
         """
-        num_outputs = self._cache[()].shape[1]
+        num_outputs = next(iter(self._cache.values())).shape[1]
         if not -num_outputs <= output < num_outputs:
             raise ProblemError(
                 f"The residual asks for output {output} of a network with {num_outputs}."

@@ -56,6 +56,8 @@ def make_function(
     def function(*tensors: Tensor) -> Tensor:
         if output.name in names:
             return tensors[names.index(output.name)]
+        if output.name in known:
+            return tf.constant(known[output.name])
         values = dict(zip(names, tensors, strict=True))
         values.update({key: tf.constant(value) for key, value in known.items()})
         mapped = {key: value for key, value in values.items() if key in used}
