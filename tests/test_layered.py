@@ -109,7 +109,6 @@ def engine() -> LayeredEngine:
 @pytest.mark.parametrize("length", [1, 3, 7, 16, 40])
 def test_any_cut_gives_the_same_rows(engine: LayeredEngine, length: int) -> None:
     hessian, size = whole(engine), engine.layout.num_params
-    engine.point_batch = 8
     for index, start in enumerate(range(0, size, length)):
         stop = min(start + length, size)
         block = engine.block_row(BlockRow(index, start, stop))

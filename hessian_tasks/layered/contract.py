@@ -1,4 +1,4 @@
-"""From tangents to entries: the large matrix products.
+"""From tangents to entries: which matrix products make up the Hessian.
 
 The entries between the weights of site l and those of site m are sums over points and streams
 of products
@@ -13,245 +13,205 @@ numbers and small; no larger intermediate is formed.
 Where T comes from the curvature of the activation behind m alone, and l is the site before m, it is
 a product itself, and the sum over the pairs falls apart into S small factors on either side:
 one matrix product ``[i·j, S·n] × [S·n, k·p]``, scaled by the kernel W_m[j,p].
+
+Points are cut into batches deep enough for products to run at full speed, the probe into parts
+narrow enough for its tangents to stay in the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from hessian_tasks.layered.expansion import Expansion
 from hessian_tasks.layered.network import Array
-from hessian_tasks.layered.tangents import Tangents, is_diagonal
+from hessian_tasks.layered.pairs import PairKind, SitePair, StreamPairs, find_kind, present
+from hessian_tasks.layered.products import FACTOR_BYTES, Outer, Products, slices
+from hessian_tasks.layered.tangents import Tangents
+from hessian_tasks.layered.workspace import Workspace
 
-__all__ = ["PRODUCT_BYTES", "SitePair", "add_curvature", "add_rows", "mirror"]
+__all__ = ["Contraction", "times_inputs"]
 
-# Bytes of one product before it is added to the entries: it should stay in the cache.
-PRODUCT_BYTES = 8 * 2**20
-# Parts into which the rows of a triangle are cut; 1/16 of its square is computed in vain.
-TRIANGLE_PARTS = 8
-
-
-@dataclass(frozen=True)
-class SitePair:
-    """Two sites, and which rows of their kernels are wanted.
-
-    Attributes:
-        first: Wire of the site that is probed; never downstream of the second.
-        first_rows: Rows i of its kernel, the bias being the last.
-        second: Wire of the other site.
-        second_rows: Rows k of its kernel.
-    """
-
-    first: int
-    first_rows: range
-    second: int
-    second_rows: range
-
-    @property
-    def same(self) -> bool:
-        """Whether both are the same site; its rows then start with the same."""
-        return self.first == self.second
-
-
-def add_curvature(entries: Array, tangents: Tangents, pair: SitePair) -> None:
-    """Add the second part of H for a batch of points: cotangents times second derivatives.
-
-    Args:
-        entries: View of the Hessian ``[i, j, k, p]``, added to; of a pair of one site with itself
-            only ``k >= i`` up to :func:`mirror`.
-        tangents: Of the batch, with respect to the probe of the pair's first site.
-        pair: The sites.
-    """
-    expansion, points = tangents.expansion, tangents.points
-    left = site_inputs(expansion, pair.first, points, pair.first_rows)
-    right = site_inputs(expansion, pair.second, points, pair.second_rows)
-    bends = tangents.separable(pair.second)
-    if bends is not None:
-        _add_separable(entries, tangents, pair, _Factors(left, right, bends))
-    elif pair.same:
-        _add_symmetric(entries, tangents, pair, (left, right))
-    else:
-        found = {(s, t): tangents.second(pair.second, s, t) for s in left for t in right}
-        _add_products(entries.transpose(0, 2, 1, 3), left, right, found)
-    _add_moved_inputs(entries, tangents, pair, left)
-
-
-def _add_symmetric(
-    entries: Array,
-    tangents: Tangents,
-    pair: SitePair,
-    inputs: tuple[dict[int, Array], dict[int, Array]],
-) -> None:
-    """A site with itself: its tangents are symmetric, so that half of the pairs will do."""
-    left, right = inputs
-    found = {
-        (s, t): tangents.second(pair.first, s, t)
-        for s in right
-        for t in right
-        if s <= t and (s in left or t in left)
-    }
-    upper = {(s, t): tangent for (s, t), tangent in found.items() if s in left}
-    lower = {(t, s): tangent for (s, t), tangent in found.items() if s != t and t in left}
-    target = entries.transpose(0, 2, 1, 3)
-    _add_products(target, left, right, upper, triangular=True)
-    _add_products(target.swapaxes(2, 3), left, right, lower, triangular=True)
-
-
-def _add_moved_inputs(
-    entries: Array, tangents: Tangents, pair: SitePair, left: dict[int, Array]
-) -> None:
-    """The product rule's second term: the probe moves the inputs of the second site."""
-    expansion = tangents.expansion
-    site = expansion.network.program.site(pair.second)
-    rows = slice(pair.second_rows.start, min(pair.second_rows.stop, site.num_inputs))
-    if site.source is None or rows.start >= rows.stop:
-        return
-    right = {t: g[tangents.points] for t, g in expansion.cotangents[pair.second].items()}
-    found: dict[tuple[int, int], Array | None] = {}
-    for s in left:
-        for t in right:
-            moved = tangents.first(site.source, s, t)
-            found[s, t] = None if moved is None else moved[..., rows]
-    entries = entries[:, :, : rows.stop - rows.start]
-    if any(moved is not None and is_diagonal(moved) for moved in found.values()):
-        entries = entries[:, rows]
-    _add_products(entries.transpose(0, 3, 1, 2), left, right, found)
-
-
-def _add_products(
-    entries: Array,
-    left: dict[int, Array],
-    right: dict[int, Array],
-    tangents: dict[tuple[int, int], Array | None],
-    triangular: bool = False,
-) -> None:
-    """Add ``Σ left_s[i] right_t[a] tangent_st[j,b]`` to entries ``[i, a, j, b]``."""
-    pairs = [(s, t, tangent) for (s, t), tangent in tangents.items() if tangent is not None]
-    for diagonal in (True, False):
-        chosen = [entry for entry in pairs if is_diagonal(entry[2]) == diagonal]
-        if not chosen:
-            continue
-        stacked = _stack_tangents([tangent for _, _, tangent in chosen])
-        target = np.einsum("iajj->iaj", entries)[..., None] if diagonal else entries
-        for rows, columns in _parts(target, triangular):
-            part = target[rows, columns]
-            outer = [left[s][:, rows, None] * right[t][:, None, columns] for s, t, _ in chosen]
-            part += (_stack(outer).T @ stacked).reshape(part.shape)
-
-
-def _parts(entries: Array, triangular: bool) -> Iterator[tuple[slice, slice]]:
-    """Cut entries ``[i, a, …]`` into parts of bounded size; in a triangle those with a >= i."""
-    num_rows = len(entries)
-    step = max(1, PRODUCT_BYTES // (entries[0].size * entries.itemsize))
-    if triangular:
-        step = min(step, -(-num_rows // TRIANGLE_PARTS))
-    for row in range(0, num_rows, step):
-        yield slice(row, min(row + step, num_rows)), slice(row if triangular else 0, None)
-
-
-def mirror(entries: Array) -> None:
-    """Fill ``k < i`` of entries ``[i, j, k, p]`` of a site with itself from ``k >= i``."""
-    for row in range(1, len(entries)):
-        entries[row, :, :row] = entries[:row, :, row].transpose(2, 0, 1)
-
-
-def _stack_tangents(tangents: list[Array]) -> Array:
-    """Tangents below each other, with one row a point ``[pairs·n, j·b]``."""
-    if is_diagonal(tangents[0]):
-        return np.concatenate(tangents)
-    width, num_points, other_width = tangents[0].shape
-    stacked = np.empty((len(tangents), num_points, width, other_width), tangents[0].dtype)
-    for place, tangent in zip(stacked, tangents, strict=True):
-        place[...] = tangent.transpose(1, 0, 2)
-    return stacked.reshape(len(tangents) * num_points, -1)
-
-
-def _stack(arrays: list[Array]) -> Array:
-    return np.concatenate([array.reshape(len(array), -1) for array in arrays])
+# Rows of the factors of a product; with fewer, the time to add products up shows.
+PRODUCT_DEPTH = 1024
+# Bytes of the tangents by all pairs of streams at one wire, of which a few wires are kept.
+TANGENTS_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
-class _Factors:
-    left: dict[int, Array]
-    right: dict[int, Array]
-    bends: dict[tuple[int, int], Array]
+class _Target:
+    """Entries ``[i, j, k, p]`` of a pair of sites, and what is added to them."""
+
+    entries: Array
+    pair: SitePair
+    kind: PairKind
 
 
-def _add_separable(entries: Array, tangents: Tangents, pair: SitePair, factors: _Factors) -> None:
-    network = tangents.expansion.network
-    source = network.program.inputs(pair.second)[0]
-    left: dict[int, Array] = {}
-    right: dict[int, Array] = {}
-    for between in {b for b, _ in factors.bends}:
-        for s, inputs in factors.left.items():
-            moved = tangents.first(source, s, between)
-            if moved is not None:
-                _accumulate(left, between, inputs[:, :, None] * moved[:, None, :])
-        for t, inputs in factors.right.items():
-            if (between, t) in factors.bends:
-                bend = factors.bends[between, t]
-                _accumulate(right, between, inputs[:, :, None] * bend[:, None, :])
-    shared = sorted(set(left) & set(right))
-    if not shared:
-        return
-    kernel = network.kernel(pair.second)[:, None, :]
-    stacked = _stack([right[b] for b in shared])
-    for rows, _ in _parts(entries, triangular=False):
-        part = entries[rows]
-        product = _stack([left[b][:, rows] for b in shared]).T @ stacked
-        part += product.reshape(part.shape) * kernel
+@dataclass(frozen=True)
+class _Job:
+    """One product: entries ``[i, a, j, b]``, its left factor, the tangents that are its right."""
+
+    entries: Array
+    outer: Outer
+    find: Callable[[Tangents], list[Array]]
 
 
-def _accumulate(entries: dict[int, Array], key: int, value: Array) -> None:
-    entries[key] = entries[key] + value if key in entries else value
+class Contraction:
+    """Adds one term of the loss to entries of the Hessian."""
+
+    def __init__(self, expansion: Expansion, workspace: Workspace) -> None:
+        """Take the term; kinds of pairs are found when they are first met.
+
+        Args:
+            expansion: The term around θ.
+            workspace: Buffers for all threads.
+        """
+        self._expansion = expansion
+        self._widths = expansion.network.program.widths
+        self._workspace = workspace
+        self._products = Products(workspace)
+        self._kinds: dict[tuple[int, int], PairKind] = {}
+
+    def add(self, targets: Iterable[tuple[Array, SitePair]], check: Callable[[], None]) -> None:
+        """Add the term to entries.
+
+        Args:
+            targets: Views ``[i, j, k, p]`` of the Hessian, each with its pair of sites; of a pair
+                of one site with itself only ``k >= i`` becomes right.
+            check: Called before each batch of points; may raise.
+        """
+        chosen = [_Target(entries, pair, self._kind(pair)) for entries, pair in targets]
+        num_points, rank = self._expansion.num_points, len(self._expansion.signs)
+        for points in slices(num_points, PRODUCT_DEPTH // rank) if rank else ():
+            check()
+            for target in chosen:
+                self._add_rows(target, points)
+        for points in slices(num_points, PRODUCT_DEPTH // self._expansion.num_streams):
+            check()
+            for site in dict.fromkeys(target.pair.first for target in chosen):
+                self._add_curvature([t for t in chosen if t.pair.first == site], site, points)
+
+    def _kind(self, pair: SitePair) -> PairKind:
+        key = (pair.first, pair.second)
+        if key not in self._kinds:
+            self._kinds[key] = find_kind(self._expansion, *key)
+        return self._kinds[key]
+
+    def _add_rows(self, target: _Target, points: slice) -> None:
+        """The first part of H: a product of matrices with ρ rows a point."""
+        expansion, pair = self._expansion, target.pair
+        left = expansion.rows[pair.first][:, points]
+        right = expansion.rows[pair.second][:, points]
+        if left.any() and right.any():
+            signs = expansion.signs[:, points, None, None]
+            self._add_factored(target, points, (signs * left, right), None)
+
+    def _add_curvature(self, targets: list[_Target], site: int, points: slice) -> None:
+        """The second part of H, for one probe: cotangents times second derivatives."""
+        width = self._widths[site]
+        whole = Tangents(self._expansion, site, points, slice(0, width), self._workspace)
+        for target in targets:
+            if target.kind.separable:
+                self._add_separable(target, whole, target.kind.separable)
+        self._run([j for t in targets for j in self._jobs(t, points, diagonal=True)], [whole])
+        jobs = [job for target in targets for job in self._jobs(target, points, diagonal=False)]
+        widest = max(self._widths[target.pair.second] for target in targets)
+        num_numbers = (points.stop - points.start) * widest * self._expansion.num_streams**2
+        neuron_bytes = num_numbers * self._expansion.network.dtype.itemsize
+        cut = slices(width, TANGENTS_BYTES // neuron_bytes) if jobs else ()
+        parts = (Tangents(self._expansion, site, points, n, self._workspace) for n in cut)
+        self._run(jobs, parts)
+
+    def _run(self, jobs: list[_Job], parts: Iterable[Tangents]) -> None:
+        for tangents in parts:
+            for job in jobs:
+                entries = job.entries[:, :, tangents.neurons]
+                self._products.add_tangents(entries, job.outer, job.find(tangents))
+            tangents.release()
+        for job in jobs:
+            job.outer.release()
+
+    def _add_separable(
+        self, target: _Target, tangents: Tangents, bends: Mapping[tuple[int, int], Array]
+    ) -> None:
+        expansion, points, second = self._expansion, tangents.points, target.pair.second
+        source = expansion.network.program.inputs(second)[0]
+        streams = sorted({between for between, _ in bends})
+        shape = (len(streams), points.stop - points.start, expansion.num_streams)
+        left = np.zeros((*shape, self._widths[source]), expansion.network.dtype)
+        right = np.zeros((*shape, self._widths[second]), expansion.network.dtype)
+        for b, between in enumerate(streams):
+            for s in range(expansion.num_streams):
+                moved = tangents.first(source, s, between)
+                if moved is not None:
+                    left[b, :, s] = moved
+                if (between, s) in bends:
+                    right[b, :, s] = bends[between, s][points]
+        self._add_factored(target, points, (left, right), expansion.network.kernel(second))
+
+    def _add_factored(
+        self, target: _Target, points: slice, factors: tuple[Array, Array], scale: Array | None
+    ) -> None:
+        """Add ``scale[j,p] Σ_rn (Σ_s A_l[i] L[j]) (Σ_t A_m[k] R[p])``.
+
+        The factors L and R are ``[r, n, S, width]``.
+        """
+        pair, inputs = target.pair, self._expansion.inputs
+        take = self._workspace.take
+        columns = inputs[pair.first][points, :, _slice(pair.first_rows)]
+        left = times_inputs(columns, factors[0], take("left", *_rows_shape(columns, factors[0])))
+        column_bytes = len(left) * factors[1].shape[3] * left.itemsize
+        for kept in slices(len(pair.second_rows), FACTOR_BYTES // column_bytes):
+            columns = inputs[pair.second][points, :, _slice(pair.second_rows[kept])]
+            out = take("right", *_rows_shape(columns, factors[1]))
+            right = times_inputs(columns, factors[1], out)
+            corner = kept.start if pair.same else None
+            self._products.add_outer(target.entries[:, :, kept], left, right, scale, corner)
+
+    def _jobs(self, target: _Target, points: slice, *, diagonal: bool) -> Iterator[_Job]:
+        """What comes from tangents that are diagonals, or from those that are not."""
+        expansion, pair = self._expansion, target.pair
+        left = _streams(expansion.inputs[pair.first][points, :, _slice(pair.first_rows)])
+        if bent := target.kind.bent.get(diagonal):
+            right = _streams(expansion.inputs[pair.second][points, :, _slice(pair.second_rows)])
+            outer = Outer((left, right), bent, pair.same, self._workspace)
+            find = partial(_bent, pair.second, bent)
+            yield _Job(target.entries.transpose(0, 2, 1, 3), outer, find)
+        site = expansion.network.program.site(pair.second)
+        rows = _slice(pair.second_rows[: site.num_inputs - pair.second_rows.start])
+        moved = target.kind.moved.get(diagonal)
+        if moved and site.source is not None and rows.start < rows.stop:
+            cotangents = {t: g[points] for t, g in expansion.cotangents[pair.second].items()}
+            outer = Outer((left, cotangents), moved, False, self._workspace)
+            entries = target.entries[:, rows if diagonal else slice(None)]
+            entries = entries[:, :, : rows.stop - rows.start].transpose(0, 3, 1, 2)
+            yield _Job(entries, outer, partial(_moved, site.source, rows, moved))
 
 
-def add_rows(entries: Array, expansion: Expansion, pair: SitePair, points: slice) -> None:
-    """Add the first part of H for a batch of points: a product of matrices with ρ rows a point.
-
-    Args:
-        entries: View of the Hessian ``[i, j, k, p]``, added to.
-        expansion: The term around θ.
-        pair: The sites.
-        points: Which points.
-    """
-    left = jacobian_rows(expansion, pair.first, points, pair.first_rows)
-    right = jacobian_rows(expansion, pair.second, points, pair.second_rows)
-    if left is None or right is None:
-        return
-    left = left * expansion.signs[:, points].reshape(-1, 1)
-    width, other_width = entries.shape[1], entries.shape[3]
-    for rows, columns in _parts(entries.transpose(0, 2, 1, 3), pair.same):
-        part = entries[rows, :, columns]
-        chosen = left[:, rows.start * width : rows.stop * width]
-        product = chosen.T @ right[:, columns.start * other_width :]
-        part += product.reshape(part.shape)
+def _bent(site: int, pairs: StreamPairs, tangents: Tangents) -> list[Array]:
+    return present(tangents.second(site, s, t) for s, t in pairs)
 
 
-def jacobian_rows(expansion: Expansion, wire: int, points: slice, rows: range) -> Array | None:
-    """Rows of ``|ℓ''|^½ ∂u/∂W`` for one site, ``[ρ·n, rows·width]``, or None if they are zero."""
-    inputs = site_inputs(expansion, wire, points, rows)
-    total: Array | None = None
-    for t, cotangent in expansion.rows[wire].items():
-        if t in inputs:
-            product = inputs[t][:, :, None] * cotangent[:, points, None, :]
-            total = product if total is None else total + product
-    return None if total is None else total.reshape(total.shape[0] * total.shape[1], -1)
+def _moved(wire: int, rows: slice, pairs: StreamPairs, tangents: Tangents) -> list[Array]:
+    return [found[..., rows] for found in present(tangents.first(wire, s, t) for s, t in pairs)]
 
 
-def site_inputs(expansion: Expansion, wire: int, points: slice, rows: range) -> dict[int, Array]:
-    """Streams of what a site multiplies, ``[n, rows]`` each, with the 1 of the bias at the end."""
-    site = expansion.network.program.site(wire)
-    streams = {} if site.source is None else expansion.wires[site.source]
-    kept = slice(rows.start, min(rows.stop, site.num_inputs))
-    found = {s: values[points, kept] for s, values in streams.items()}
-    if rows.stop > site.num_inputs:
-        num_points = len(range(*points.indices(expansion.num_points)))
-        nothing = np.zeros((num_points, len(rows) - 1), expansion.network.dtype)
-        one = np.ones((num_points, 1), expansion.network.dtype)
-        found.setdefault(0, nothing)
-        found = {s: np.append(v, one if s == 0 else 0 * one, 1) for s, v in found.items()}
-    return {s: values for s, values in found.items() if values.any()}
+def times_inputs(inputs: Array, factor: Array, out: Array | None = None) -> Array:
+    """``Σ_s A[n,s,i] F[r,n,s,j]`` for inputs ``[n, S, i]``, as a matrix ``[r·n, i·j]``."""
+    product = np.matmul(inputs.swapaxes(1, 2), factor, out=out)
+    return product.reshape(product.shape[0] * product.shape[1], -1)
+
+
+def _rows_shape(inputs: Array, factor: Array) -> tuple[int, int, int, int]:
+    return (*factor.shape[:2], inputs.shape[2], factor.shape[3])
+
+
+def _streams(inputs: Array) -> dict[int, Array]:
+    return {stream: inputs[:, stream] for stream in range(inputs.shape[1])}
+
+
+def _slice(rows: range) -> slice:
+    return slice(rows.start, rows.stop)

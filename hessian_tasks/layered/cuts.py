@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hessian_tasks.layered.contract import SitePair
 from hessian_tasks.layered.network import Array
+from hessian_tasks.layered.pairs import SitePair
 from hessian_tasks.layered.program import Program
 from hessian_tasks.spec import BlockRow
 
@@ -22,21 +22,31 @@ class Slab:
         start: Index in θ of the first row.
     """
 
-    def __init__(self, program: Program, wire: int, rows: range, like: Array) -> None:
-        """Allocate zeros.
+    def __init__(
+        self, program: Program, wire: int, rows: range, block: Array, row: BlockRow
+    ) -> None:
+        """Take the place in the block where all of it belongs there, else memory of its own.
 
         Args:
             program: The network.
             wire: The site.
             rows: Rows of its kernel.
-            like: θ, for its length and dtype.
+            block: The block row's entries ``[rows, P - row.start]``, zeros here.
+            row: The block row.
         """
         self._program = program
         self._wire = wire
         self._rows = rows
         site = program.site(wire)
         self.start = site.offset + rows.start * site.width
-        self.entries = np.zeros((len(rows) * site.width, len(like) - self.start), like.dtype)
+        self.stop = self.start + len(rows) * site.width
+        self._inside = row.start <= self.start and self.stop <= row.stop
+        if self._inside:
+            own = slice(self.start - row.start, self.stop - row.start)
+            self.entries = block[own, own.start :]
+        else:
+            num_columns = row.start + block.shape[1] - self.start
+            self.entries = np.zeros((self.stop - self.start, num_columns), block.dtype)
 
     def targets(self) -> Iterator[tuple[Array, SitePair]]:
         """The pairs of sites, each with the view ``[i, j, k, p]`` of its entries.
@@ -60,23 +70,25 @@ class Slab:
                 yield view, SitePair(self._wire, self._rows, other, columns)
 
     def copy_to(self, block: Array, row: BlockRow) -> None:
-        """Copy what belongs to a block row ``[rows, P - row.start]``.
+        """Complete the rows of the block row ``[rows, P - row.start]``.
 
         Columns before the slab's own are rows of the same block row, mirrored.
         """
-        top, bottom = max(row.start, self.start), min(row.stop, self.start + len(self.entries))
+        top, bottom = max(row.start, self.start), min(row.stop, self.stop)
         own = slice(top - row.start, bottom - row.start)
         before = max(0, self.start - row.start)
-        rows = self.entries[top - self.start : bottom - self.start]
-        block[own, before:] = rows[:, max(0, row.start - self.start) :]
+        if not self._inside:
+            rows = self.entries[top - self.start : bottom - self.start]
+            block[own, before:] = rows[:, max(0, row.start - self.start) :]
         block[own, :before] = block[:before, own].T
 
 
-def slabs(program: Program, row: BlockRow, like: Array) -> Iterator[Slab]:
+def slabs(program: Program, row: BlockRow, block: Array) -> Iterator[Slab]:
     """The slabs that a block row consists of, in order."""
     for wire in program.sites:
         site = program.site(wire)
         start = max(row.start, site.offset) - site.offset
         stop = min(row.stop, site.stop) - site.offset
         if start < stop:
-            yield Slab(program, wire, range(start // site.width, -(-stop // site.width)), like)
+            rows = range(start // site.width, -(-stop // site.width))
+            yield Slab(program, wire, rows, block, row)

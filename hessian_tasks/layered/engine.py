@@ -11,22 +11,18 @@ import numpy.typing as npt
 
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.errors import NotLayeredError
-from hessian_tasks.layered.contract import add_curvature, add_rows, mirror
-from hessian_tasks.layered.cuts import Slab, slabs
-from hessian_tasks.layered.expansion import Expansion, expand_term
+from hessian_tasks.layered.contract import Contraction
+from hessian_tasks.layered.cuts import slabs
+from hessian_tasks.layered.expansion import expand_term
 from hessian_tasks.layered.network import Network
+from hessian_tasks.layered.products import mirror
 from hessian_tasks.layered.reader import read_program
-from hessian_tasks.layered.tangents import Tangents
+from hessian_tasks.layered.workspace import Workspace
 from hessian_tasks.models import dtype_of, get_theta, parameter_layout
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.spec import BlockRow
 
 __all__ = ["LayeredEngine"]
-
-# Bytes of one tangent of a batch of points, of which some tens are kept at a time; and the
-# most points of a batch, beyond which matrix products do not get faster.
-TANGENT_BYTES = 8 * 2**20
-MAX_POINT_BATCH = 256
 
 
 class LayeredEngine:
@@ -37,7 +33,6 @@ class LayeredEngine:
 
     Attributes:
         layered_terms: Names of the terms that are computed by layers.
-        point_batch: Points computed at a time.
 
     Example:
         >>> import keras, numpy as np
@@ -69,15 +64,15 @@ class LayeredEngine:
         self.problem = problem
         self.layout = parameter_layout(problem.model)
         self.dtype = np.dtype(dtype_of(problem.model))
-        self._theta = get_theta(problem.model).astype(self.dtype)
+        theta = get_theta(problem.model).astype(self.dtype)
         self._program = read_program(problem.model, len(problem.coordinates))
-        network = Network(self._program, self._theta, len(problem.coordinates))
-        self._expansions = {term.name: expand_term(problem, network, term) for term in terms}
+        network = Network(self._program, theta, len(problem.coordinates))
+        workspace = Workspace(self.dtype)
+        self._contractions = {
+            term.name: Contraction(expand_term(problem, network, term), workspace) for term in terms
+        }
         self._others = AutodiffEngine(replace(problem, terms=others)) if others else None
-        self.layered_terms = list(self._expansions)
-        widths = sorted(self._program.site(wire).width for wire in self._program.sites)
-        tangent_bytes = self.dtype.itemsize * int(np.prod(widths[-2:]))
-        self.point_batch = max(1, min(MAX_POINT_BATCH, TANGENT_BYTES // tangent_bytes))
+        self.layered_terms = list(self._contractions)
 
     def block_row(
         self,
@@ -98,17 +93,20 @@ class LayeredEngine:
         Raises:
             ProblemError: If there is no such term.
         """
-        if self._others is not None and (term is None or term not in self._expansions):
+        if self._others is not None and (term is None or term not in self._contractions):
             block = self._others.block_row(row, term, check)
         else:
             block = np.zeros((row.num_rows, self.layout.num_params - row.start), self.dtype)
-        expansions = [e for name, e in self._expansions.items() if term in (None, name)]
-        if not expansions:
+        chosen = [c for name, c in self._contractions.items() if term in (None, name)]
+        if not chosen:
             return block
         layered = np.zeros_like(block) if self._others is not None else block
-        for slab in slabs(self._program, row, self._theta):
-            for expansion in expansions:
-                self._fill(slab, expansion, check)
+        for slab in slabs(self._program, row, layered):
+            for contraction in chosen:
+                contraction.add(slab.targets(), check)
+            for entries, pair in slab.targets():
+                if pair.same:
+                    mirror(entries)
             slab.copy_to(layered, row)
         if layered is not block:
             block += layered
@@ -124,17 +122,3 @@ class LayeredEngine:
     def num_graphs(self, per_term: bool) -> int:
         """Number of graphs that a run compiles, each about as large as the first."""
         return self._others.num_graphs(per_term) if self._others is not None else 1
-
-    def _fill(self, slab: Slab, expansion: Expansion, check: Callable[[], None]) -> None:
-        for start in range(0, expansion.num_points, self.point_batch):
-            check()
-            points = slice(start, min(start + self.point_batch, expansion.num_points))
-            tangents: dict[int, Tangents] = {}
-            for entries, pair in slab.targets():
-                if pair.first not in tangents:
-                    tangents[pair.first] = Tangents(expansion, pair.first, points)
-                add_curvature(entries, tangents[pair.first], pair)
-                add_rows(entries, expansion, pair, points)
-        for entries, pair in slab.targets():
-            if pair.same:
-                mirror(entries)

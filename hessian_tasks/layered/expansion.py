@@ -30,7 +30,7 @@ from hessian_tasks.problem import Problem, ResidualTerm
 __all__ = ["Expansion", "expand_term"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Expansion:
     """One term around θ.
 
@@ -45,8 +45,10 @@ class Expansion:
             ``((a, s), (b, t))``.
         output_curvature: ℓ'' by streams ``(s, t)``, ``[N, outputs, outputs]`` each; empty where
             :attr:`rows` has it.
-        rows: Cotangents of every stream of every wire, ``[ρ, N, width]`` each, whose outer
-            products with the weights' inputs are the rows of ``|ℓ''|^½ ∂u/∂θ``.
+        inputs: Of every site the streams of what it multiplies, with the 1 of the bias at the
+            end, ``[N, S, num_rows]``.
+        rows: Of every site cotangents ``[ρ, N, S, width]``, whose outer products with the
+            inputs, summed over streams, are the rows of ``|ℓ''|^½ ∂u/∂θ``.
         signs: Signs of the eigenvalues of ℓ'', ``[ρ, N]``.
     """
 
@@ -58,8 +60,13 @@ class Expansion:
     jacobians: dict[int, Jacobian]
     curvatures: dict[int, dict[tuple[Variable, Variable], Array]]
     output_curvature: dict[tuple[int, int], Array]
-    rows: WireStreams
+    inputs: dict[int, Array]
+    rows: dict[int, Array]
     signs: Array
+
+    def input_streams(self, site: int) -> list[int]:
+        """The streams of a site's inputs that are not zero."""
+        return [s for s in range(self.num_streams) if self.inputs[site][:, s].any()]
 
 
 def expand_term(problem: Problem, network: Network, term: ResidualTerm) -> Expansion:
@@ -139,6 +146,7 @@ def _expand(
         curvatures[wire] = curvature(streams, derivatives[wire], inputs, cotangents[wire])
     bends: dict[tuple[int, int], Array] = {}
     rows: WireStreams = [{} for _ in wires]
+    sites, widths = network.program.sites, network.program.widths
     signs = np.zeros((0, len(points)), network.dtype)
     if len(streams) == 1:
         bends = {(0, 0): bend[:, 0, :, 0].astype(network.dtype)}
@@ -154,9 +162,31 @@ def _expand(
         jacobians=jacobians,
         curvatures=curvatures,
         output_curvature=bends,
-        rows=rows,
+        inputs={w: _site_inputs(network, w, wires, (len(points), len(streams))) for w in sites},
+        rows={
+            w: _stack(rows[w], (*signs.shape, len(streams), widths[w]), network.dtype)
+            for w in sites
+        },
         signs=signs,
     )
+
+
+def _site_inputs(network: Network, wire: int, wires: WireStreams, shape: tuple[int, int]) -> Array:
+    site = network.program.site(wire)
+    inputs = np.zeros((*shape, site.num_rows), network.dtype)
+    if site.bias:
+        inputs[:, 0, -1] = 1
+    if site.source is not None:
+        for stream, values in wires[site.source].items():
+            inputs[:, stream, : site.num_inputs] = values
+    return inputs
+
+
+def _stack(streams: dict[int, Array], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    stacked = np.zeros(shape, dtype)
+    for stream, values in streams.items():
+        stacked[..., stream, :] = values
+    return stacked
 
 
 def _square_root(bend: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> tuple[Array, Array]:

@@ -51,6 +51,7 @@ class Network:
             for w, op in enumerate(program.operations)
             if isinstance(op, Linear)
         }
+        self.consumers = [program.consumers(wire) for wire in range(len(program.operations))]
         self._axes = [str(axis) for axis in range(num_coordinates)]
         self._compiled: dict[tuple[int, Any], Callable[..., Any]] = {}
 

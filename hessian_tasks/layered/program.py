@@ -136,6 +136,10 @@ class Program:
             return tuple(source for source, _ in operation.inputs)
         return operation.inputs if isinstance(operation, Node) else ()
 
+    def consumers(self, wire: int) -> list[int]:
+        """The wires that are made from a wire."""
+        return [other for other in range(len(self.operations)) if wire in self.inputs(other)]
+
     def upstream(self, wire: int) -> set[int]:
         """All wires that a wire depends on."""
         found: set[int] = set()

@@ -14,7 +14,6 @@ a kernel a neuron of the probe only moves that same neuron; such tangents are ke
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TypeAlias
 
 import numpy as np
@@ -22,6 +21,7 @@ import numpy as np
 from hessian_tasks.layered.expansion import Expansion
 from hessian_tasks.layered.network import Array
 from hessian_tasks.layered.program import Linear, Node, Site
+from hessian_tasks.layered.workspace import Workspace
 
 __all__ = ["Tangents", "is_diagonal"]
 
@@ -29,7 +29,7 @@ __all__ = ["Tangents", "is_diagonal"]
 PIECE_BYTES = 64 * 2**10
 
 Tangent: TypeAlias = Array | None
-"""Zero, ``[n, j]`` where neuron j moves neuron j only, or ``[j, n, p]``.
+"""Zero, ``[n, j]`` where neuron j moves neuron j only, or ``[j, n, p]``, j in the probe's part.
 
 With the probe's neurons outermost, a factor ``[n, p]`` is one long vector to each of them.
 """
@@ -41,32 +41,41 @@ def is_diagonal(tangent: Array) -> bool:
 
 
 class Tangents:
-    """The tangents of a batch of points with respect to the probe of one site.
+    """The tangents of a batch of points with respect to the probe of one site, or a part of it.
 
     Attributes:
         expansion: The term around θ.
         points: Which points.
+        neurons: Which neurons of the site are probed.
     """
 
-    def __init__(self, expansion: Expansion, site: int, points: slice) -> None:
+    def __init__(
+        self,
+        expansion: Expansion,
+        site: int,
+        points: slice,
+        neurons: slice,
+        workspace: Workspace,
+    ) -> None:
         """Prepare; nothing is computed yet.
 
         Args:
             expansion: The term around θ.
             site: The wire that is probed.
-            points: Which points.
+            points: Which points, from start to stop.
+            neurons: Which of its neurons, from start to stop.
+            workspace: Lends the memory of tangents that are no diagonals.
         """
         self.expansion = expansion
         self._network = expansion.network
         self._program = expansion.network.program
         self._site = site
         self.points = points
+        self.neurons = neurons
+        self._workspace = workspace
+        self._lent: dict[int, Array] = {}
         self._first: dict[tuple[int, int, int], Tangent] = {}
         self._second: dict[tuple[int, int, int], Tangent] = {}
-        self._consumers: defaultdict[int, list[int]] = defaultdict(list)
-        for wire in range(len(self._program.operations)):
-            for source in dict.fromkeys(self._program.inputs(wire)):
-                self._consumers[source].append(wire)
 
     def first(self, wire: int, s: int, t: int) -> Tangent:
         """Tangent of stream t of a wire with respect to stream s of the probe."""
@@ -82,58 +91,30 @@ class Tangents:
             self._second[key] = self._backwards(wire, s, t)
         return self._second[key]
 
-    def separable(self, site: int) -> dict[tuple[int, int], Array] | None:
-        """Whether ``second(site, s, t)`` is a product of a diagonal, the kernel and a curvature.
+    def release(self) -> None:
+        """Give the memory back; no tangent may be used any more."""
+        self._workspace.give_back(self._lent.values())
+        self._lent, self._first, self._second = {}, {}, {}
 
-        It is if a diagonal enters the kernel, and no cotangent behind the activation that
-        follows it moves.
+    def lend(self, *shape: int) -> Array:
+        """Memory for a tangent that is no diagonal."""
+        array = self._workspace.lend(*shape)
+        self._lent[id(array)] = array
+        return array
 
-        Returns:
-            The curvature ``[n, p]`` by pairs of streams of the site's result, or None.
-        """
-        source = next(iter(self._program.inputs(site)), None)
-        if site == self._site or source is None or not self._is_diagonal_wire(source):
-            return None
-        found: dict[tuple[int, int], Array] = {}
-        for node in self._consumers[site]:
-            bends = self._local_curvature(node, site)
-            if bends is None:
-                return None
-            for key, bend in bends.items():
-                found[key] = found[key] + bend if key in found else bend
-        return None if site == self._program.output else found
-
-    def _is_diagonal_wire(self, wire: int) -> bool:
-        streams = range(self.expansion.num_streams)
-        tangents = [self.first(wire, s, t) for s in streams for t in streams]
-        found = [tangent for tangent in tangents if tangent is not None]
-        return bool(found) and all(is_diagonal(tangent) for tangent in found)
-
-    def _local_curvature(self, node: int, site: int) -> dict[tuple[int, int], Array] | None:
-        streams = range(self.expansion.num_streams)
-        if not isinstance(self._program.operations[node], Node) or any(
-            self.second(node, s, t) is not None for s in streams for t in streams
-        ):
-            return None
-        inputs = self._program.inputs(node)
-        found: dict[tuple[int, int], Array] = {}
-        for ((a, t), (b, between)), bend in self.expansion.curvatures[node].items():
-            if inputs[a] != site:
-                continue
-            if inputs[b] == site:
-                found[between, t] = bend[self.points]
-            elif any(self.first(inputs[b], s, between) is not None for s in streams):
-                return None
-        return found
+    def give_back(self, array: Array) -> None:
+        """Give back the memory of an intermediate result."""
+        if self._lent.pop(id(array), None) is not None:
+            self._workspace.give_back([array])
 
     def _forwards(self, wire: int, s: int, t: int) -> Tangent:
         operation = self._program.operations[wire]
         if wire == self._site:
             if s != t:
                 return None
-            num_points = len(range(*self.points.indices(self.expansion.num_points)))
-            return np.ones((num_points, self._program.widths[wire]), self._network.dtype)
-        total = _Sum()
+            shape = [part.stop - part.start for part in (self.points, self.neurons)]
+            return np.ones(shape, self._network.dtype)
+        total = _Sum(self)
         if isinstance(operation, Site | Linear):
             for source in self._program.inputs(wire):
                 total.add_product(self.first(source, s, t), self._network.matrix(wire, source))
@@ -145,10 +126,10 @@ class Tangents:
         return total.value()
 
     def _backwards(self, wire: int, s: int, t: int) -> Tangent:
-        total = _Sum()
+        total = _Sum(self)
         if wire == self._program.output:
             self._add_output(total, s, t)
-        for consumer in self._consumers[wire]:
+        for consumer in self._network.consumers[wire]:
             if isinstance(self._program.operations[consumer], Node):
                 self._add_node(total, consumer, (wire, s, t))
             else:
@@ -160,8 +141,7 @@ class Tangents:
         for (between, out), bend in self.expansion.output_curvature.items():
             tangent = self.first(self._program.output, s, between)
             if out == t and tangent is not None:
-                dense = _dense(tangent) if is_diagonal(tangent) else tangent
-                total.add(np.einsum("jno,nop->jnp", dense, bend[self.points]))
+                total.add_bent(tangent, bend[self.points])
 
     def _add_node(self, total: _Sum, node: int, key: tuple[int, int, int]) -> None:
         wire, s, t = key
@@ -181,14 +161,16 @@ class _Sum:
     stay in the cache until it is complete; otherwise memory would decide the speed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tangents: Tangents) -> None:
+        self._tangents = tangents
+        self._neurons = tangents.neurons
         self._scaled: list[tuple[Array, Array]] = []
         self._others: list[Array] = []
 
     def add_scaled(self, tangent: Tangent, factor: Array) -> None:
         """Add the tangent of a product with ``factor`` ``[n, p]`` on each neuron."""
         if tangent is not None and is_diagonal(tangent):
-            self._others.append(tangent * factor)
+            self._others.append(tangent * factor[:, self._neurons])
         elif tangent is not None:
             self._scaled.append((tangent, factor))
 
@@ -197,14 +179,22 @@ class _Sum:
         if tangent is None:
             return
         if is_diagonal(tangent):
-            self._others.append(tangent.T[:, :, None] * matrix[:, None])
+            self._add_grid(tangent, matrix[self._neurons, None])
         else:
-            image = tangent.reshape(-1, len(matrix)) @ matrix
-            self._others.append(image.reshape(*tangent.shape[:2], -1))
+            image = self._tangents.lend(*tangent.shape[:2], matrix.shape[1])
+            np.matmul(tangent, matrix, out=image)
+            self._others.append(image)
 
-    def add(self, tangent: Array) -> None:
-        """Add a tangent that nothing else refers to."""
-        self._others.append(tangent)
+    def add_bent(self, tangent: Array, matrices: Array) -> None:
+        """Add the tangent of a product with matrices ``[n, o, p]``, one a point."""
+        if is_diagonal(tangent):
+            self._add_grid(tangent, matrices[:, self._neurons].swapaxes(0, 1))
+        else:
+            self._others.append(np.einsum("jno,nop->jnp", tangent, matrices))
+
+    def _add_grid(self, diagonal: Array, factors: Array) -> None:
+        image = self._tangents.lend(diagonal.shape[1], diagonal.shape[0], factors.shape[2])
+        self._others.append(np.multiply(diagonal.T[:, :, None], factors, out=image))
 
     def value(self) -> Tangent:
         """The sum; its parts must not be used any more."""
@@ -214,14 +204,15 @@ class _Sum:
             if total is None:
                 total = part
             elif is_diagonal(part) and not is_diagonal(total):
-                np.einsum("jnj->nj", total)[...] += part
+                np.einsum("jnj->nj", total[:, :, self._neurons])[...] += part
             else:
                 total += part
+                self._tangents.give_back(part)
         return total
 
     def _sum_scaled(self) -> Array:
         first, factor = self._scaled[0]
-        total = np.empty(first.shape, first.dtype)
+        total = self._tangents.lend(*first.shape)
         step = max(1, PIECE_BYTES // first[0].nbytes)
         spare = np.empty_like(total[:step])
         for j in range(0, len(total), step):
@@ -230,10 +221,3 @@ class _Sum:
             for tangent, factor_ in self._scaled[1:]:
                 piece += np.multiply(tangent[j : j + step], factor_, out=spare[: len(piece)])
         return total
-
-
-def _dense(diagonal: Array) -> Array:
-    num_points, width = diagonal.shape
-    dense = np.zeros((width, num_points, width), diagonal.dtype)
-    np.einsum("jnj->nj", dense)[...] = diagonal
-    return dense
