@@ -28,7 +28,7 @@ import numpy as np
 
 from hessian_tasks.layered.expansion import Expansion
 from hessian_tasks.layered.network import Array
-from hessian_tasks.layered.pairs import PairKind, SitePair, StreamPairs, find_kind, present
+from hessian_tasks.layered.pairs import Combinations, PairKind, SitePair, find_kinds
 from hessian_tasks.layered.products import FACTOR_BYTES, Outer, Products, slices
 from hessian_tasks.layered.tangents import Tangents
 from hessian_tasks.layered.workspace import Workspace
@@ -63,7 +63,7 @@ class Contraction:
     """Adds one term of the loss to entries of the Hessian."""
 
     def __init__(self, expansion: Expansion, workspace: Workspace) -> None:
-        """Take the term; kinds of pairs are found when they are first met.
+        """Take the term, and find the kinds of its pairs of sites.
 
         Args:
             expansion: The term around θ.
@@ -73,7 +73,7 @@ class Contraction:
         self._widths = expansion.network.program.widths
         self._workspace = workspace
         self._products = Products(workspace)
-        self._kinds: dict[tuple[int, int], PairKind] = {}
+        self._kinds = find_kinds(expansion)
 
     def add(self, targets: Iterable[tuple[Array, SitePair]], check: Callable[[], None]) -> None:
         """Add the term to entries.
@@ -83,7 +83,7 @@ class Contraction:
                 of one site with itself only ``k >= i`` becomes right.
             check: Called before each batch of points; may raise.
         """
-        chosen = [_Target(entries, pair, self._kind(pair)) for entries, pair in targets]
+        chosen = [_Target(e, pair, self._kinds[pair.first, pair.second]) for e, pair in targets]
         num_points, rank = self._expansion.num_points, len(self._expansion.signs)
         for points in slices(num_points, PRODUCT_DEPTH // rank) if rank else ():
             check()
@@ -93,12 +93,6 @@ class Contraction:
             check()
             for site in dict.fromkeys(target.pair.first for target in chosen):
                 self._add_curvature([t for t in chosen if t.pair.first == site], site, points)
-
-    def _kind(self, pair: SitePair) -> PairKind:
-        key = (pair.first, pair.second)
-        if key not in self._kinds:
-            self._kinds[key] = find_kind(self._expansion, *key)
-        return self._kinds[key]
 
     def _add_rows(self, target: _Target, points: slice) -> None:
         """The first part of H: a product of matrices with ρ rows a point."""
@@ -191,12 +185,14 @@ class Contraction:
             yield _Job(entries, outer, partial(_moved, site.source, rows, moved))
 
 
-def _bent(site: int, pairs: StreamPairs, tangents: Tangents) -> list[Array]:
-    return present(tangents.second(site, s, t) for s, t in pairs)
+def _bent(site: int, pairs: Combinations, tangents: Tangents) -> list[Array]:
+    found = [tangents.second(site, s, t) for s, t in pairs]
+    return [tangent for tangent in found if tangent is not None]
 
 
-def _moved(wire: int, rows: slice, pairs: StreamPairs, tangents: Tangents) -> list[Array]:
-    return [found[..., rows] for found in present(tangents.first(wire, s, t) for s, t in pairs)]
+def _moved(wire: int, rows: slice, pairs: Combinations, tangents: Tangents) -> list[Array]:
+    found = [tangents.first(wire, s, t) for s, t in pairs]
+    return [tangent[..., rows] for tangent in found if tangent is not None]
 
 
 def times_inputs(inputs: Array, factor: Array, out: Array | None = None) -> Array:

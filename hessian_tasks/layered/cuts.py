@@ -64,7 +64,7 @@ class Slab:
             view = self.entries[:, start : second.stop - self.start].reshape(
                 len(self._rows), site.width, len(columns), second.width
             )
-            if other in self._program.upstream(self._wire):
+            if self._program.probed(self._wire, other) != self._wire:
                 yield view.transpose(2, 3, 0, 1), SitePair(other, columns, self._wire, self._rows)
             else:
                 yield view, SitePair(self._wire, self._rows, other, columns)

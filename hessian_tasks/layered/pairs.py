@@ -1,10 +1,19 @@
-"""Pairs of sites: which of their tangents there are, and of what kind."""
+"""Pairs of sites: which of their tangents there are, and of what kind.
+
+The tangents of a wire by pairs of streams are often multiples of each other. A derivative
+∂A_xx/∂E_x is twice ∂A_x/∂E for one site, and for a Laplacian ∂G_x/∂E_x = ∂G_y/∂E_y; the products of
+such pairs are one product, whose left factor is the sum of theirs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TypeAlias
+
+import numpy as np
+import scipy.linalg
 
 from hessian_tasks.layered.expansion import Expansion
 from hessian_tasks.layered.network import Array
@@ -12,10 +21,21 @@ from hessian_tasks.layered.program import Node
 from hessian_tasks.layered.tangents import Tangents, is_diagonal
 from hessian_tasks.layered.workspace import Workspace
 
-__all__ = ["PairKind", "SitePair", "StreamPairs", "find_kind", "present"]
+__all__ = ["Combinations", "PairKind", "SitePair", "find_kinds"]
 
-StreamPairs: TypeAlias = list[tuple[int, int]]
+StreamPair: TypeAlias = tuple[int, int]
 """A stream of the probe and a stream of what moves."""
+
+Combinations: TypeAlias = dict[StreamPair, dict[StreamPair, float]]
+"""Independent pairs of streams, each with the pairs whose tangents contain its own, how often."""
+
+Probe: TypeAlias = Callable[[Tangents, int, int], Array | None]
+
+# From how many places along the points, and from how many neurons, tangents are compared.
+NUM_PLACES = 16
+NUM_NEURONS = 4
+POINTS_PER_PLACE = 4
+MAX_SHARES = 10.0
 
 
 @dataclass(frozen=True)
@@ -47,46 +67,107 @@ class PairKind:
     Attributes:
         separable: If the second's cotangents move by a product of a diagonal, the kernel and a
             curvature, that curvature ``[N, p]`` by pairs of streams of the second's result.
-        bent: Otherwise, pairs of streams whose cotangent moves, those that are diagonals first.
+        bent: Otherwise, pairs of streams whose cotangent moves: those that are diagonals (True)
+            and those that are not (False).
         moved: Pairs of streams where the second's input moves, likewise.
     """
 
-    separable: dict[tuple[int, int], Array] | None
-    bent: dict[bool, StreamPairs] = field(default_factory=dict)
-    moved: dict[bool, StreamPairs] = field(default_factory=dict)
+    separable: dict[StreamPair, Array] | None
+    bent: dict[bool, Combinations] = field(default_factory=dict)
+    moved: dict[bool, Combinations] = field(default_factory=dict)
 
 
-def find_kind(expansion: Expansion, first: int, second: int) -> PairKind:
-    """Find out from the tangents of one point; which of them are zero is the same for all.
+def find_kinds(expansion: Expansion) -> dict[tuple[int, int], PairKind]:
+    """The kinds of all pairs of sites, the probed one first.
+
+    They are found from the tangents of some points and neurons, and are the same for all.
 
     Args:
         expansion: The term around θ.
-        first: The site that is probed.
-        second: The other.
     """
     program = expansion.network.program
-    neurons = slice(0, program.widths[first])
     workspace = Workspace(expansion.network.dtype)
-    probe = Tangents(expansion, first, slice(0, 1), neurons, workspace)
+    kinds = {}
+    for first in program.sites:
+        probe = Tangents(expansion, first, slice(0, 1), slice(0, program.widths[first]), workspace)
+        samples = list(_samples(expansion, first, workspace))
+        for second in program.sites:
+            if program.probed(first, second) == first:
+                kinds[first, second] = _find_kind(probe, samples, (first, second))
+    return kinds
+
+
+def _find_kind(probe: Tangents, samples: list[Tangents], sites: tuple[int, int]) -> PairKind:
+    expansion, (first, second) = probe.expansion, sites
     streams = expansion.input_streams(first)
-    into = expansion.input_streams(second)
     separable = _separable(probe, first, second)
-    bent, moved = {}, {}
+    bent: dict[bool, Combinations] = {}
+    moved: dict[bool, Combinations] = {}
     if separable is None:
-        bent = _sort({(s, t): probe.second(second, s, t) for s in streams for t in into})
-    source = program.site(second).source
+        into = product(streams, expansion.input_streams(second))
+        bent = _combine(samples, into, lambda t, *pair: t.second(second, *pair))
+    source = expansion.network.program.site(second).source
     if source is not None:
-        reached = expansion.cotangents[second]
-        moved = _sort({(s, t): probe.first(source, s, t) for s in streams for t in reached})
+        reached = product(streams, expansion.cotangents[second])
+        moved = _combine(samples, reached, lambda t, *pair: t.first(source, *pair))
     return PairKind(separable, bent, moved)
 
 
-def _sort(tangents: dict[tuple[int, int], Array | None]) -> dict[bool, StreamPairs]:
-    found: dict[bool, StreamPairs] = {True: [], False: []}
-    for pair, tangent in tangents.items():
-        if tangent is not None:
-            found[is_diagonal(tangent)].append(pair)
-    return found
+def _samples(expansion: Expansion, site: int, workspace: Workspace) -> Iterator[Tangents]:
+    num_points, width = expansion.num_points, expansion.network.program.widths[site]
+    for place in range(min(NUM_PLACES, num_points)):
+        start = place * num_points // NUM_PLACES if num_points > NUM_PLACES else place
+        points = slice(start, min(start + POINTS_PER_PLACE, num_points))
+        neuron = (place % NUM_NEURONS) * width // NUM_NEURONS
+        yield Tangents(expansion, site, points, slice(neuron, neuron + 1), workspace)
+
+
+def _combine(
+    samples: list[Tangents], pairs: Iterable[StreamPair], find: Probe
+) -> dict[bool, Combinations]:
+    columns: dict[bool, dict[StreamPair, Array]] = {True: {}, False: {}}
+    for pair in pairs:
+        found = [tangent for t in samples if (tangent := find(t, *pair)) is not None]
+        if found:
+            numbers = np.concatenate([tangent.ravel() for tangent in found])
+            columns[is_diagonal(found[0])][pair] = numbers.astype(np.float64)
+    tolerance = 50 * float(np.finfo(samples[0].expansion.network.dtype).eps)
+    return {diagonal: independent(some, tolerance) for diagonal, some in columns.items() if some}
+
+
+def independent(vectors: dict[StreamPair, Array], tolerance: float) -> Combinations:
+    """Choose independent vectors, and write all as combinations of them.
+
+    Args:
+        vectors: By name, all of one length.
+        tolerance: Parts of a vector below this times its length count as zero.
+
+    Returns:
+        The chosen names, each with the coefficients in which the vectors contain it.
+
+    Example:
+        >>> import numpy as np
+        >>> v = np.array([1.0, 3.0])
+        >>> independent({(0, 0): v, (1, 1): v, (0, 1): v[::-1], (1, 2): 2 * v}, 1e-12)
+        {(0, 0): {(0, 0): 1.0, (1, 1): 1.0, (1, 2): 2.0}, (0, 1): {(0, 1): 1.0}}
+    """
+    chosen: Combinations = {}
+    for name, vector in vectors.items():
+        basis = list(chosen)
+        length = np.linalg.norm(vector)
+        if basis and length:
+            matrix = np.stack([vectors[other] for other in basis], axis=1)
+            coefficients = scipy.linalg.lstsq(matrix, vector)[0]
+            shares = np.abs(coefficients) * np.linalg.norm(matrix, axis=0) / length
+            rest = np.linalg.norm(vector - matrix @ coefficients) / length
+            # Large shares that cancel would cost digits.
+            if rest <= tolerance and shares.sum() < MAX_SHARES:
+                for other, share, coefficient in zip(basis, shares, coefficients, strict=True):
+                    if share > tolerance:
+                        chosen[other][name] = float(coefficient)
+                continue
+        chosen[name] = {name: 1.0}
+    return chosen
 
 
 def _separable(probe: Tangents, first: int, second: int) -> dict[tuple[int, int], Array] | None:
@@ -100,7 +181,7 @@ def _separable(probe: Tangents, first: int, second: int) -> dict[tuple[int, int]
     if first == second or source is None or second == program.output:
         return None
     streams = range(probe.expansion.num_streams)
-    entering = present(probe.first(source, s, t) for s in streams for t in streams)
+    entering = _present(probe.first(source, s, t) for s in streams for t in streams)
     if not entering or not all(is_diagonal(tangent) for tangent in entering):
         return None
     found: dict[tuple[int, int], Array] = {}
@@ -116,7 +197,7 @@ def _separable(probe: Tangents, first: int, second: int) -> dict[tuple[int, int]
 def _local_curvature(probe: Tangents, node: int, site: int) -> dict[tuple[int, int], Array] | None:
     expansion = probe.expansion
     program, streams = expansion.network.program, range(expansion.num_streams)
-    if not isinstance(program.operations[node], Node) or present(
+    if not isinstance(program.operations[node], Node) or _present(
         probe.second(node, s, t) for s in streams for t in streams
     ):
         return None
@@ -127,11 +208,10 @@ def _local_curvature(probe: Tangents, node: int, site: int) -> dict[tuple[int, i
             continue
         if inputs[b] == site:
             found[between, t] = bend
-        elif present(probe.first(inputs[b], s, between) for s in streams):
+        elif _present(probe.first(inputs[b], s, between) for s in streams):
             return None
     return found
 
 
-def present(tangents: Iterable[Array | None]) -> list[Array]:
-    """Those tangents that are not zero."""
+def _present(tangents: Iterable[Array | None]) -> list[Array]:
     return [tangent for tangent in tangents if tangent is not None]

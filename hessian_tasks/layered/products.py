@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from hessian_tasks.layered.network import Array
+from hessian_tasks.layered.pairs import Combinations
 from hessian_tasks.layered.tangents import is_diagonal
 from hessian_tasks.layered.workspace import Workspace
 
@@ -25,7 +26,7 @@ TRIANGLE_PARTS = 8
 
 
 class Outer:
-    """Products ``left_s[i] right_t[a]`` of factors, in parts of the rows i.
+    """Sums of products ``left_s[i] right_t[a]``, in parts of the rows i.
 
     They are kept if that takes no more than FACTOR_BYTES, since the parts of a probe share them.
     """
@@ -33,7 +34,7 @@ class Outer:
     def __init__(
         self,
         factors: tuple[Mapping[int, Array], Mapping[int, Array]],
-        pairs: Sequence[tuple[int, int]],
+        combinations: Combinations,
         triangular: bool,
         workspace: Workspace,
     ) -> None:
@@ -41,12 +42,12 @@ class Outer:
 
         Args:
             factors: Left and right ones by stream, ``[n, i]`` and ``[n, a]``.
-            pairs: The streams (s, t).
+            combinations: For each tangent the pairs (s, t) that it belongs to, how often.
             triangular: Whether only ``a >= i`` is wanted.
             workspace: Lends the memory.
         """
         self._factors = factors
-        self._pairs = pairs
+        self._combinations = list(combinations.values())
         self._triangular = triangular
         self._workspace = workspace
         self._kept: list[tuple[slice, int, Array]] | None = None
@@ -54,7 +55,7 @@ class Outer:
     def parts(self) -> Iterable[tuple[slice, int, Array]]:
         """Rows, the first column, and the matrix ``[pairs·n, i·a]`` of each part."""
         left, right = (next(iter(factors.values())) for factors in self._factors)
-        row_bytes = len(self._pairs) * right.size * right.itemsize
+        row_bytes = len(self._combinations) * right.size * right.itemsize
         num_rows = left.shape[1]
         rows = _row_parts(num_rows, FACTOR_BYTES // row_bytes, self._triangular)
         if num_rows * row_bytes > FACTOR_BYTES:
@@ -69,10 +70,12 @@ class Outer:
         right = {t: values[:, None, above:] for t, values in self._factors[1].items()}
         num_points, num_rows, _ = next(iter(left.values())).shape
         num_columns = next(iter(right.values())).shape[2]
-        outer = make(len(self._pairs), num_points, num_rows, num_columns)
-        for place, (s, t) in zip(outer, self._pairs, strict=True):
-            np.multiply(left[s], right[t], out=place)
-        return rows, above, outer.reshape(len(self._pairs) * num_points, -1)
+        outer = make(len(self._combinations), num_points, num_rows, num_columns)
+        for place, pairs in zip(outer, self._combinations, strict=True):
+            place[...] = 0
+            for (s, t), coefficient in pairs.items():
+                place += left[s].dtype.type(coefficient) * left[s] * right[t]
+        return rows, above, outer.reshape(len(self._combinations) * num_points, -1)
 
     def release(self) -> None:
         """Give the memory back."""
@@ -113,12 +116,12 @@ class Products:
             part += product
 
     def add_tangents(self, entries: Array, outer: Outer, tangents: Sequence[Array]) -> None:
-        """Add ``Σ_st left_s[i] right_t[a] tangent_st[j,b]`` to entries ``[i, a, j, b]``.
+        """Add ``Σ_r outer_r[i,a] tangent_r[j,b]``, summed over points, to entries ``[i, a, j, b]``.
 
         Args:
             entries: Added to; of diagonal tangents only ``j = b``.
             outer: The products of left and right.
-            tangents: For each pair (s, t) ``[j, n, b]``, or ``[n, j]`` for a diagonal, all alike.
+            tangents: For each of its combinations ``[j, n, b]``, or all ``[n, j]`` if diagonals.
         """
         stacked = self._stack(tangents)
         if is_diagonal(tangents[0]):

@@ -136,6 +136,14 @@ class Program:
             return tuple(source for source, _ in operation.inputs)
         return operation.inputs if isinstance(operation, Node) else ()
 
+    def probed(self, site: int, other: int) -> int:
+        """Which of two sites is probed: the one upstream, else the one earlier in θ."""
+        if other in self.upstream(site):
+            return other
+        if site in self.upstream(other):
+            return site
+        return site if self.site(site).offset <= self.site(other).offset else other
+
     def consumers(self, wire: int) -> list[int]:
         """The wires that are made from a wire."""
         return [other for other in range(len(self.operations)) if wire in self.inputs(other)]
