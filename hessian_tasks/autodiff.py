@@ -55,6 +55,7 @@ class AutodiffEngine:
     """
 
     name = "autodiff"
+    tile_multiple = 1
 
     def __init__(self, problem: Problem, row_batch: int = 64) -> None:
         """Prepare the engine; nothing is compiled yet.

@@ -45,6 +45,8 @@ class Request:
         allowed_bytes: Budget for the resident memory of the process.
         tile: Side of a tile, or None to choose.
         num_block_rows: How many block rows would be good, if memory does not ask for more.
+        tile_multiple: Of what the tile side should be a multiple; for small ones a larger
+            multiple is chosen.
     """
 
     num_params: int
@@ -54,6 +56,7 @@ class Request:
     allowed_bytes: int
     tile: int | None = None
     num_block_rows: int = WANTED_BLOCK_ROWS
+    tile_multiple: int = 1
 
 
 @dataclass(frozen=True)
@@ -191,5 +194,7 @@ def project_seconds(request: Request, cost: Cost, tile: int) -> float:
 def _preferred_tile(request: Request) -> int:
     largest = math.isqrt(MAX_TILE_BYTES // request.itemsize)
     wanted = math.ceil(request.num_params / request.num_block_rows)
-    rounded = math.ceil(wanted / MIN_TILE_SIDE) * MIN_TILE_SIDE
-    return min(rounded, largest, request.num_params)
+    multiple = request.tile_multiple * max(1, MIN_TILE_SIDE // request.tile_multiple)
+    multiple = min(multiple, largest)
+    rounded = math.ceil(wanted / multiple) * multiple
+    return min(rounded, largest // multiple * multiple, request.num_params)

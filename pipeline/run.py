@@ -110,6 +110,7 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
         allowed_bytes=options.allowed_bytes or psutil.virtual_memory().available // 2,
         tile=tile,
         num_block_rows=_wanted_block_rows(engine, num_threads),
+        tile_multiple=engine.tile_multiple,
     )
     plan = make_plan(request, cost)
     return Prepared(engine, choice, plan, time.perf_counter() - started)

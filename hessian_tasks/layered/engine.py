@@ -119,6 +119,15 @@ class LayeredEngine:
         chosen = [(sites[0], 1), (largest, 1), (largest, min(3, largest.num_rows))]
         return [BlockRow(0, s.offset, s.offset + rows * s.width) for s, rows in chosen]
 
+    @property
+    def tile_multiple(self) -> int:
+        """Rows of the Hessian that are computed together: those of one row of the largest kernel.
+
+        A block row that ends between them has them computed once more by the next.
+        """
+        sites = [self._program.site(wire) for wire in self._program.sites]
+        return max(sites, key=lambda site: site.num_rows * site.width).width
+
     def num_graphs(self, per_term: bool) -> int:
         """Number of graphs that a run compiles, each about as large as the first."""
         return self._others.num_graphs(per_term) if self._others is not None else 1
