@@ -30,10 +30,11 @@ from hessian_tasks.layered.expansion import Expansion
 from hessian_tasks.layered.network import Array
 from hessian_tasks.layered.pairs import Combinations, PairKind, SitePair, find_kinds
 from hessian_tasks.layered.products import FACTOR_BYTES, Outer, Products, slices
+from hessian_tasks.layered.rows import RowFactors, times_inputs
 from hessian_tasks.layered.tangents import Tangents
 from hessian_tasks.layered.workspace import Workspace
 
-__all__ = ["Contraction", "times_inputs"]
+__all__ = ["Contraction"]
 
 # Rows of the factors of a product; with fewer, the time to add products up shows.
 PRODUCT_DEPTH = 1024
@@ -48,6 +49,17 @@ class _Target:
     entries: Array
     pair: SitePair
     kind: PairKind
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """Cotangents L and R ``[r, n, S, width]`` at some points, and the inputs that they go with."""
+
+    inputs: Mapping[int, Array]
+    points: slice
+    left: Array
+    right: Array
+    scale: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -84,24 +96,28 @@ class Contraction:
             check: Called before each batch of points; may raise.
         """
         chosen = [_Target(e, pair, self._kinds[pair.first, pair.second]) for e, pair in targets]
-        num_points, rank = self._expansion.num_points, len(self._expansion.signs)
-        for points in slices(num_points, PRODUCT_DEPTH // rank) if rank else ():
-            check()
-            for target in chosen:
-                self._add_rows(target, points)
+        num_points = self._expansion.num_points
+        if self._expansion.rows is not None:
+            self._add_rows(chosen, self._expansion.rows, check)
         for points in slices(num_points, PRODUCT_DEPTH // self._expansion.num_streams):
             check()
             for site in dict.fromkeys(target.pair.first for target in chosen):
                 self._add_curvature([t for t in chosen if t.pair.first == site], site, points)
 
-    def _add_rows(self, target: _Target, points: slice) -> None:
+    def _add_rows(
+        self, targets: list[_Target], rows: RowFactors, check: Callable[[], None]
+    ) -> None:
         """The first part of H: a product of matrices with ρ rows a point."""
-        expansion, pair = self._expansion, target.pair
-        left = expansion.rows[pair.first][:, points]
-        right = expansion.rows[pair.second][:, points]
-        if left.any() and right.any():
-            signs = expansion.signs[:, points, None, None]
-            self._add_factored(target, points, (signs * left, right), None)
+        rank, num_points = rows.signs.shape
+        for points in slices(num_points, PRODUCT_DEPTH // max(1, rank)):
+            check()
+            for target in targets:
+                left = rows.cotangents[target.pair.first][:, points]
+                right = rows.cotangents[target.pair.second][:, points]
+                if left.any() and right.any():
+                    signs = rows.signs[:, points, None, None]
+                    factors = _Factors(rows.inputs, points, signs * left, right)
+                    self._add_factored(target, factors)
 
     def _add_curvature(self, targets: list[_Target], site: int, points: slice) -> None:
         """The second part of H, for one probe: cotangents times second derivatives."""
@@ -144,26 +160,23 @@ class Contraction:
                     left[b, :, s] = moved
                 if (between, s) in bends:
                     right[b, :, s] = bends[between, s][points]
-        self._add_factored(target, points, (left, right), expansion.network.kernel(second))
+        factors = _Factors(expansion.inputs, points, left, right, expansion.network.kernel(second))
+        self._add_factored(target, factors)
 
-    def _add_factored(
-        self, target: _Target, points: slice, factors: tuple[Array, Array], scale: Array | None
-    ) -> None:
-        """Add ``scale[j,p] Σ_rn (Σ_s A_l[i] L[j]) (Σ_t A_m[k] R[p])``.
-
-        The factors L and R are ``[r, n, S, width]``.
-        """
-        pair, inputs = target.pair, self._expansion.inputs
+    def _add_factored(self, target: _Target, factors: _Factors) -> None:
+        """Add ``scale[j,p] Σ_rn (Σ_s A_l[i] L[j]) (Σ_t A_m[k] R[p])``."""
+        pair, points = target.pair, factors.points
         take = self._workspace.take
-        columns = inputs[pair.first][points, :, _slice(pair.first_rows)]
-        left = times_inputs(columns, factors[0], take("left", *_rows_shape(columns, factors[0])))
-        column_bytes = len(left) * factors[1].shape[3] * left.itemsize
+        columns = factors.inputs[pair.first][points, :, _slice(pair.first_rows)]
+        left = times_inputs(columns, factors.left, take("left", *_shape(columns, factors.left)))
+        column_bytes = len(left) * factors.right.shape[3] * left.itemsize
         for kept in slices(len(pair.second_rows), FACTOR_BYTES // column_bytes):
-            columns = inputs[pair.second][points, :, _slice(pair.second_rows[kept])]
-            out = take("right", *_rows_shape(columns, factors[1]))
-            right = times_inputs(columns, factors[1], out)
+            columns = factors.inputs[pair.second][points, :, _slice(pair.second_rows[kept])]
+            out = take("right", *_shape(columns, factors.right))
+            right = times_inputs(columns, factors.right, out)
             corner = kept.start if pair.same else None
-            self._products.add_outer(target.entries[:, :, kept], left, right, scale, corner)
+            entries = target.entries[:, :, kept]
+            self._products.add_outer(entries, left, right, factors.scale, corner)
 
     def _jobs(self, target: _Target, points: slice, *, diagonal: bool) -> Iterator[_Job]:
         """What comes from tangents that are diagonals, or from those that are not."""
@@ -195,13 +208,7 @@ def _moved(wire: int, rows: slice, pairs: Combinations, tangents: Tangents) -> l
     return [tangent[..., rows] for tangent in found if tangent is not None]
 
 
-def times_inputs(inputs: Array, factor: Array, out: Array | None = None) -> Array:
-    """``Σ_s A[n,s,i] F[r,n,s,j]`` for inputs ``[n, S, i]``, as a matrix ``[r·n, i·j]``."""
-    product = np.matmul(inputs.swapaxes(1, 2), factor, out=out)
-    return product.reshape(product.shape[0] * product.shape[1], -1)
-
-
-def _rows_shape(inputs: Array, factor: Array) -> tuple[int, int, int, int]:
+def _shape(inputs: Array, factor: Array) -> tuple[int, int, int, int]:
     return (*factor.shape[:2], inputs.shape[2], factor.shape[3])
 
 

@@ -20,57 +20,101 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.layered.composition import Variable
-from hessian_tasks.layered.network import Array, Jacobian, Network, WireStreams, curvature
-from hessian_tasks.layered.program import Node
+from hessian_tasks.layered.linearise import Linearised, linearise
+from hessian_tasks.layered.network import Array, Network, WireStreams, curvature
 from hessian_tasks.layered.quadratic import QuadraticModel, expand_residual
+from hessian_tasks.layered.rows import RowFactors
 from hessian_tasks.layered.streams import Index, Streams, closure, maximal, row_space
 from hessian_tasks.loss import required_indices
 from hessian_tasks.problem import Problem, ResidualTerm
 
-__all__ = ["Expansion", "expand_term"]
+__all__ = ["Expansion", "LocalModel", "expand", "expand_term", "read_term", "square_root"]
 
 
 @dataclass(frozen=True, eq=False)
-class Expansion:
-    """One term around θ.
+class Expansion(Linearised):
+    """One term around θ, or its part from one evaluation of the network.
 
     Attributes:
-        network: The network.
-        num_points: N.
-        num_streams: S.
-        wires: Streams of every wire.
         cotangents: ``∂ℓ/∂`` of every stream of every wire, ``[N, width]`` each.
-        jacobians: Of every node, by its wire.
         curvatures: Of every node: second derivatives contracted with the cotangents, by
             ``((a, s), (b, t))``.
         output_curvature: ℓ'' by streams ``(s, t)``, ``[N, outputs, outputs]`` each; empty where
             :attr:`rows` has it.
-        inputs: Of every site the streams of what it multiplies, with the 1 of the bias at the
-            end, ``[N, S, num_rows]``.
-        rows: Of every site cotangents ``[ρ, N, S, width]``, whose outer products with the
-            inputs, summed over streams, are the rows of ``|ℓ''|^½ ∂u/∂θ``.
-        signs: Signs of the eigenvalues of ℓ'', ``[ρ, N]``.
+        rows: The rows of ``|ℓ''|^½ ∂u/∂θ``, with the signs of the eigenvalues of ℓ'', or None.
     """
 
-    network: Network
-    num_points: int
-    num_streams: int
-    wires: WireStreams
     cotangents: WireStreams
-    jacobians: dict[int, Jacobian]
     curvatures: dict[int, dict[tuple[Variable, Variable], Array]]
     output_curvature: dict[tuple[int, int], Array]
-    inputs: dict[int, Array]
-    rows: dict[int, Array]
-    signs: Array
+    rows: RowFactors | None
 
-    def input_streams(self, site: int) -> list[int]:
-        """The streams of a site's inputs that are not zero."""
-        return [s for s in range(self.num_streams) if self.inputs[site][:, s].any()]
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A term as a function of the streams at its points, to second order.
+
+    Attributes:
+        points: The points ``[N, d]``.
+        streams: The streams that travel.
+        positions: Those of them that the term depends on, R of them.
+        model: The term's derivatives with respect to these R.
+    """
+
+    points: Array
+    streams: Streams
+    positions: list[int]
+    model: QuadraticModel
 
 
 def expand_term(problem: Problem, network: Network, term: ResidualTerm) -> Expansion:
     """Expand a residual term.
+
+    Raises:
+        NotLayeredError: If its residual couples points.
+    """
+    local = read_term(problem, network, term)
+    at = linearise(network, local.points, local.streams)
+    slope, bend = local.model.slope, local.model.curvature
+    if len(local.streams) == 1:
+        folded = {(0, 0): bend[:, 0, :, 0].astype(network.dtype)}
+        return expand(at, slope, local.positions, folded, None)
+    seeds, signs = square_root(bend, network.dtype)
+    return expand(at, slope, local.positions, {}, at.pull_back_rows(seeds, local.positions, signs))
+
+
+def expand(
+    at: Linearised,
+    slope: npt.NDArray[np.float64],
+    positions: Sequence[int],
+    output_curvature: dict[tuple[int, int], Array],
+    rows: RowFactors | None,
+) -> Expansion:
+    """Expand a term whose derivatives with respect to the output are known.
+
+    Args:
+        at: The network.
+        slope: ``∂ℓ/∂u`` ``[N, R, outputs]``.
+        positions: The R streams.
+        output_curvature: ℓ'', if it is to be kept together with the rest.
+        rows: Its rows otherwise.
+    """
+    cotangents = at.pull_back(slope, positions)
+    curvatures = {}
+    for wire in at.jacobians:
+        inputs = [at.wires[source] for source in at.network.program.inputs(wire)]
+        curvatures[wire] = curvature(at.streams, at.derivatives[wire], inputs, cotangents[wire])
+    return Expansion(
+        **vars(at),
+        cotangents=cotangents,
+        curvatures=curvatures,
+        output_curvature=output_curvature,
+        rows=rows,
+    )
+
+
+def read_term(problem: Problem, network: Network, term: ResidualTerm) -> LocalModel:
+    """Find the streams of a residual term, and its derivatives with respect to them.
 
     Raises:
         NotLayeredError: If its residual couples points.
@@ -84,9 +128,12 @@ def expand_term(problem: Problem, network: Network, term: ResidualTerm) -> Expan
     streams, used = merge(every, indices, model, network.dtype)
     slots = [slot for slot, _ in used]
     positions = [stream for _, stream in used]
-    slope = model.slope[:, slots]
-    bend = model.curvature[:, slots][:, :, :, slots]
-    return _expand(network, points, streams, positions, slope, bend)
+    model = QuadraticModel(
+        slope=model.slope[:, slots],
+        curvature=model.curvature[:, slots][:, :, :, slots],
+        jacobian=model.jacobian[:, :, slots],
+    )
+    return LocalModel(points, streams, positions, model)
 
 
 def _take(output: dict[int, Array], positions: Sequence[int], network: Network) -> Array:
@@ -127,69 +174,7 @@ def merge(
     return Streams(plain, merged), used
 
 
-def _expand(
-    network: Network,
-    points: Array,
-    streams: Streams,
-    positions: list[int],
-    slope: npt.NDArray[np.float64],
-    bend: npt.NDArray[np.float64],
-) -> Expansion:
-    wires, derivatives = network.forward(points, streams)
-    nodes = [w for w, op in enumerate(network.program.operations) if isinstance(op, Node)]
-    jacobians = {w: network.jacobian(w, streams, derivatives[w], wires) for w in nodes}
-    seed = {p: slope[:, i].astype(network.dtype) for i, p in enumerate(positions)}
-    cotangents = network.pull_back({p: v for p, v in seed.items() if np.any(v)}, jacobians)
-    curvatures = {}
-    for wire in nodes:
-        inputs = [wires[source] for source in network.program.inputs(wire)]
-        curvatures[wire] = curvature(streams, derivatives[wire], inputs, cotangents[wire])
-    bends: dict[tuple[int, int], Array] = {}
-    rows: WireStreams = [{} for _ in wires]
-    sites, widths = network.program.sites, network.program.widths
-    signs = np.zeros((0, len(points)), network.dtype)
-    if len(streams) == 1:
-        bends = {(0, 0): bend[:, 0, :, 0].astype(network.dtype)}
-    else:
-        seeds, signs = _square_root(bend, network.dtype)
-        rows = network.pull_back({p: seeds[:, :, i] for i, p in enumerate(positions)}, jacobians)
-    return Expansion(
-        network=network,
-        num_points=len(points),
-        num_streams=len(streams),
-        wires=wires,
-        cotangents=cotangents,
-        jacobians=jacobians,
-        curvatures=curvatures,
-        output_curvature=bends,
-        inputs={w: _site_inputs(network, w, wires, (len(points), len(streams))) for w in sites},
-        rows={
-            w: _stack(rows[w], (*signs.shape, len(streams), widths[w]), network.dtype)
-            for w in sites
-        },
-        signs=signs,
-    )
-
-
-def _site_inputs(network: Network, wire: int, wires: WireStreams, shape: tuple[int, int]) -> Array:
-    site = network.program.site(wire)
-    inputs = np.zeros((*shape, site.num_rows), network.dtype)
-    if site.bias:
-        inputs[:, 0, -1] = 1
-    if site.source is not None:
-        for stream, values in wires[site.source].items():
-            inputs[:, stream, : site.num_inputs] = values
-    return inputs
-
-
-def _stack(streams: dict[int, Array], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    stacked = np.zeros(shape, dtype)
-    for stream, values in streams.items():
-        stacked[..., stream, :] = values
-    return stacked
-
-
-def _square_root(bend: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> tuple[Array, Array]:
+def square_root(bend: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """Vectors q with ``ℓ'' = Σ ± q qᵀ`` at each point, ``[ρ, N, R, outputs]``, and the signs."""
     num_points, num_streams, num_outputs = bend.shape[:3]
     side = num_streams * num_outputs

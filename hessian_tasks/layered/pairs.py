@@ -13,7 +13,6 @@ from itertools import product
 from typing import TypeAlias
 
 import numpy as np
-import scipy.linalg
 
 from hessian_tasks.layered.expansion import Expansion
 from hessian_tasks.layered.network import Array
@@ -157,7 +156,7 @@ def independent(vectors: dict[StreamPair, Array], tolerance: float) -> Combinati
         length = np.linalg.norm(vector)
         if basis and length:
             matrix = np.stack([vectors[other] for other in basis], axis=1)
-            coefficients = scipy.linalg.lstsq(matrix, vector)[0]
+            coefficients = np.linalg.lstsq(matrix, vector, rcond=None)[0]
             shares = np.abs(coefficients) * np.linalg.norm(matrix, axis=0) / length
             rest = np.linalg.norm(vector - matrix @ coefficients) / length
             # Large shares that cancel would cost digits.
