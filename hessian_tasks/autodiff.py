@@ -33,7 +33,13 @@ from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.spec import BlockRow
 
-__all__ = ["AutodiffEngine", "hessian_vector_product"]
+__all__ = [
+    "AutodiffEngine",
+    "hessian_vector_product",
+    "pull_back",
+    "select_terms",
+    "trial_rows",
+]
 
 
 class AutodiffEngine:
@@ -102,8 +108,7 @@ class AutodiffEngine:
 
     def trial_rows(self) -> list[BlockRow]:
         """A few rows that are typical of the whole: one to compile, a short and a longer one."""
-        short, long = (min(count, self.layout.num_params) for count in (4, 16))
-        return [BlockRow(0, 0, stop) for stop in (long, short, long)]
+        return trial_rows(self.layout.num_params, 4, 16)
 
     def num_graphs(self, per_term: bool) -> int:
         """Number of graphs that a run compiles, each about as large as the first."""
@@ -120,7 +125,7 @@ class AutodiffEngine:
 
     def _make_rows(self, term: str | None, first: int) -> Callable[[Tensor, Tensor], Tensor]:
         variables = self._variables[first:]
-        terms = _select_terms(self.problem, term)
+        terms = select_terms(self.problem, term)
 
         def loss() -> Tensor:
             return tf.add_n([term_loss(self.problem, t) for t in terms])
@@ -131,7 +136,7 @@ class AutodiffEngine:
 
             def row(index: Tensor) -> Tensor:
                 one_hot = tf.one_hot(index, tf.size(grad), dtype=grad.dtype)
-                return _pull_back(tape, grad, variables, one_hot)
+                return pull_back(tape, grad, variables, one_hot)
 
             return tf.map_fn(row, tf.range(start, stop), fn_output_signature=grad.dtype)
 
@@ -161,7 +166,7 @@ def hessian_vector_product(problem: Problem, vectors: npt.NDArray[Any]) -> npt.N
                 variables,
             )
             slope = tf.tensordot(grad, vector, 1)
-        return _pull_back(tape, slope, variables)
+        return pull_back(tape, slope, variables)
 
     dtype = dtype_of(problem.model)
     spec = tf.TensorSpec([vectors.shape[1]], dtype)
@@ -169,16 +174,33 @@ def hessian_vector_product(problem: Problem, vectors: npt.NDArray[Any]) -> npt.N
     return np.stack([compiled(tf.constant(v, dtype)).numpy() for v in vectors])
 
 
-def _pull_back(
+def trial_rows(num_params: int, few: int, more: int) -> list[BlockRow]:
+    """Block rows to try, from the first row on: one to compile, a short and a longer one.
+
+    Example:
+        >>> [row.stop for row in trial_rows(10, 4, 16)]
+        [10, 4, 10]
+    """
+    short, long = min(few, num_params), min(more, num_params)
+    return [BlockRow(0, 0, stop) for stop in (long, short, long)]
+
+
+def pull_back(
     tape: tf.GradientTape, y: Tensor, variables: list[Tensor], cotangent: Tensor | None = None
 ) -> Tensor:
+    """``(∂y/∂variables)ᵀ cotangent`` as one vector; the cotangent is 1 by default."""
     zero = tf.UnconnectedGradients.ZERO
     return flatten(
         tape.gradient(y, variables, output_gradients=cotangent, unconnected_gradients=zero)
     )
 
 
-def _select_terms(problem: Problem, name: str | None) -> list[ResidualTerm | LossTerm]:
+def select_terms(problem: Problem, name: str | None) -> list[ResidualTerm | LossTerm]:
+    """The terms of that name, or all.
+
+    Raises:
+        ProblemError: If there is no such term.
+    """
     terms = [term for term in problem.terms if name in (None, term.name)]
     if not terms:
         known = ", ".join(term.name for term in problem.terms)

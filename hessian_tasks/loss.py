@@ -23,6 +23,7 @@ __all__ = [
     "required_indices",
     "residual_columns",
     "term_loss",
+    "term_residual",
 ]
 
 
@@ -47,7 +48,7 @@ def term_loss(
     dtype = dtype_of(problem.model)
     try:
         if isinstance(term, ResidualTerm):
-            residual = _residual(problem, term, derivative)
+            residual = term_residual(problem, term, derivative)
             value = tf.reduce_mean(tf.square(residual))
         else:
             arrays = {key: _constant(array, dtype) for key, array in term.arrays.items()}
@@ -74,9 +75,23 @@ def _check_precision(found: str, dtype: str, what: str) -> None:
         )
 
 
-def _residual(
-    problem: Problem, term: ResidualTerm, derivative: Callable[[Tensor, Tensor, int], Tensor]
+def term_residual(
+    problem: Problem,
+    term: ResidualTerm,
+    derivative: Callable[[Tensor, Tensor, int], Tensor] = forward_derivative,
 ) -> Tensor:
+    """The residual of a term at its points, ``[N, components]`` in the model's dtype.
+
+    Call it inside ``tf.function``.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+        term: One of its residual terms.
+        derivative: How its jet differentiates.
+
+    Raises:
+        ProblemError: If the residual has the wrong shape, or the network's inputs the wrong dtype.
+    """
     dtype = dtype_of(problem.model)
     for entry in getattr(problem.model, "inputs", None) or []:
         _check_precision(str(entry.dtype), dtype, "The network's input has")

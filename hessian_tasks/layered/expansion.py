@@ -20,14 +20,21 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.layered.composition import Variable
-from hessian_tasks.layered.network import Array, Jacobian, Network, WireStreams, curvature
+from hessian_tasks.layered.network import (
+    Array,
+    Derivatives,
+    Jacobian,
+    Network,
+    WireStreams,
+    curvature,
+)
 from hessian_tasks.layered.program import Node
 from hessian_tasks.layered.quadratic import QuadraticModel, expand_residual
 from hessian_tasks.layered.streams import Index, Streams, closure, maximal, row_space
 from hessian_tasks.loss import required_indices
 from hessian_tasks.problem import Problem, ResidualTerm
 
-__all__ = ["Expansion", "expand_term"]
+__all__ = ["Expansion", "LocalModel", "expand_term", "node_jacobians", "read_term"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +76,34 @@ class Expansion:
         return [s for s in range(self.num_streams) if self.inputs[site][:, s].any()]
 
 
+@dataclass(frozen=True)
+class LocalModel:
+    """A term as a function of the streams at its points, to second order.
+
+    Attributes:
+        points: The points ``[N, d]``.
+        streams: The streams that travel.
+        positions: Those of them that the term depends on, R of them.
+        model: The term's derivatives with respect to these R.
+    """
+
+    points: Array
+    streams: Streams
+    positions: list[int]
+    model: QuadraticModel
+
+
 def expand_term(problem: Problem, network: Network, term: ResidualTerm) -> Expansion:
     """Expand a residual term.
+
+    Raises:
+        NotLayeredError: If its residual couples points.
+    """
+    return _expand(network, read_term(problem, network, term))
+
+
+def read_term(problem: Problem, network: Network, term: ResidualTerm) -> LocalModel:
+    """Find the streams of a residual term, and its derivatives with respect to them.
 
     Raises:
         NotLayeredError: If its residual couples points.
@@ -84,9 +117,12 @@ def expand_term(problem: Problem, network: Network, term: ResidualTerm) -> Expan
     streams, used = merge(every, indices, model, network.dtype)
     slots = [slot for slot, _ in used]
     positions = [stream for _, stream in used]
-    slope = model.slope[:, slots]
-    bend = model.curvature[:, slots][:, :, :, slots]
-    return _expand(network, points, streams, positions, slope, bend)
+    model = QuadraticModel(
+        slope=model.slope[:, slots],
+        curvature=model.curvature[:, slots][:, :, :, slots],
+        jacobian=model.jacobian[:, :, slots],
+    )
+    return LocalModel(points, streams, positions, model)
 
 
 def _take(output: dict[int, Array], positions: Sequence[int], network: Network) -> Array:
@@ -127,21 +163,23 @@ def merge(
     return Streams(plain, merged), used
 
 
-def _expand(
-    network: Network,
-    points: Array,
-    streams: Streams,
-    positions: list[int],
-    slope: npt.NDArray[np.float64],
-    bend: npt.NDArray[np.float64],
-) -> Expansion:
-    wires, derivatives = network.forward(points, streams)
+def node_jacobians(
+    network: Network, streams: Streams, wires: WireStreams, derivatives: list[Derivatives]
+) -> dict[int, Jacobian]:
+    """The Jacobians of all nodes, by their wires."""
     nodes = [w for w, op in enumerate(network.program.operations) if isinstance(op, Node)]
-    jacobians = {w: network.jacobian(w, streams, derivatives[w], wires) for w in nodes}
+    return {w: network.jacobian(w, streams, derivatives[w], wires) for w in nodes}
+
+
+def _expand(network: Network, local: LocalModel) -> Expansion:
+    points, streams, positions = local.points, local.streams, local.positions
+    slope, bend = local.model.slope, local.model.curvature
+    wires, derivatives = network.forward(points, streams)
+    jacobians = node_jacobians(network, streams, wires, derivatives)
     seed = {p: slope[:, i].astype(network.dtype) for i, p in enumerate(positions)}
     cotangents = network.pull_back({p: v for p, v in seed.items() if np.any(v)}, jacobians)
     curvatures = {}
-    for wire in nodes:
+    for wire in jacobians:
         inputs = [wires[source] for source in network.program.inputs(wire)]
         curvatures[wire] = curvature(streams, derivatives[wire], inputs, cotangents[wire])
     bends: dict[tuple[int, int], Array] = {}

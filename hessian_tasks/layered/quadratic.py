@@ -34,8 +34,7 @@ class QuadraticModel:
     Attributes:
         slope: ``∂ℓ/∂u`` ``[N, R, outputs]``, R the number of derivatives that the term uses.
         curvature: ``∂²ℓ/∂u∂u`` ``[N, R, outputs, R, outputs]``.
-        jacobian: ``√(2|w| / (N C)) ∂r/∂u`` ``[N, C, R, outputs]`` for the C components of the
-            residual, so that the Gauss-Newton matrix is ``± Σ jacobianᵀ jacobian``.
+        jacobian: ``∂r/∂u`` ``[N, C, R, outputs]`` for the C components of the residual.
     """
 
     slope: npt.NDArray[np.float64]
@@ -66,10 +65,9 @@ def expand_residual(
         columns = tf.unstack(u, axis=1)
         jet = Jet.of(dict(zip(indices, columns, strict=True)), coordinates)
         residual = residual_columns(term, tf.constant(points), jet)
-        scale = 2 * abs(term.weight) / float(np.prod(residual.shape))
-        loss = np.sign(term.weight) * scale / 2 * tf.reduce_sum(tf.square(residual))
+        loss = term.weight / float(np.prod(residual.shape)) * tf.reduce_sum(tf.square(residual))
         slope = _gradient(loss, u)
-        jacobian = [np.sqrt(scale) * _gradient(r, u) for r in tf.unstack(residual, axis=1)]
+        jacobian = [_gradient(r, u) for r in tf.unstack(residual, axis=1)]
         entries = tf.unstack(tf.reshape(slope, [len(points), -1]), axis=1)
         rows = tf.stack([_gradient(entry, u) for entry in entries], axis=1)
         # Summed over points, the rows would hide a coupling between them; ℓ'' v does not.
