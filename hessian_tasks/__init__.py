@@ -4,6 +4,7 @@ Importing this package imports neither TensorFlow nor Keras, so that planning,
 status and analysis start at once. The modules that need them say so:
 :mod:`~hessian_tasks.jets`, :mod:`~hessian_tasks.loss`,
 :mod:`~hessian_tasks.models`, :mod:`~hessian_tasks.autodiff`,
+:mod:`~hessian_tasks.linearised`, :mod:`~hessian_tasks.gauss_newton`,
 :mod:`~hessian_tasks.rebuild`.
 """
 

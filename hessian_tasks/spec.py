@@ -1,16 +1,89 @@
-"""The unit of work, one block row of the Hessian, and the names of what computes it."""
+"""The unit of work, one block row of a matrix, and the names of what computes it."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["BlockRow", "EngineChoice", "EngineName"]
+__all__ = [
+    "GAUSS_NEWTON",
+    "HESSIAN",
+    "BlockRow",
+    "EngineChoice",
+    "EngineName",
+    "Matrix",
+    "TermResiduals",
+    "matrix_of",
+]
 
-EngineName = Literal["auto", "layered", "autodiff"]
+EngineName = Literal["auto", "layered", "autodiff", "ggn"]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What is computed, and what to call it.
+
+    Attributes:
+        name: Name of its array in a store.
+        title: In a sentence.
+        plural: Likewise.
+        symbol: In a formula.
+        entry: One of its entries, in a formula.
+    """
+
+    name: str
+    title: str
+    plural: str
+    symbol: str
+    entry: str
+
+
+HESSIAN = Matrix("hessian", "Hessian", "Hessians", "H", "∂²L/∂θᵢ∂θⱼ")
+GAUSS_NEWTON = Matrix("ggn", "Gauss-Newton matrix", "Gauss-Newton matrices", "G", "Gᵢⱼ")
+
+
+def matrix_of(engine: EngineName) -> Matrix:
+    """The matrix that an engine computes.
+
+    Example:
+        >>> matrix_of("ggn").title
+        'Gauss-Newton matrix'
+    """
+    return GAUSS_NEWTON if engine == "ggn" else HESSIAN
+
+
+@dataclass(frozen=True)
+class TermResiduals:
+    """The residuals of one term, and what they count in the Gauss-Newton matrix.
+
+    Attributes:
+        term: Name of the term.
+        num_points: N.
+        num_components: C; residual ``point * C + component`` is that component at that point.
+        weight: Factor w of the term in the total loss.
+
+    Example:
+        >>> TermResiduals("pde", num_points=100, num_components=3, weight=0.6).factor
+        0.004
+    """
+
+    term: str
+    num_points: int
+    num_components: int
+    weight: float
+
+    @property
+    def count(self) -> int:
+        """Number of residuals, N C: rows of the Jacobian."""
+        return self.num_points * self.num_components
+
+    @property
+    def factor(self) -> float:
+        """``2 w / (N C)``: the term's Gauss-Newton matrix is this times JᵀJ."""
+        return 2 * self.weight / self.count
 
 
 @dataclass(frozen=True, order=True)
 class BlockRow:
-    """Rows ``[start, stop)`` of the Hessian: the unit of work and of retry.
+    """Rows ``[start, stop)`` of the matrix: the unit of work and of retry.
 
     Attributes:
         index: Position among the block rows, from 0; also the tile row.
@@ -38,12 +111,14 @@ class BlockRow:
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """Which engine computes a Hessian, and why it is that one.
+    """Which engine computes a matrix, and why it is that one.
 
     Attributes:
         name: Name of the engine.
-        reason: What the layered engine does not take; empty if it takes everything.
+        reason: What is not computed by layers; empty if everything is.
+        residuals: Terms whose Jacobians are stored beside their Gauss-Newton matrix.
     """
 
     name: EngineName
     reason: str
+    residuals: tuple[TermResiduals, ...] = ()

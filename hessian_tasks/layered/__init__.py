@@ -19,6 +19,7 @@ network from its TensorFlow graph, :mod:`~hessian_tasks.layered.streams` and
 :mod:`~hessian_tasks.layered.linearise` evaluates all that at θ,
 :mod:`~hessian_tasks.layered.tangents` and :mod:`~hessian_tasks.layered.contract` compute
 the entries, and :mod:`~hessian_tasks.layered.engine` cuts block rows.
+:mod:`~hessian_tasks.layered.gauss_newton` takes the same network for first derivatives alone.
 """
 
 __all__: list[str] = []

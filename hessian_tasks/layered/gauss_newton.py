@@ -1,0 +1,128 @@
+"""Jacobians of residuals by layers: outer products of cotangents and inputs.
+
+With Z = A W at a site, the residual r of one point and component has
+
+    ∂r/∂W[i,j] = Σ_t A_t[i] · ∂r/∂Z_t[j],
+
+the sum over the streams t. The cotangents ∂r/∂Z of all points and components come from one reverse
+pass through the network, so that the rows of J cost little beside their products ``Jᵀ J``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from hessian_tasks.layered.contract import jacobian_rows
+from hessian_tasks.layered.expansion import Expansion, node_jacobians, read_term
+from hessian_tasks.layered.network import Array, Network
+from hessian_tasks.layered.reader import read_program
+from hessian_tasks.linearised import residual_terms
+from hessian_tasks.models import dtype_of, get_theta
+from hessian_tasks.problem import Problem, ResidualTerm
+from hessian_tasks.spec import BlockRow, TermResiduals
+
+__all__ = ["LayeredJacobian", "layered_jacobians"]
+
+# Bytes of the rows of J that are formed at a time.
+BATCH_BYTES = 8 * 2**20
+
+
+def layered_jacobians(problem: Problem) -> list[LayeredJacobian]:
+    """Read the network once for the Jacobians of all residual terms.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+
+    Raises:
+        NotLayeredError: If the network or a residual is not of the kind that can be taken by
+            layers; the message says what it found.
+    """
+    theta = get_theta(problem.model).astype(dtype_of(problem.model))
+    num_coordinates = len(problem.coordinates)
+    network = Network(read_program(problem.model, num_coordinates), theta, num_coordinates)
+    return [LayeredJacobian(problem, network, term) for term in residual_terms(problem)]
+
+
+class LayeredJacobian:
+    """J of one term, a :class:`~hessian_tasks.gauss_newton.TermJacobian` in NumPy alone.
+
+    Attributes:
+        residuals: The term's residuals.
+    """
+
+    def __init__(self, problem: Problem, network: Network, term: ResidualTerm) -> None:
+        """Expand the term around θ.
+
+        Args:
+            problem: The problem.
+            network: Its network.
+            term: The term.
+
+        Raises:
+            NotLayeredError: If its residual couples points.
+        """
+        self._expansion = _expand_rows(problem, network, term)
+        self._num_params = len(get_theta(problem.model))
+        shape = self._expansion.signs.shape
+        self.residuals = TermResiduals(term.name, shape[1], shape[0], term.weight)
+        point_bytes = network.dtype.itemsize * self.residuals.num_components * self._num_params
+        self._point_batch = max(1, BATCH_BYTES // point_bytes)
+
+    def block_row(self, row: BlockRow, check: Callable[[], None]) -> tuple[Array, Array]:
+        """See :meth:`hessian_tasks.gauss_newton.TermJacobian.block_row`."""
+        num_points, num_components = self.residuals.num_points, self.residuals.num_components
+        dtype = self._expansion.network.dtype
+        columns = np.empty((num_points, num_components, row.num_rows), dtype)
+        product = np.zeros((row.num_rows, self._num_params - row.start), dtype)
+        for start in range(0, num_points, self._point_batch):
+            check()
+            points = slice(start, min(start + self._point_batch, num_points))
+            rows = self._rows(points, row.start)
+            own = rows[:, : row.num_rows]
+            product += own.T @ rows
+            columns[points] = own.reshape(num_components, -1, row.num_rows).swapaxes(0, 1)
+        return columns.reshape(-1, row.num_rows), product
+
+    def _rows(self, points: slice, start: int) -> Array:
+        """Rows of J, columns from ``start`` on, component by component ``[C n, P - start]``."""
+        program = self._expansion.network.program
+        num_rows = self.residuals.num_components * (points.stop - points.start)
+        found = np.zeros((num_rows, self._num_params - start), self._expansion.network.dtype)
+        for wire in program.sites:
+            site = program.site(wire)
+            if site.stop <= start:
+                continue
+            first = max(0, start - site.offset) // site.width
+            rows = jacobian_rows(self._expansion, wire, points, range(first, site.num_rows))
+            if rows is not None:
+                begin = site.offset + first * site.width - start
+                found[:, max(0, begin) : site.stop - start] = rows[:, max(0, -begin) :]
+        return found
+
+
+def _expand_rows(problem: Problem, network: Network, term: ResidualTerm) -> Expansion:
+    """The first derivatives of a term's residuals, as the rows of an expansion.
+
+    Where an expansion of the loss has the rows of ``|ℓ''|^½ ∂u/∂θ``, this has those of ``∂r/∂θ``.
+    """
+    # Of weight 1: J does not depend on the weight, which may be 0.
+    local = read_term(problem, network, replace(term, weight=1.0))
+    wires, derivatives = network.forward(local.points, local.streams)
+    jacobians = node_jacobians(network, local.streams, wires, derivatives)
+    seeds = np.moveaxis(local.model.jacobian, 1, 0).astype(network.dtype)
+    used = {p: seeds[:, :, i] for i, p in enumerate(local.positions) if seeds[:, :, i].any()}
+    return Expansion(
+        network=network,
+        num_points=len(local.points),
+        num_streams=len(local.streams),
+        wires=wires,
+        cotangents=[{} for _ in wires],
+        jacobians=jacobians,
+        curvatures={},
+        output_curvature={},
+        rows=network.pull_back(used, jacobians),
+        signs=np.ones(seeds.shape[:2], network.dtype),
+    )

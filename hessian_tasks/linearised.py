@@ -1,0 +1,124 @@
+"""Residuals linearised in a TensorFlow graph: J = ∂r/∂θ applied to both sides, for any network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from hessian_tasks.autodiff import pull_back
+from hessian_tasks.jets import Tensor, reverse_derivative
+from hessian_tasks.loss import term_residual
+from hessian_tasks.models import dtype_of, trainable_variables
+from hessian_tasks.problem import Problem, ResidualTerm
+
+__all__ = [
+    "Linearisation",
+    "gauss_newton_vector_product",
+    "jacobian_vector_product",
+    "residual_terms",
+]
+
+Array = npt.NDArray[Any]
+
+
+class Linearisation:
+    """The residuals of one term around θ.
+
+    ``Jᵀ c`` is linear in c, and its derivative with respect to c applied to v is ``J v``: two
+    reverse passes make one forward pass (J. Townsend, 2017). Use it inside ``tf.function``.
+
+    Attributes:
+        size: Number of parameters that J is taken with respect to.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        term: ResidualTerm,
+        derivative: Callable[[Tensor, Tensor, int], Tensor],
+        first: int = 0,
+    ) -> None:
+        """Build the graph of the residuals and of ``Jᵀ c``.
+
+        Args:
+            problem: The problem, its model resolved to a Keras model.
+            term: One of its terms.
+            derivative: How the term's jet differentiates.
+            first: Position of the first variable; those before are constants.
+        """
+        self._variables = trainable_variables(problem.model)[first:]
+        with tf.GradientTape(persistent=True) as self._inner:
+            self._residual = tf.reshape(term_residual(problem, term, derivative), [-1])
+        self._cotangent = tf.ones_like(self._residual)
+        with tf.GradientTape(persistent=True) as self._outer:
+            self._outer.watch(self._cotangent)
+            self._pulled = self.pull(self._cotangent)
+        self.size = tf.size(self._pulled)
+
+    def pull(self, cotangent: Tensor) -> Tensor:
+        """``Jᵀ c`` ``[P]``."""
+        return pull_back(self._inner, self._residual, self._variables, cotangent)
+
+    def push(self, tangent: Tensor) -> Tensor:
+        """``J v`` ``[N C]``."""
+        return pull_back(self._outer, self._pulled, [self._cotangent], tangent)
+
+
+def residual_terms(problem: Problem) -> list[ResidualTerm]:
+    """The terms that have residuals."""
+    return [term for term in problem.terms if isinstance(term, ResidualTerm)]
+
+
+def jacobian_vector_product(problem: Problem, vectors: Array) -> dict[str, Array]:
+    """``J v`` for every term, by a path that shares nothing with the layered Jacobians.
+
+    The jets of the residuals are differentiated by nested reverse passes.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+        vectors: One vector a row, ``[K, P]``.
+
+    Returns:
+        The products by term, ``[K, N C]`` each, in the model's dtype.
+    """
+
+    def push(term: ResidualTerm) -> Callable[[Tensor], Tensor]:
+        return lambda vector: Linearisation(problem, term, reverse_derivative).push(vector)
+
+    return {t.name: _apply(problem, push(t), vectors) for t in residual_terms(problem)}
+
+
+def gauss_newton_vector_product(problem: Problem, vectors: Array) -> Array:
+    """``G v`` for the total loss: ``J v`` of every term, pulled back.
+
+    Like :func:`jacobian_vector_product` it shares nothing with the layered Jacobians.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+        vectors: One vector a row, ``[K, P]``.
+
+    Returns:
+        The products, one a row, ``[K, P]`` in the model's dtype.
+    """
+
+    def product(vector: Tensor) -> Tensor:
+        parts = []
+        for term in residual_terms(problem):
+            around = Linearisation(problem, term, reverse_derivative)
+            image = around.push(vector)
+            count = tf.cast(tf.size(image), image.dtype)
+            parts.append(around.pull(2 * term.weight / count * image))
+        return tf.add_n(parts)
+
+    return _apply(problem, product, vectors)
+
+
+def _apply(problem: Problem, function: Callable[[Tensor], Tensor], vectors: Array) -> Array:
+    dtype = dtype_of(problem.model)
+    spec = tf.TensorSpec([vectors.shape[1]], dtype)
+    compiled = tf.function(function, autograph=False).get_concrete_function(spec)
+    return np.stack([compiled(tf.constant(v, dtype)).numpy() for v in vectors])
