@@ -76,8 +76,10 @@ def expand_residual(
         coupling = product - tf.einsum("na,narq->nrq", vector, rows)
         return slope, rows, tf.stack(jacobian, axis=1), coupling
 
-    compiled = tf.function(expand, autograph=False)
-    found = [tensor.numpy().astype(np.float64) for tensor in compiled(tf.constant(jets))]
+    # Traced here: TensorFlow takes the traces of many terms for a mistake and warns.
+    values = tf.constant(jets)
+    compiled = tf.function(expand, autograph=False).get_concrete_function(values)
+    found = [tensor.numpy().astype(np.float64) for tensor in compiled(values)]
     slope, curvature, jacobian, coupling = found
     if np.abs(coupling).max() > 1e-3 * np.abs(curvature).max():
         raise NotLayeredError(f"the residual of term {term.name!r} couples its points")
