@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import xarray as xr
 
 from hessian_tasks.problem import Problem
 from hessian_tasks.source import LIVE, ProblemSource
+from hessian_tasks.spec import GAUSS_NEWTON
 from pipeline.events import Callback
 from pipeline.store import HessianStore, writing
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.run import RunOptions
     from pipeline.verify import Certificate
 
-__all__ = ["compute_hessian", "open_hessian", "verify_hessian"]
+__all__ = ["compute_hessian", "open_hessian", "open_store", "verify_hessian"]
 
 
 def compute_hessian(
@@ -39,11 +41,12 @@ def compute_hessian(
         problem: A :class:`Problem`, the name of a built-in problem, or a ``.py`` file.
         store: Directory of the store; made if it does not exist.
         weights: Trained weights, ``.keras`` or ``.weights.h5``.
-        options: Threads, memory, tile side, Hessians of single loss terms.
+        options: Threads, memory, tile side, matrices of single loss terms, and the engine:
+            with ``RunOptions(engine="ggn")`` this is the Gauss-Newton matrix.
         callbacks: Functions that are told of every event of the run.
 
     Returns:
-        The store's arrays, as :func:`open_hessian` gives them.
+        The store's arrays, as :func:`open_store` gives them.
 
     Raises:
         HessianError: Of a kind that tells the cause; what was stored stays.
@@ -66,10 +69,10 @@ def compute_hessian(
     except KeyboardInterrupt:
         stop.set()
         raise
-    return open_hessian(store)
+    return open_store(store)
 
 
-def open_hessian(store: str | Path) -> xr.Dataset:
+def open_store(store: str | Path) -> xr.Dataset:
     """Open a store lazily, with labels.
 
     Args:
@@ -80,7 +83,8 @@ def open_hessian(store: str | Path) -> xr.Dataset:
         arrays; ``theta`` and ``gradient`` ``[row]``; the points. Coordinates
         ``row_layer``, ``row_variable`` and ``row_index`` name the parameter of each row,
         ``col_layer`` and so on that of each column. Entries that are not computed
-        yet are NaN.
+        yet are NaN. Of a Gauss-Newton matrix the arrays are ``ggn``, ``ggn_<term>``, and
+        ``jacobian_<term>`` ``[<term>_residual, col]``.
 
     Raises:
         StoreError: If there is no readable store.
@@ -93,6 +97,10 @@ def open_hessian(store: str | Path) -> xr.Dataset:
         names = np.array(codes.attrs["flag_meanings"])
         labels[name] = (codes.dims, names[codes.to_numpy()])
     return dataset.assign_coords(labels)
+
+
+# What most stores are opened for.
+open_hessian = open_store
 
 
 def verify_hessian(
@@ -112,6 +120,7 @@ def verify_hessian(
         ReproductionError: If the problem is not the one that the store was made from.
         StoreError: If the store cannot be read or the certificate not be written.
     """
+    from hessian_tasks import linearised
     from hessian_tasks.autodiff import hessian_vector_product
     from hessian_tasks.rebuild import rebuild
     from pipeline.inputs import stored_inputs
@@ -120,7 +129,12 @@ def verify_hessian(
     opened = HessianStore(store)
     frozen = stored_inputs(opened, source_of(problem) if problem is not None else None)
     rebuilt = rebuild(frozen)
-    certificate = certify(opened, lambda v: hessian_vector_product(rebuilt, v), num_vectors)
+    if opened.matrix == GAUSS_NEWTON:
+        product = partial(linearised.gauss_newton_vector_product, rebuilt)
+        images = partial(linearised.jacobian_vector_product, rebuilt)
+        certificate = certify(opened, product, num_vectors, images)
+    else:
+        certificate = certify(opened, partial(hessian_vector_product, rebuilt), num_vectors)
     with writing(opened.path):
         HessianStore(store, writable=True).set_certificate(certificate.to_json())
     return certificate

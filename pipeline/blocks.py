@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,11 @@ from pipeline.errors import BlockRowError, StoppedError
 from pipeline.records import BlockRecord, Statistics
 from pipeline.store import HessianStore, writing
 
-__all__ = ["BlockTask", "Engine"]
+__all__ = ["BlockTask", "Engine", "JacobianEngine"]
+
+
+Blocks: TypeAlias = dict[str, npt.NDArray[Any]]
+"""Parts of arrays, by name."""
 
 
 class Engine(Protocol):
@@ -29,7 +33,18 @@ class Engine(Protocol):
     def block_row(
         self, row: BlockRow, term: str | None = None, check: Callable[[], None] = ...
     ) -> npt.NDArray[Any]:
-        """Rows of a Hessian from the diagonal tile on, ``[rows, P - start]``."""
+        """Rows of a matrix from the diagonal tile on, ``[rows, P - start]``."""
+        ...
+
+
+@runtime_checkable
+class JacobianEngine(Engine, Protocol):
+    """An engine whose matrices are products of the residuals' Jacobians."""
+
+    def term_rows(
+        self, row: BlockRow, term: str, check: Callable[[], None] = ...
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """A block row of one term's matrix, and the columns of its Jacobian ``[N C, rows]``."""
         ...
 
 
@@ -63,9 +78,11 @@ class BlockTask:
         try:
             self.check()
             started = time.perf_counter()
-            blocks = self._compute(row)
+            blocks, columns = self._compute(row)
             computed = time.perf_counter()
             with writing(self.store.path):
+                for name, part in columns.items():
+                    self.store.write_columns(row, name, part)
                 record = self._store(row, blocks, computed - started, computed)
             self.on_stored(record)
         except HessianError:
@@ -80,16 +97,34 @@ class BlockTask:
         if self.stop.is_set():
             raise StoppedError("The run was stopped.")
 
-    def _compute(self, row: BlockRow) -> dict[str, npt.NDArray[Any]]:
+    def _compute(self, row: BlockRow) -> tuple[Blocks, Blocks]:
         names = self.store.arrays
-        # The total is the sum of its terms where those are wanted, and computed at once where not.
-        computed: list[str | None] = [t for t in names if t is not None] or [None]
-        blocks = {names[t]: self.engine.block_row(row, t, self.check) for t in computed}
-        if None not in computed:
+        columns: Blocks = {}
+        if isinstance(self.engine, JacobianEngine):
+            blocks, columns = self._compute_products(self.engine, row)
+        else:
+            # The total is the sum of its terms where those are wanted, computed at once where not.
+            terms: list[str | None] = [t for t in names if t is not None] or [None]
+            blocks = {names[t]: self.engine.block_row(row, t, self.check) for t in terms}
+        if names[None] not in blocks:
             blocks[names[None]] = np.sum(list(blocks.values()), axis=0)
         for name, block in blocks.items():
             self._check_finite(row, name, block)
-        return blocks
+        return blocks, columns
+
+    def _compute_products(self, engine: JacobianEngine, row: BlockRow) -> tuple[Blocks, Blocks]:
+        names = self.store.arrays
+        blocks: Blocks = {}
+        columns: Blocks = {}
+        for term, name in self.store.jacobians.items():
+            product, columns[name] = engine.term_rows(row, term, self.check)
+            # Where terms are not wanted one by one, they add up to the total at once.
+            target = names.get(term, names[None])
+            if target in blocks:
+                blocks[target] += product
+            else:
+                blocks[target] = product
+        return blocks, columns
 
     def _check_finite(self, row: BlockRow, name: str, block: npt.NDArray[Any]) -> None:
         bad = ~np.isfinite(block)
@@ -99,13 +134,11 @@ class BlockTask:
             raise BlockRowError(
                 f"{str(row).capitalize()} of {name} holds {int(bad.sum())} entries that are NaN or "
                 f"infinite, first that of {describe(row.start + int(i))} and "
-                f"{describe(row.start + int(j))}. Look for an operation in the loss whose second "
-                "derivative is singular, such as sqrt or a norm at 0."
+                f"{describe(row.start + int(j))}. Look for an operation in the loss with a "
+                "singular derivative, first or second, such as sqrt or a norm at 0."
             )
 
-    def _store(
-        self, row: BlockRow, blocks: dict[str, npt.NDArray[Any]], seconds: float, since: float
-    ) -> BlockRecord:
+    def _store(self, row: BlockRow, blocks: Blocks, seconds: float, since: float) -> BlockRecord:
         for name, block in blocks.items():
             self.store.write_block_row(row, name, block)
         record = BlockRecord(

@@ -56,11 +56,13 @@ Threads = Annotated[int | None, typer.Option(help="Cores to use [all].")]
 Memory = Annotated[str | None, typer.Option(help="Memory budget, as 4GiB [half of what is free].")]
 Tile = Annotated[int | None, typer.Option(help="Side of the stored tiles [chosen].")]
 PerTerm = Annotated[
-    bool | None, typer.Option("--per-term/--total-only", help="Also each loss term's Hessian.")
+    bool | None, typer.Option("--per-term/--total-only", help="Also each loss term's matrix.")
 ]
-Engine = Annotated[str | None, typer.Option(help="auto, layered or autodiff [auto].")]
+Engine = Annotated[
+    str | None, typer.Option(help="auto, layered, autodiff, or ggn (Gauss-Newton) [auto].")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Term = Annotated[str | None, typer.Option(help="A loss term's Hessian instead of the total's.")]
+Term = Annotated[str | None, typer.Option(help="A loss term's matrix instead of the total's.")]
 Picture = Annotated[Path | None, typer.Option(help="Write a picture, .png, .svg or .pdf.")]
 
 
@@ -115,7 +117,10 @@ def run(
     per_term: PerTerm = None,
     engine: Engine = None,
 ) -> None:
-    """Compute the Hessian into a store. The same command resumes an interrupted run."""
+    """Compute the Hessian, or with --engine ggn the Gauss-Newton matrix, into a store.
+
+    The same command resumes an interrupted run.
+    """
     settings = _settings(
         config, problem, option, weights=weights, store=store, executor=executor,
         threads=threads, memory=memory, tile=tile, per_term=per_term, engine=engine,
@@ -168,7 +173,8 @@ def spectrum(
     opened = HessianStore(store)
     found = compute(opened, term)
     if picture is not None:
-        draw_spectrum(found, f"Spectrum of the Hessian, P = {opened.num_params:,}", picture)
+        title = f"Spectrum of the {opened.matrix.title}, P = {opened.num_params:,}"
+        draw_spectrum(found, title, picture)
     _print(render.spectrum(found), found.to_json(), as_json)
 
 

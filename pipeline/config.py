@@ -46,10 +46,11 @@ class Settings(BaseModel):
     )
     engine: EngineName = Field(
         "auto",
-        description="layered (dense networks), autodiff (any), or auto: the fastest that applies.",
+        description="layered (dense networks), autodiff (any), auto (the fastest that applies); "
+        "or ggn, for the Gauss-Newton matrix.",
     )
     per_term: bool | None = Field(
-        None, description="Also store the Hessian of every loss term, beside that of the total."
+        None, description="Also store the matrix of every loss term, beside that of the total."
     )
 
 

@@ -1,17 +1,20 @@
-"""Which engine computes a problem's Hessian."""
+"""Which engine computes a problem's Hessian, or its Gauss-Newton matrix."""
 
 from __future__ import annotations
 
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.errors import NotLayeredError
+from hessian_tasks.gauss_newton import AutodiffJacobian, GaussNewtonEngine
 from hessian_tasks.layered.engine import LayeredEngine
-from hessian_tasks.problem import Problem
+from hessian_tasks.layered.gauss_newton import layered_jacobians
+from hessian_tasks.linearised import residual_terms
+from hessian_tasks.problem import LossTerm, Problem
 from hessian_tasks.spec import EngineChoice, EngineName
 from pipeline.errors import PlanError
 
-__all__ = ["AnyEngine", "choose_engine"]
+__all__ = ["AnyEngine", "choose_engine", "uses_numpy"]
 
-AnyEngine = AutodiffEngine | LayeredEngine
+AnyEngine = AutodiffEngine | LayeredEngine | GaussNewtonEngine
 
 
 def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, EngineChoice]:
@@ -19,16 +22,19 @@ def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, Engine
 
     Args:
         problem: The problem, its model resolved to a Keras model.
-        name: An engine, or ``"auto"``.
+        name: An engine, or ``"auto"``: the fastest one for the Hessian.
 
     Raises:
-        PlanError: If the layered engine was asked for and does not apply.
+        PlanError: If the layered engine, or the Gauss-Newton matrix, was asked for and does not
+            apply.
 
     Example:
         >>> from hessian_tasks.problems.poisson import problem
-        >>> choose_engine(problem(width=4, depth=2), "auto")[1]
-        EngineChoice(name='layered', reason='')
+        >>> choose_engine(problem(width=4, depth=2), "auto")[1].name
+        'layered'
     """
+    if name == "ggn":
+        return _choose_jacobians(problem)
     if name == "autodiff":
         return AutodiffEngine(problem), EngineChoice("autodiff", "asked for")
     try:
@@ -43,3 +49,28 @@ def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, Engine
     others = [term.name for term in problem.terms if term.name not in engine.layered_terms]
     reason = f"but {', '.join(others)} by autodiff" if others else ""
     return engine, EngineChoice("layered", reason)
+
+
+def _choose_jacobians(problem: Problem) -> tuple[GaussNewtonEngine, EngineChoice]:
+    others = [term.name for term in problem.terms if isinstance(term, LossTerm)]
+    if others:
+        raise PlanError(
+            "The Gauss-Newton matrix is made of derivatives of residuals, and a LossTerm has none: "
+            f"{', '.join(others)}. Declare it as a ResidualTerm, or compute the Hessian: leave "
+            "--engine out."
+        )
+    try:
+        engine = GaussNewtonEngine(problem, layered_jacobians(problem), by_layers=True)
+        reason = ""
+    except NotLayeredError as error:
+        jacobians = [AutodiffJacobian(problem, term) for term in residual_terms(problem)]
+        engine = GaussNewtonEngine(problem, jacobians, by_layers=False)
+        reason = f"by autodiff because {error}"
+    return engine, EngineChoice("ggn", reason, engine.residuals)
+
+
+def uses_numpy(engine: AnyEngine) -> bool:
+    """Whether a block row is NumPy on one core, rather than TensorFlow on all."""
+    if isinstance(engine, GaussNewtonEngine):
+        return engine.by_layers
+    return isinstance(engine, LayeredEngine)

@@ -14,7 +14,7 @@ from hessian_tasks.spec import BlockRow
 from pipeline.errors import PlanError
 from pipeline.units import format_bytes
 
-__all__ = ["Cost", "Plan", "Request", "make_plan", "split_rows"]
+__all__ = ["Cost", "Plan", "Request", "make_plan", "residual_chunk", "split_rows"]
 
 # Tiles below 1 MiB cost more in file operations than in bytes, tiles above 16 MiB
 # in memory; measured on a local disk at P = 12,288.
@@ -40,13 +40,14 @@ class Request:
     Attributes:
         num_params: P.
         itemsize: Bytes of one entry, 4 or 8.
-        num_arrays: Hessians to compute: 1, and one a loss term if wanted.
+        num_arrays: Matrices to compute: 1, and one a loss term if wanted.
         num_threads: Block rows computed at once.
         allowed_bytes: Budget for the resident memory of the process.
         tile: Side of a tile, or None to choose.
         num_block_rows: How many block rows would be good, if memory does not ask for more.
         tile_multiple: Of what the tile side should be a multiple; for small ones a larger
             multiple is chosen.
+        num_residuals: Rows of all Jacobians that are stored beside, with a Gauss-Newton matrix.
     """
 
     num_params: int
@@ -57,6 +58,7 @@ class Request:
     tile: int | None = None
     num_block_rows: int = WANTED_BLOCK_ROWS
     tile_multiple: int = 1
+    num_residuals: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ class Plan:
     def stored_bytes(self) -> int:
         """Bytes of the arrays in the store, before compression."""
         request = self.request
-        return request.num_arrays * request.itemsize * request.num_params**2
+        num_rows = request.num_arrays * request.num_params + request.num_residuals
+        return num_rows * request.num_params * request.itemsize
 
 
 def split_rows(num_params: int, tile: int) -> list[BlockRow]:
@@ -127,6 +130,16 @@ def split_rows(num_params: int, tile: int) -> list[BlockRow]:
     """
     starts = range(0, num_params, tile)
     return [BlockRow(i, s, min(s + tile, num_params)) for i, s in enumerate(starts)]
+
+
+def residual_chunk(num_residuals: int, tile: int, itemsize: int) -> int:
+    """Rows of a chunk of a Jacobian, whose columns are those of a tile.
+
+    Example:
+        >>> residual_chunk(1000, 896, 4), residual_chunk(10**6, 896, 4)
+        (1000, 4681)
+    """
+    return min(num_residuals, max(1, MAX_TILE_BYTES // (tile * itemsize)))
 
 
 def make_plan(request: Request, cost: Cost) -> Plan:
@@ -175,7 +188,9 @@ def project_bytes(request: Request, cost: Cost, tile: int, num_threads: int) -> 
     row_bytes = request.num_params * request.itemsize
     # Per-term block rows are kept until the total, their sum, is complete.
     num_rows = (COPIES + request.num_arrays - 1) * tile + COPIES * min(MAX_ROW_BATCH, tile)
-    per_thread = cost.workspace_bytes + num_rows * row_bytes
+    # A block row's columns of all Jacobians are kept until it is stored.
+    jacobian_bytes = COPIES * request.num_residuals * tile * request.itemsize
+    per_thread = cost.workspace_bytes + num_rows * row_bytes + jacobian_bytes
     return cost.reserved_bytes + cost.graphs_bytes + STORE_BYTES + num_threads * per_thread
 
 

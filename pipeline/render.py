@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
 from pipeline.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ def _table(rows: list[tuple[str, str]]) -> str:
 
 def plan(plan: Plan) -> str:
     """A plan, for people."""
-    request = plan.request
+    request, residuals = plan.request, plan.request.num_residuals
+    matrix = GAUSS_NEWTON if residuals else HESSIAN
     return _table(
         [
             ("parameters", f"{request.num_params:,}"),
-            ("Hessians", f"{request.num_arrays}, {_dtype(plan)}"),
+            (matrix.plural, f"{request.num_arrays}, {_dtype(plan)}"),
+            *([("Jacobians", f"{residuals:,} residuals")] if residuals else []),
             ("stored", f"{format_bytes(plan.stored_bytes)} before compression"),
             ("tiles", f"{plan.tile} × {plan.tile}, {plan.num_block_rows} block rows"),
             ("threads", str(plan.num_threads)),
@@ -58,6 +61,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
     return {
         "num_params": plan.request.num_params,
         "num_arrays": plan.request.num_arrays,
+        "num_residuals": plan.request.num_residuals,
         "dtype": _dtype(plan),
         "tile": plan.tile,
         "num_block_rows": plan.num_block_rows,
@@ -118,17 +122,23 @@ def _verdict(passed: bool) -> str:
 def certificate(certificate: Certificate) -> str:
     """A certificate, for people."""
     defect = certificate.symmetry_defect
-    errors = ", ".join(f"{error:.1e}" for error in certificate.product_errors)
+    symbol = GAUSS_NEWTON.symbol if certificate.jacobian_errors else HESSIAN.symbol
     rows = [
         ("verdict", _verdict(certificate.passed)),
         ("missing block rows", str(certificate.num_missing)),
         ("damaged objects", ", ".join(certificate.damaged) or "none"),
-        ("error of H v", errors and f"{errors} (allowed {certificate.tolerance:.1e})"),
+        (f"error of {symbol} v", _errors(certificate.product_errors, certificate.tolerance)),
+        ("error of J v", _errors(certificate.jacobian_errors, certificate.tolerance)),
         ("symmetry defect", "" if defect is None else f"{defect:.1e}"),
     ]
     if certificate.num_missing or certificate.damaged:
         rows.append(("repair", "run the same hessian run command again"))
     return _table([row for row in rows if row[1]])
+
+
+def _errors(errors: list[float], tolerance: float) -> str:
+    listed = ", ".join(f"{error:.1e}" for error in errors)
+    return f"{listed} (allowed {tolerance:.1e})" if errors else ""
 
 
 def spectrum(spectrum: Spectrum) -> str:
@@ -164,10 +174,17 @@ def info(store: HessianStore) -> str:
         ("engine", ", ".join(filter(None, [store.engine, attributes.get("engine_reason")]))),
         ("parameters", f"{store.num_params:,}, {store.dtype}"),
         *((f"  {v.layer}/{v.name}", f"{v.shape} from row {v.offset}") for v in _variables(store)),
-        ("Hessians", ", ".join(store.arrays.values())),
+        (store.matrix.plural, ", ".join(store.arrays.values())),
+        *((f"  {name}", _jacobian(store, name)) for name in store.jacobians.values()),
         ("created", f"{provenance['created']} by Python {provenance['python']}, {packages}"),
     ]
     return _table(rows)
+
+
+def _jacobian(store: HessianStore, name: str) -> str:
+    array = store.hessian(name)
+    components = array.attrs["num_components"]
+    return f"{array.shape}, {components} component{'' if components == 1 else 's'} a point"
 
 
 def _variables(store: HessianStore) -> tuple[Any, ...]:

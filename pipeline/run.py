@@ -22,7 +22,7 @@ from hessian_tasks.process import (
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.spec import BlockRow, EngineChoice, EngineName
 from pipeline.blocks import BlockTask
-from pipeline.engines import AnyEngine, choose_engine
+from pipeline.engines import AnyEngine, choose_engine, uses_numpy
 from pipeline.errors import PlanError, StoreMismatchError
 from pipeline.events import BlockRowStored, Callback, Event, RunFinished, RunStarted
 from pipeline.executors import ExecutorName, get_executor
@@ -46,10 +46,11 @@ class RunOptions:
         num_threads: Cores to use; by default those that the process may run on.
         allowed_bytes: Budget of resident memory; by default half of what is free.
         tile: Side of a tile; chosen by default.
-        per_term: Also store the Hessian of every loss term; by default what an existing
+        per_term: Also store the matrix of every loss term; by default what an existing
             store has, or no.
         engine: Name of the engine, or ``"auto"``: what an existing store was begun with,
-            or the fastest one that applies.
+            or the fastest one that applies. ``"ggn"`` computes the Gauss-Newton matrix instead
+            of the Hessian, and the Jacobians of the residuals.
     """
 
     executor: ExecutorName = "threads"
@@ -96,7 +97,7 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
     if store is not None:
         name, tile, per_term = _keep(store, options)
     engine, choice = choose_engine(rebuild(frozen), name)
-    if choice.name == "layered":
+    if uses_numpy(engine):
         num_threads = options.num_threads or available_cores()
     if options.executor == "serial":
         num_threads = 1
@@ -111,6 +112,7 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
         tile=tile,
         num_block_rows=_wanted_block_rows(engine, num_threads),
         tile_multiple=engine.tile_multiple,
+        num_residuals=sum(residuals.count for residuals in choice.residuals),
     )
     plan = make_plan(request, cost)
     return Prepared(engine, choice, plan, time.perf_counter() - started)
@@ -118,7 +120,7 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
 
 def _wanted_block_rows(engine: AnyEngine, num_threads: int) -> int:
     # By layers a block row costs something apart from its rows, so that fewer are better.
-    return BLOCK_ROWS_PER_THREAD * num_threads if engine.name == "layered" else WANTED_BLOCK_ROWS
+    return BLOCK_ROWS_PER_THREAD * num_threads if uses_numpy(engine) else WANTED_BLOCK_ROWS
 
 
 def _measure(engine: AnyEngine, per_term: bool, num_threads: int) -> Cost:
@@ -133,7 +135,7 @@ def _measure(engine: AnyEngine, per_term: bool, num_threads: int) -> Cost:
     fixed = max(0.0, seconds[0] - per_row * short.num_rows)
     columns = engine.layout.num_params - long.start
     # TensorFlow fills all cores with the rows of one block row, NumPy only one of them.
-    share = num_threads if engine.name == "layered" else 1
+    share = num_threads if uses_numpy(engine) else 1
     return Cost(
         reserved_bytes=reserved,
         graphs_bytes=graphs,
@@ -163,8 +165,8 @@ def _keep(store: HessianStore, options: RunOptions) -> tuple[EngineName, int, bo
         )
     if options.per_term not in (None, per_term):
         raise StoreMismatchError(
-            f"{store.path} was made {'with' if per_term else 'without'} Hessians of the single "
-            "loss terms. Resume it that way, or give another --store."
+            f"{store.path} was made {'with' if per_term else 'without'} {store.matrix.plural} of "
+            "the single loss terms. Resume it that way, or give another --store."
         )
     return store.engine, store.tile, per_term
 

@@ -1,4 +1,4 @@
-"""The store of a run: one Zarr group with Hessians, inputs, labels and records.
+"""The store of a run: one Zarr group with matrices, inputs, labels and records.
 
 Plain ``zarr``, ``dask.array.from_zarr`` and ``xarray.open_zarr`` open it as well. A
 store is data: opening one runs no code from it.
@@ -10,7 +10,7 @@ import contextlib
 import errno
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,13 +19,13 @@ import numpy.typing as npt
 import zarr
 
 from hessian_tasks.parameters import ParameterLayout
-from hessian_tasks.spec import BlockRow, EngineName
+from hessian_tasks.spec import BlockRow, EngineName, matrix_of
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.plan import split_rows
 from pipeline.records import GROUP, BlockRecord, checksum, damaged_objects
 from pipeline.template import FORMAT_VERSION
 
-__all__ = ["HessianStore", "free_bytes", "writing"]
+__all__ = ["HessianStore", "differing_inputs", "free_bytes", "writing"]
 
 
 class HessianStore:
@@ -36,9 +36,13 @@ class HessianStore:
         attributes: The root group's attributes.
         num_params: P.
         tile: Side of the square tiles.
-        dtype: Dtype of the Hessians.
+        dtype: Dtype of the matrices.
         layout: The parameter table.
-        arrays: Names of the Hessian arrays, by loss term; the total's term is None.
+        engine: Name of the engine that computes it.
+        matrix: Which matrix it holds.
+        arrays: Names of the matrix's arrays, by loss term; the total's term is None.
+        jacobians: Names of the arrays of the residuals' Jacobians, by loss term; none beside a
+            Hessian.
     """
 
     def __init__(self, path: str | Path, *, writable: bool = False) -> None:
@@ -69,20 +73,28 @@ class HessianStore:
         if engine not in get_args(EngineName):
             raise ValueError(f"engine {engine!r} is unknown")
         self.engine: EngineName = engine
+        self.matrix = matrix_of(engine)
         self.layout = ParameterLayout.from_json(self.attributes["parameters"])
         self.num_params = self.layout.num_params
         self.arrays: dict[str | None, str] = {
             a["term"]: a["name"] for a in self.attributes["arrays"]
         }
-        for name in self.arrays.values():
-            array = self.hessian(name)
-            if array.shape != (self.num_params,) * 2 or array.chunks != (self.tile,) * 2:
+        # Stores of the Hessian from before there were others do not say that they have none.
+        self.jacobians: dict[str, str] = {
+            a["term"]: a["name"] for a in self.attributes.get("jacobians", [])
+        }
+        # Both axes of a matrix are parameters, of a Jacobian the second.
+        axes = dict.fromkeys(self.arrays.values(), 0) | dict.fromkeys(self.jacobians.values(), 1)
+        for name, axis in axes.items():
+            array, sides = self.hessian(name), 2 - axis
+            shape, chunks = array.shape[axis:], array.chunks[axis:]
+            if shape != (self.num_params,) * sides or chunks != (self.tile,) * sides:
                 raise ValueError(f"array {name!r} does not have the recorded shape and tiles")
         self.dtype = self.hessian().dtype
 
-    def hessian(self, name: str = "hessian") -> zarr.Array[Any]:
-        """One of the Hessian arrays, ``[P, P]``."""
-        array = self._group[name]
+    def hessian(self, name: str | None = None) -> zarr.Array[Any]:
+        """One of the arrays by name, by default the total loss's matrix ``[P, P]``."""
+        array = self._group[self.arrays[None] if name is None else name]
         if not isinstance(array, zarr.Array):
             raise KeyError(name)
         return array
@@ -129,13 +141,18 @@ class HessianStore:
         return [row for row in self.block_rows if row.index not in done or row in damaged]
 
     def object_keys(self, row: BlockRow) -> list[str]:
-        """Keys of the objects that the task of a block row writes: its tiles."""
+        """Keys of the objects that its task writes: tiles, and chunks of Jacobians."""
         keys = []
         for name in self.arrays.values():
             encode = self.hessian(name).metadata.encode_chunk_key
             tiles = [(row.index, other) for other in range(row.index, len(self.block_rows))]
             tiles += [(other, row.index) for other in range(row.index + 1, len(self.block_rows))]
             keys += [f"{name}/{encode(tile)}" for tile in tiles]
+        for name in self.jacobians.values():
+            array = self.hessian(name)
+            encode = array.metadata.encode_chunk_key
+            chunks = range(-(-array.shape[0] // array.chunks[0]))
+            keys += [f"{name}/{encode((chunk, row.index))}" for chunk in chunks]
         return keys
 
     def write_block_row(self, row: BlockRow, name: str, block: npt.NDArray[Any]) -> None:
@@ -161,6 +178,22 @@ class HessianStore:
         if row.stop < self.num_params:
             array[row.stop :, row.start : row.stop] = block[:, row.num_rows :].T
 
+    def write_columns(self, row: BlockRow, name: str, columns: npt.NDArray[Any]) -> None:
+        """Write the columns of a Jacobian that belong to a block row, whole chunks only.
+
+        Args:
+            row: The block row.
+            name: Name of the array.
+            columns: ``J[:, start:stop]`` ``[N C, rows]``.
+
+        Raises:
+            ValueError: If the block row does not fall on tiles, or the shape is wrong.
+        """
+        array = self.hessian(name).with_config({"write_empty_chunks": True})
+        if row != self.block_rows[row.index] or columns.shape != (array.shape[0], row.num_rows):
+            raise ValueError(f"columns of {row} with shape {columns.shape} are not of {self.path}")
+        array[:, row.start : row.stop] = columns
+
     def checksums(self, row: BlockRow) -> dict[str, int]:
         """Read back what was stored of a block row."""
         return {key: checksum(self.path / key) for key in self.object_keys(row)}
@@ -171,12 +204,7 @@ class HessianStore:
         Raises:
             StoreMismatchError: Naming what differs.
         """
-        stored = self.attributes["fingerprint"]
-        differing = [
-            key
-            for key in dict.fromkeys([*stored, *fingerprint])
-            if stored.get(key) != fingerprint.get(key)
-        ]
+        differing = differing_inputs(self.attributes["fingerprint"], fingerprint)
         if differing:
             raise StoreMismatchError(
                 f"{self.path} was made from other inputs: {', '.join(differing)} differ"
@@ -196,6 +224,17 @@ class HessianStore:
         """Remove what killed writers left behind: ``*.partial`` files."""
         for litter in self.path.rglob("*.partial"):
             litter.unlink(missing_ok=True)
+
+
+def differing_inputs(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
+    """The labels in which two fingerprints differ.
+
+    Example:
+        >>> differing_inputs({"dtype": "float32"}, {"dtype": "float64"})
+        ['dtype']
+    """
+    labels = dict.fromkeys([*first, *second])
+    return [label for label in labels if first.get(label) != second.get(label)]
 
 
 def _check_format(path: Path, found: object) -> None:

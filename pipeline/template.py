@@ -13,6 +13,7 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,34 +24,44 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from hessian_tasks.frozen import FrozenInputs, FrozenTerm
-from hessian_tasks.spec import EngineChoice
+from hessian_tasks.spec import EngineChoice, matrix_of
 from pipeline import records
-from pipeline.plan import Plan
+from pipeline.plan import Plan, residual_chunk
 
-__all__ = ["FORMAT_VERSION", "array_names", "create_template"]
+__all__ = ["FORMAT_VERSION", "array_names", "create_template", "jacobian_name"]
 
 FORMAT_VERSION = 1
 PACKAGES = ("dask", "hessian-pipeline", "keras", "numpy", "tensorflow", "zarr")
 
 
-def array_names(terms: list[str]) -> dict[str | None, str]:
-    """Names of the Hessian arrays: the total's (None) and each term's.
+def array_names(matrix: str, terms: list[str]) -> dict[str | None, str]:
+    """Names of the arrays of a matrix: the total's (None) and each term's.
 
     Example:
-        >>> array_names(["pde"])
+        >>> array_names("hessian", ["pde"])
         {None: 'hessian', 'pde': 'hessian_pde'}
     """
-    return {None: "hessian", **{term: f"hessian_{term}" for term in terms}}
+    return {None: matrix, **{term: f"{matrix}_{term}" for term in terms}}
+
+
+def jacobian_name(term: str) -> str:
+    """Name of the array of a term's Jacobian.
+
+    Example:
+        >>> jacobian_name("pde")
+        'jacobian_pde'
+    """
+    return f"jacobian_{term}"
 
 
 def create_template(path: Path, frozen: FrozenInputs, plan: Plan, choice: EngineChoice) -> None:
-    """Create the store of a run: attributes, inputs, and Hessians full of NaN.
+    """Create the store of a run: attributes, inputs, and matrices full of NaN.
 
     Args:
         path: Where; must not exist.
         frozen: The inputs.
         plan: Gives the tile side and which arrays there are.
-        choice: The engine, fixed for the life of the store.
+        choice: The engine, fixed for the life of the store, and which Jacobians it brings.
 
     Raises:
         OSError: If it cannot be written; nothing is left behind.
@@ -69,23 +80,13 @@ def create_template(path: Path, frozen: FrozenInputs, plan: Plan, choice: Engine
 
 def _write(path: Path, frozen: FrozenInputs, plan: Plan, choice: EngineChoice) -> None:
     per_term = plan.request.num_arrays > 1
-    names = array_names([t.name for t in frozen.terms] if per_term else [])
+    terms = [term.name for term in frozen.terms] if per_term else []
+    names = array_names(matrix_of(choice.name).name, terms)
     root = zarr.create_group(
         path, zarr_format=3, attributes=_attributes(frozen, plan, choice, names)
     )
     root.create_group(records.GROUP)
-    for name in names.values():
-        root.create_array(
-            name,
-            shape=(plan.request.num_params,) * 2,
-            chunks=(plan.tile, plan.tile),
-            dtype=frozen.dtype,
-            # Missing entries must never pass for numbers. Plain zstd lets a flipped
-            # bit through, hence its checksum.
-            fill_value=np.nan,
-            compressors=ZstdCodec(level=1, checksum=True),
-            dimension_names=("row", "col"),
-        )
+    _reserve(root, frozen, plan, choice, names)
     _save(root, "theta", frozen.theta, ("row",))
     _save(root, "gradient", frozen.gradient, ("row",))
     _save(root, "state", frozen.state, ("state",))
@@ -94,6 +95,39 @@ def _write(path: Path, frozen: FrozenInputs, plan: Plan, choice: EngineChoice) -
             axes = tuple(f"{term.name}_{key}_{axis}" for axis in range(array.ndim))
             _save(root, f"{term.name}_{key}", array, axes)
     _save_labels(root, frozen)
+
+
+def _reserve(
+    root: zarr.Group,
+    frozen: FrozenInputs,
+    plan: Plan,
+    choice: EngineChoice,
+    names: Mapping[str | None, str],
+) -> None:
+    num_params, tile, dtype = plan.request.num_params, plan.tile, frozen.dtype
+    create = partial(
+        root.create_array,
+        dtype=dtype,
+        # Missing entries must never pass for numbers. Plain zstd lets a flipped
+        # bit through, hence its checksum.
+        fill_value=np.nan,
+        compressors=ZstdCodec(level=1, checksum=True),
+    )
+    for name in names.values():
+        square = (num_params, num_params)
+        create(name, shape=square, chunks=(tile, tile), dimension_names=("row", "col"))
+    for residuals in choice.residuals:
+        create(
+            jacobian_name(residuals.term),
+            shape=(residuals.count, num_params),
+            chunks=(residual_chunk(residuals.count, tile, dtype.itemsize), tile),
+            dimension_names=(f"{residuals.term}_residual", "col"),
+            # The matrix of the term is factor JᵀJ.
+            attributes={
+                "factor": residuals.factor,
+                "num_components": residuals.num_components,
+            },
+        )
 
 
 def _save(
@@ -130,15 +164,17 @@ def _save_labels(root: zarr.Group, frozen: FrozenInputs) -> None:
 def _attributes(
     frozen: FrozenInputs, plan: Plan, choice: EngineChoice, names: Mapping[str | None, str]
 ) -> dict[str, Any]:
+    title = matrix_of(choice.name).title
     labels = [f"{d}_{key}" for d in ("row", "col") for key in ("layer", "variable", "index")]
     return {
-        "title": "Hessian of a training loss with respect to all trainable weights",
+        "title": f"{title} of a training loss with respect to all trainable weights",
         "format_version": FORMAT_VERSION,
         "coordinates": " ".join(labels),
         "engine": choice.name,
         "engine_reason": choice.reason,
         "tile": plan.tile,
         "arrays": [{"name": name, "term": term} for term, name in names.items()],
+        "jacobians": [{"name": jacobian_name(r.term), "term": r.term} for r in choice.residuals],
         "loss": frozen.loss,
         "terms": [_describe(term) for term in frozen.terms],
         "network_inputs": list(frozen.coordinates),

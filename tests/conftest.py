@@ -17,6 +17,7 @@ from hessian_tasks.source import ProblemSource
 
 Run = Callable[..., list[Any]]
 Snapshot = Callable[[Path], dict[str, bytes]]
+Cli = Callable[..., tuple[int, str, str]]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -81,3 +82,22 @@ def snapshot() -> Snapshot:
         return {str(p.relative_to(path)): p.read_bytes() for p in files}
 
     return read
+
+
+@pytest.fixture
+def hessian(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """The command ``hessian`` in this process: its exit code, output and errors."""
+    from pipeline import cli
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hessian", *map(str, arguments)])
+        capsys.readouterr()
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as left:
+            code = left.code or 0
+        output, errors = capsys.readouterr()
+        return int(code), output, errors
+
+    return call

@@ -27,7 +27,6 @@ from hessian_tasks.models import resolve_model
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.source import ProblemSource
-from pipeline import cli
 from pipeline.api import open_hessian, verify_hessian
 from pipeline.commands import run_settings
 from pipeline.config import Settings
@@ -403,24 +402,6 @@ def problem(weight=1.0, points=0, width=4):
     fit = ResidualTerm("fit", x, lambda x, u: u.value - tf.sin(x), weight)
     return Problem(mlp(1, width=width, depth=1, dtype="float64"), [fit], "x")
 """
-
-
-@pytest.fixture
-def hessian(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """The command ``hessian`` in this process: its exit code, output and errors."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hessian", *map(str, arguments)])
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as left:
-            code = left.code or 0
-        output, errors = capsys.readouterr()
-        return int(code), output, errors
-
-    return call
 
 
 @pytest.fixture(scope="module")

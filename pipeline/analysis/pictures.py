@@ -1,4 +1,4 @@
-"""Pictures of a Hessian: its spectrum and its matrix."""
+"""Pictures of a stored matrix: its spectrum and its entries."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def draw_matrix(store: HessianStore, path: str | Path) -> None:
     middles = (starts + np.append(starts[1:], store.num_params)) / 2
     axes.set_yticks(middles, [name.rpartition("/")[2] for name in store.layout.layers()])
     axes.set_xticks([0, store.num_params - 1])
-    axes.set(xlabel="parameter", title=f"|∂²L/∂θᵢ∂θⱼ|, P = {store.num_params:,}")
+    axes.set(xlabel="parameter", title=f"|{store.matrix.entry}|, P = {store.num_params:,}")
     figure.colorbar(shown, label=f"root mean square over {cut} × {cut} entries")
     figure.savefig(path, dpi=150)
 
@@ -87,9 +87,9 @@ def _coarsen(store: HessianStore) -> tuple[npt.NDArray[np.float64], int]:
     edges = np.arange(0, num_params, cut)
     counts = np.diff(np.append(edges, num_params))
     squares = np.zeros((len(edges), len(edges)))
-    hessian = store.hessian()
+    matrix = store.hessian()
     for row in store.block_rows:
-        block = np.asarray(hessian[row.start : row.stop, :], np.float64) ** 2
+        block = np.asarray(matrix[row.start : row.stop, :], np.float64) ** 2
         columns = np.add.reduceat(block, edges, axis=1)
         np.add.at(squares, np.arange(row.start, row.stop) // cut, columns)
     return np.sqrt(squares / np.outer(counts, counts)), cut

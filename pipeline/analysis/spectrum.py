@@ -1,4 +1,4 @@
-"""Eigenvalues of a stored Hessian, with the floor below which they are noise."""
+"""Eigenvalues of a stored matrix, with the floor below which they are noise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Spectrum", "noise_floor", "spectrum"]
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenvalues of a Hessian, ascending.
+    """Eigenvalues of a Hessian or Gauss-Newton matrix, ascending.
 
     Attributes:
         eigenvalues: All P of them, or some at each end, float64.
@@ -107,7 +107,7 @@ def spectrum(store: HessianStore, term: str | None = None, num_extreme: int = 20
 
     Args:
         store: A complete store.
-        term: A loss term's Hessian instead of the total's.
+        term: A loss term's matrix instead of the total's.
         num_extreme: Eigenvalues at each end where they are not all computed.
 
     Raises:
@@ -116,7 +116,9 @@ def spectrum(store: HessianStore, term: str | None = None, num_extreme: int = 20
     _check_complete(store)
     if term not in store.arrays:
         known = ", ".join(t for t in store.arrays if t) or "none (use --per-term)"
-        raise StoreError(f"{store.path} has no Hessian of term {term!r}; it has {known}.")
+        raise StoreError(
+            f"{store.path} has no {store.matrix.title} of term {term!r}; it has {known}."
+        )
     name = store.arrays[term]
     statistics = [record.statistics[name] for record in store.records().values()]
     norm = float(np.sqrt(sum(s.squares for s in statistics)))
@@ -169,6 +171,6 @@ def _extreme(store: HessianStore, name: str, number: int) -> npt.NDArray[np.floa
 
 
 def _matvec(store: HessianStore, name: str, vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    hessian = store.hessian(name)
-    parts = [np.asarray(hessian[r.start : r.stop, :]) @ vector for r in store.block_rows]
+    matrix = store.hessian(name)
+    parts = [np.asarray(matrix[r.start : r.stop, :]) @ vector for r in store.block_rows]
     return np.concatenate(parts)
