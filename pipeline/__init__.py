@@ -6,7 +6,8 @@ from hessian_tasks import BlockRow, LossTerm, Problem, ResidualTerm
 from pipeline.errors import HessianError
 
 if TYPE_CHECKING:
-    from pipeline.api import compute_hessian, open_hessian, verify_hessian
+    from pipeline.api import compute_hessian, open_hessian, open_store, verify_hessian
+    from pipeline.gauss_newton import neural_tangent_kernel, residual_curvature
     from pipeline.run import RunOptions
 
 __all__ = [
@@ -17,7 +18,10 @@ __all__ = [
     "ResidualTerm",
     "RunOptions",
     "compute_hessian",
+    "neural_tangent_kernel",
     "open_hessian",
+    "open_store",
+    "residual_curvature",
     "verify_hessian",
 ]
 
@@ -26,7 +30,10 @@ __all__ = [
 _LAZY = {
     "RunOptions": "pipeline.run",
     "compute_hessian": "pipeline.api",
+    "neural_tangent_kernel": "pipeline.gauss_newton",
     "open_hessian": "pipeline.api",
+    "open_store": "pipeline.api",
+    "residual_curvature": "pipeline.gauss_newton",
     "verify_hessian": "pipeline.api",
 }
 

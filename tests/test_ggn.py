@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -20,9 +24,22 @@ from hessian_tasks.models import get_theta, resolve_model, set_theta, trainable_
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.problems import burgers, kovasznay, poisson
 from hessian_tasks.problems.networks import mlp
+from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
+from pipeline.api import compute_hessian, open_hessian, open_store, verify_hessian
+from pipeline.engines import choose_engine
+from pipeline.errors import StoreMismatchError
+from pipeline.events import BlockRowStored
+from pipeline.gauss_newton import neural_tangent_kernel, residual_curvature
+from pipeline.inputs import freeze_source, stored_inputs
+from pipeline.plan import Cost, Request, make_plan, project_bytes
+from pipeline.run import RunOptions
+from pipeline.store import HessianStore
 
 Array = npt.NDArray[Any]
+Run = Callable[..., list[Any]]
+Snapshot = Callable[[Path], dict[str, bytes]]
+Cli = Callable[..., tuple[int, str, str]]
 WEIGHTS = (0.7, -2.0, 0.0)
 
 
@@ -154,3 +171,202 @@ def test_is_not_the_hessian_elsewhere() -> None:
     matrix, hessian = whole(by_layers(problem)), whole(AutodiffEngine(problem))
     assert np.abs(matrix - hessian).max() > 1e-2 * np.abs(hessian).max()
     assert np.linalg.eigvalsh(matrix).min() > -1e-12 * np.abs(matrix).max()
+
+
+# ---- stores ------------------------------------------------------------------------------------
+
+PROBLEM = """
+import numpy as np
+import tensorflow as tf
+from hessian_tasks import LossTerm, Problem, ResidualTerm
+from hessian_tasks.problems.networks import mlp
+
+def problem(weight=-0.5, norm=False):
+    network = mlp(1, width=4, depth=2, dtype="float64")
+    x = np.linspace(-1, 1, 6)[:, None]
+    pair = ResidualTerm("pair", x, lambda x, u: [u.d("x") * u.value, u.value - tf.sin(x)])
+    data = ResidualTerm("data", x[:3], lambda x, u: u.d("x") - x**2, weight)
+    loss = LossTerm("norm", lambda model: tf.add_n([tf.nn.l2_loss(w) for w in model.weights]))
+    return Problem(network, [pair, data, loss] if norm else [pair, data], "x")
+"""
+NUM_PARAMS, TILE, NUM_BLOCK_ROWS = 33, 9, 4
+OPTIONS = {"tile": TILE, "engine": "ggn", "per_term": True}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """A problem file, and complete stores of its Gauss-Newton matrix and of its Hessian."""
+    place = tmp_path_factory.mktemp("ggn")
+    file = place / "problem.py"
+    file.write_text(PROBLEM)
+    inputs = freeze_source(ProblemSource(str(file)))
+    run(place / "g.zarr", inputs, **OPTIONS)
+    run(place / "h.zarr", inputs, tile=16)
+    return place
+
+
+@pytest.fixture(scope="module")
+def dense(place: Path) -> dict[str, Array]:
+    """Dense Jacobians of the terms."""
+    problem = ProblemSource(str(place / "problem.py")).load()
+    return {term.name: dense_jacobian(problem, term) for term in problem.terms}
+
+
+@pytest.fixture
+def store(place: Path, tmp_path: Path) -> Path:
+    """A copy of the complete store."""
+    return Path(shutil.copytree(place / "g.zarr", tmp_path / "g.zarr"))
+
+
+def objects(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: data for name, data in files.items() if name.startswith(("ggn", "jacobian"))}
+
+
+def test_store_holds_matrices_and_jacobians_with_labels(
+    place: Path, dense: dict[str, Array]
+) -> None:
+    dataset = open_store(place / "g.zarr")
+    assert "hessian" not in dataset
+    for term, factor, components in [("pair", 2 / 12, 2), ("data", -2 * 0.5 / 3, 1)]:
+        jacobian = dataset[f"jacobian_{term}"]
+        assert jacobian.dims == (f"{term}_residual", "col")
+        assert jacobian.attrs["num_components"] == components
+        assert jacobian.attrs["factor"] == pytest.approx(factor, rel=1e-15)
+        assert_equal_to_rounding(jacobian, dense[term])
+        assert_equal_to_rounding(dataset[f"ggn_{term}"], factor * dense[term].T @ dense[term])
+    assert np.array_equal(dataset.ggn_pair.to_numpy() + dataset.ggn_data, dataset.ggn)
+    assert open_hessian(place / "g.zarr").identical(dataset)
+    assert dataset.jacobian_pair.col_layer.to_numpy()[-1] == "output"
+
+
+def test_every_object_has_one_writer(place: Path, snapshot: Snapshot) -> None:
+    opened = HessianStore(place / "g.zarr")
+    keys = [key for row in opened.block_rows for key in opened.object_keys(row)]
+    assert len(keys) == len(set(keys)) == 3 * NUM_BLOCK_ROWS**2 + 2 * NUM_BLOCK_ROWS
+    assert set(keys) == {key for key in objects(snapshot(opened.path)) if "/c/" in key}
+
+
+def test_lost_block_rows_are_computed_again_to_the_same_bytes(
+    store: Path, place: Path, run: Run, snapshot: Snapshot
+) -> None:
+    shutil.rmtree(store / "records" / "000001")
+    (store / "jacobian_pair" / "c" / "0" / "2").write_bytes(b"damaged")
+    events = run(store, stored_inputs(HessianStore(store)))
+    assert sorted(e.record.row.index for e in events if isinstance(e, BlockRowStored)) == [1, 2]
+    assert objects(snapshot(store)) == objects(snapshot(place / "g.zarr"))
+    assert events[0].plan.request.num_residuals == 15
+
+
+@pytest.mark.parametrize("name", ["ggn", "jacobian_data"])
+def test_wrong_entry_with_a_right_checksum_is_found(name: str, store: Path) -> None:
+    certificate = verify_hessian(store)
+    assert certificate.passed
+    assert max(certificate.product_errors + certificate.jacobian_errors) < 1e-12
+    assert len(certificate.product_errors) == len(certificate.jacobian_errors) == 3
+    opened = HessianStore(store, writable=True)
+    array, corner = opened.hessian(name), (2, NUM_PARAMS - 2)
+    array[corner] = np.asarray(array[corner]) + 0.01
+    for index in (0, NUM_BLOCK_ROWS - 1):
+        record = opened.records()[index]
+        record.checksums.update(opened.checksums(opened.block_rows[index]))
+        record.save(store)
+    certificate = verify_hessian(store)
+    assert certificate.damaged == []
+    assert not certificate.passed
+    errors = certificate.product_errors if name == "ggn" else certificate.jacobian_errors
+    assert min(errors) > certificate.tolerance
+
+
+def test_commands_call_it_by_its_name(store: Path, hessian: Cli, tmp_path: Path) -> None:
+    code, output, _ = hessian("verify", store)
+    assert code == 0
+    assert "error of G v" in output
+    assert "error of J v" in output
+    code, output, _ = hessian("info", store, "--picture", tmp_path / "matrix.png")
+    assert code == 0
+    assert "Gauss-Newton matrices  ggn, ggn_pair, ggn_data" in output
+    assert "jacobian_pair        (12, 33), 2 components a point" in output
+    assert "Hessian" not in output
+    code, output, _ = hessian("spectrum", store, "--term", "pair")
+    assert (code, ", 0 negative" in output) == (0, True)
+    code, _, errors = hessian("spectrum", store, "--term", "none")
+    assert (code, "has no Gauss-Newton matrix of term 'none'" in errors) == (1, True)
+    code, _, errors = hessian("run", "--store", store, "--engine", "layered")
+    assert (code, "was begun with engine ggn" in errors) == (1, True)
+
+
+def test_losses_without_residuals_are_refused(place: Path, hessian: Cli) -> None:
+    file, path = place / "problem.py", place / "none.zarr"
+    code, _, errors = hessian("run", file, "-o", "norm=true", "--engine", "ggn", "--store", path)
+    assert code == 1
+    assert "a LossTerm has none: norm. Declare it as a ResidualTerm" in errors
+    assert "Traceback" not in errors
+    assert not path.exists()
+
+
+def test_kernel_is_that_of_all_residuals(place: Path, dense: dict[str, Array]) -> None:
+    kernel = neural_tangent_kernel(place / "g.zarr")
+    jacobian = np.concatenate([dense["pair"], dense["data"]])
+    assert_equal_to_rounding(kernel.compute(), jacobian @ jacobian.T)
+    assert kernel.dims == ("residual", "other")
+    assert kernel.term.to_numpy().tolist() == ["pair"] * 12 + ["data"] * 3
+    assert kernel.point.to_numpy().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 0, 1, 2]
+    assert kernel.other_component.to_numpy().tolist() == [0, 1] * 6 + [0] * 3
+    with pytest.raises(StoreMismatchError, match=r"holds the Hessian, but the Gauss-Newton matrix"):
+        neural_tangent_kernel(place / "h.zarr")
+
+
+def test_residual_curvature_is_the_difference(place: Path, tmp_path: Path) -> None:
+    h, g = place / "h.zarr", place / "g.zarr"
+    difference = residual_curvature(h, g)
+    assert difference.dims == ("row", "col")
+    assert {"row_layer", "col_index"} <= set(difference.coords)
+    expected = open_hessian(h).hessian.to_numpy() - open_store(g).ggn.to_numpy()
+    assert np.array_equal(difference, expected)
+    assert np.abs(expected).max() > 0.1
+    with pytest.raises(StoreMismatchError, match="holds the Gauss-Newton matrix, but the Hessian"):
+        residual_curvature(g, g)
+    problem = ProblemSource(str(place / "problem.py"), {"weight": 2.0}).load()
+    compute_hessian(problem, tmp_path / "other.zarr", options=RunOptions(engine="ggn"))
+    with pytest.raises(StoreMismatchError, match=r"different inputs: .*weight of term data"):
+        residual_curvature(h, tmp_path / "other.zarr")
+
+
+def test_networks_that_are_not_layered_go_to_autodiff(tmp_path: Path) -> None:
+    dense = [keras.layers.Dense(width, dtype="float64") for width in (3, 1)]
+    norm = keras.layers.LayerNormalization(dtype="float64")
+    network = keras.Sequential([keras.Input((1,), dtype="float64"), dense[0], norm, dense[1]])
+    x = np.linspace(-1, 1, 5)[:, np.newaxis]
+    terms = [
+        ResidualTerm("slope", x, lambda x, u: u.d("x") - 1.0),
+        ResidualTerm("data", x[:2], lambda x, u: u.value),
+    ]
+    problem = of(Problem(network, terms, "x"))
+    path = tmp_path / "g.zarr"
+    dataset = compute_hessian(problem, path, options=RunOptions(engine="ggn", tile=7))
+    total = np.zeros(dataset.ggn.shape)
+    for term in problem.terms:
+        jacobian = dense_jacobian(problem, term)
+        assert_equal_to_rounding(dataset[f"jacobian_{term.name}"], jacobian)
+        total += 2 * term.weight / len(jacobian) * jacobian.T @ jacobian
+    assert_equal_to_rounding(dataset.ggn, total)
+    assert HessianStore(path).attributes["engine_reason"].startswith("by autodiff because ")
+    assert verify_hessian(path, problem).passed
+
+
+def test_is_only_computed_when_asked_for() -> None:
+    problem = fit(1, lambda x, model: x)
+    assert choose_engine(problem, "auto")[1].name == "layered"
+    engine, choice = choose_engine(problem, "ggn")
+    assert (engine.name, choice.name, choice.reason) == ("ggn", "ggn", "")
+
+
+def test_plan_counts_the_jacobians() -> None:
+    without = Request(1000, 8, 1, num_threads=2, allowed_bytes=2**34, tile=100)
+    request = replace(without, num_residuals=300)
+    cost = Cost(0, 0, 0, 0.0)
+    plans = [make_plan(r, cost) for r in (without, request)]
+    assert plans[1].stored_bytes - plans[0].stored_bytes == 300 * 1000 * 8
+    more = project_bytes(request, cost, 100, 2) - project_bytes(without, cost, 100, 2)
+    # Both threads hold the columns of a tile, a copy in the order of the store, and its encoding.
+    assert more == 2 * 3 * 300 * 100 * 8
