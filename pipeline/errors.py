@@ -33,7 +33,7 @@ class ConfigError(HessianError, ValueError):
 
 
 class PlanError(HessianError, ValueError):
-    """No plan fits into the allowed memory."""
+    """What was asked for cannot be planned: memory is short, or the engine does not apply."""
 
 
 class StoreError(HessianError, OSError):
