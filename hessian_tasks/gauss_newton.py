@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -164,6 +164,9 @@ class AutodiffJacobian:
         residuals: The term's residuals.
     """
 
+    # One for all terms: they share the network, which one thread at a time is to trace.
+    _lock: ClassVar = threading.Lock()
+
     def __init__(self, problem: Problem, term: ResidualTerm, row_batch: int = 64) -> None:
         """Run the residual once, to count its components.
 
@@ -178,7 +181,6 @@ class AutodiffJacobian:
         self._dtype = np.dtype(dtype_of(problem.model))
         self._row_batch = row_batch
         self._compiled: dict[int, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {}
-        self._lock = threading.Lock()
         compiled = tf.function(lambda: term_residual(problem, term), autograph=False)
         shape = compiled.get_concrete_function()().shape
         self.residuals = TermResiduals(term.name, shape[0], shape[1], term.weight)

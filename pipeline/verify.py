@@ -90,21 +90,21 @@ def certify(
     num_missing = len(store.block_rows) - len(records)
     damaged = sorted(damaged_objects(store.path, records.values()))
     tolerance = float(np.sqrt(np.finfo(store.dtype).eps))
-    errors, jacobian_errors, symmetry_defect = list[float](), list[float](), None
+    errors: list[float] = []
+    jacobian_errors: list[float] = []
+    symmetry_defect: float | None = None
     seed = int(np.random.SeedSequence().generate_state(1)[0])
     if not num_missing and not damaged:
         vectors = np.random.default_rng(seed).standard_normal((num_vectors, store.num_params))
         vectors = vectors.astype(store.dtype)
         stored, symmetry_defect = _read_once(store, vectors)
         errors = _relative(stored, product(vectors))
-        if jacobian_product is not None:
-            jacobian_errors = _jacobian_errors(store, vectors, jacobian_product(vectors))
-        # NaN compares false, so a NaN error or defect does not pass.
+        jacobian_errors = _jacobian_errors(store, vectors, jacobian_product)
+    # NaN compares false, so a NaN error or defect does not pass.
     defects = [*errors, *jacobian_errors, symmetry_defect or 0.0]
-    passed = bool(errors) and all(defect <= tolerance for defect in defects)
     return Certificate(
         matrix=store.matrix.name,
-        passed=passed,
+        passed=bool(errors) and all(defect <= tolerance for defect in defects),
         num_missing=num_missing,
         damaged=damaged,
         product_errors=errors,
@@ -137,11 +137,14 @@ def _read_once(
 
 
 def _jacobian_errors(
-    store: HessianStore, vectors: npt.NDArray[Any], expected: Mapping[str, npt.NDArray[Any]]
+    store: HessianStore, vectors: npt.NDArray[Any], product: JacobianProduct | None
 ) -> list[float]:
+    if product is None:
+        return []
     errors = np.zeros(len(vectors))
-    for term, name in store.jacobians.items():
-        images = np.zeros(expected[term].shape, np.float64)
+    for term, expected in product(vectors).items():
+        name = store.jacobians[term]
+        images = np.zeros(expected.shape, np.float64)
         for row in store.block_rows:
             columns = slice(row.start, row.stop)
             try:
@@ -150,7 +153,7 @@ def _jacobian_errors(
                 raise StoreError(f"Array {name} cannot be read: {error}") from error
             images += vectors[:, columns] @ part.T
         # NaN stays.
-        errors = np.maximum(errors, _relative(images, expected[term]))
+        errors = np.maximum(errors, _relative(images, expected))
     return [float(error) for error in errors]
 
 
