@@ -90,7 +90,21 @@ def slopes() -> Any:
     return keras.Model(x, dense(1)(layers.PReLU(dtype="float64")(dense(3)(h))))
 
 
-@pytest.mark.parametrize("build", [skips, gates, slopes], ids=lambda f: f.__name__)
+@tf.custom_gradient
+def sine(z: Any) -> Any:
+    return tf.sin(z), lambda upstream: upstream * tf.cos(z)
+
+
+def custom_gradients() -> Any:
+    x = keras.Input((2,), dtype="float64")
+    h = dense(3, "silu")(layers.Activation("swish", dtype="float64")(x))
+    z = dense(3, lambda z: sine(keras.activations.silu(z) * z))(h)
+    return keras.Model(x, dense(2, "swish")(z * h))
+
+
+@pytest.mark.parametrize(
+    "build", [skips, gates, slopes, custom_gradients], ids=lambda f: f.__name__
+)
 def test_equals_autodiff_on_networks_that_are_no_chains(build: Callable[[], Any]) -> None:
     points = np.random.default_rng(0).uniform(-1, 1, (11, 2))
     residual = lambda x, u: u.d("xx") * u.value + x[:, 0:1] * u.d("xy") + u.d("y")  # noqa: E731
@@ -99,6 +113,16 @@ def test_equals_autodiff_on_networks_that_are_no_chains(build: Callable[[], Any]
         ResidualTerm("data", points[:5], lambda x, u: u.value - 1, weight=-2.0),
     ]
     assert_equal(of(Problem(build(), terms, ("x", "y"))), 1e-11)
+
+
+def test_takes_swish_by_layers() -> None:
+    x = keras.Input((2,), dtype="float64")
+    model = keras.Model(x, dense(1)(dense(4, "silu")(dense(4, "swish")(x))))
+    points = np.random.default_rng(0).uniform(-1, 1, (9, 2))
+    term = ResidualTerm("pde", points, lambda x, u: u.d("xx") + u.d("yy") + u.value)
+    problem = of(Problem(model, [term], ("x", "y")))
+    assert choose_engine(problem, "auto")[1].name == "layered"
+    assert_equal(problem, 1e-11)
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +163,41 @@ def shared() -> Any:
     return keras.Model(x, twice(twice(x)))
 
 
+def with_gradient(function: Any, gradient: Any) -> Callable[[], Any]:
+    """A network whose activation has a custom gradient."""
+
+    @tf.custom_gradient
+    def activation(z: Any) -> Any:
+        return function(z), lambda upstream: gradient(z, upstream)
+
+    def build() -> Any:
+        return keras.Sequential(
+            [keras.Input((2,), dtype="float64"), dense(3, activation), dense(1)]
+        )
+
+    return build
+
+
+straight_through = with_gradient(tf.sign, lambda z, upstream: upstream)
+doubled = with_gradient(tf.tanh, lambda z, upstream: 2.0 * upstream / tf.cosh(z) ** 2)
+reversed_sign = with_gradient(lambda z: z, lambda z, upstream: -upstream)
+clipped = with_gradient(tf.identity, lambda z, upstream: tf.clip_by_value(upstream, -9.0, 9.0))
+stopped = with_gradient(tf.sin, lambda z, upstream: upstream * tf.stop_gradient(tf.cos(z)))
+raising = with_gradient(tf.sin, lambda z, upstream: 1 / 0)
+
+
 @pytest.mark.parametrize(
-    ("build", "reason"), [(normalised, "neither a product"), (shared, "is used 2 times")]
+    ("build", "reason"),
+    [
+        (normalised, "neither a product"),
+        (shared, "is used 2 times"),
+        (straight_through, "a custom gradient that is not its derivative"),
+        (doubled, "a custom gradient that is not its derivative"),
+        (reversed_sign, "a custom gradient that is not its derivative"),
+        (clipped, "a custom gradient that is not its derivative"),
+        (stopped, "a custom gradient that is not its derivative"),
+        (raising, "cannot be replayed .ZeroDivisionError."),
+    ],
 )
 def test_refuses_other_networks_with_the_reason(build: Callable[[], Any], reason: str) -> None:
     term = ResidualTerm("data", [[0.1, 0.2], [0.3, 0.5]], lambda x, u: u.value)

@@ -7,6 +7,7 @@ is one of a program or the layered engine does not apply, and says which one it 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -17,14 +18,15 @@ import tensorflow as tf
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.jets import Tensor
 from hessian_tasks.layered.program import Feature, Linear, Node, Program, Site
-from hessian_tasks.layered.subgraph import make_function, walk_back
+from hessian_tasks.layered.replay import replays
+from hessian_tasks.layered.subgraph import make_function, sources, walk_back
 from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
 
 __all__ = ["read_program"]
 
 _NEURON_WISE = """
 Abs Acos Acosh Add AddN AddV2 Asin Asinh Atan Atan2 Atanh BiasAdd Cos Cosh Div DivNoNan Elu Equal
-Erf Erfc Exp Expm1 Greater GreaterEqual Identity Inv LeakyRelu Less LessEqual Log Log1p
+Erf Erfc Exp Expm1 Greater GreaterEqual Identity IdentityN Inv LeakyRelu Less LessEqual Log Log1p
 LogicalAnd LogicalNot LogicalOr Maximum Minimum Mul MulNoNan Neg NotEqual OnesLike Pow RealDiv
 Reciprocal Relu Relu6 Rsqrt Select SelectV2 Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Square
 SquaredDifference Sub Tan Tanh ZerosLike
@@ -62,6 +64,7 @@ class _Reader:
         self.points = self.graph.inputs[0]
         self.program = Program()
         self.wires: dict[str | int, int] = {}
+        self.pieces: list[tuple[Tensor, list[Tensor]]] = []
         self.layout = parameter_layout(model)
         self.parameters: dict[str, int] = {}
         self.constants: dict[str, npt.NDArray[Any]] = {}
@@ -88,8 +91,8 @@ class _Reader:
     def _find_dependencies(self) -> dict[str, frozenset[str]]:
         depends: dict[str, frozenset[str]] = {self.points.name: frozenset({"points"})}
         for operation in self.graph.get_operations():
-            inputs = [depends.get(tensor.name, frozenset()) for tensor in operation.inputs]
             for tensor in operation.outputs:
+                inputs = [depends.get(source.name, frozenset()) for source in sources(tensor)]
                 found = frozenset().union(*inputs)
                 if tensor.name in self.parameters:
                     found = frozenset({"weights"})
@@ -110,7 +113,27 @@ class _Reader:
         self._check_kernels()
         self.program.output = self._wire(self.output)
         self._check_overlap()
+        self._check_custom_gradients()
         return self.program
+
+    def _check_custom_gradients(self) -> None:
+        # After everything is read, because it adds operations to the graph.
+        for tensor, boundary in self.pieces:
+            operations = walk_back(tensor, {t.name for t in boundary})
+            wrapped = [operation.name for operation in operations if operation.type == "IdentityN"]
+            if not wrapped:
+                continue
+            try:
+                same = replays(tensor, boundary, self.constants)
+            except Exception as error:
+                raise NotLayeredError(
+                    f"the custom gradient of {wrapped[0]} cannot be replayed "
+                    f"({type(error).__name__})"
+                ) from error
+            if not same:
+                raise NotLayeredError(
+                    f"operation {wrapped[0]} has a custom gradient that is not its derivative"
+                )
 
     def _check_overlap(self) -> None:
         sites = [self.program.site(wire) for wire in self.program.sites]
@@ -146,7 +169,7 @@ class _Reader:
         if tensor.shape.rank != 2 or tensor.shape[1] is None:
             raise self._unknown(operation, f" of shape {tensor.shape}")
         if "weights" not in depends:
-            function = make_function(tensor, [self.points], self.constants)
+            function = self._function(tensor, [self.points])
             return self.program.add(Feature(function), tensor.shape[1])
         if self._adds_bias(operation):
             return self._dense(operation.inputs[0].op, operation)
@@ -241,7 +264,12 @@ class _Reader:
         tensors = list(boundary.values())
         width = tensor.shape[1]
         inputs = tuple(self._widened(self._wire(t), width, tensor.op) for t in tensors)
-        return self.program.add(Node(inputs, make_function(tensor, tensors, self.constants)), width)
+        return self.program.add(Node(inputs, self._function(tensor, tensors)), width)
+
+    def _function(self, tensor: Tensor, boundary: list[Tensor]) -> Callable[..., Tensor]:
+        """A function that will be differentiated."""
+        self.pieces.append((tensor, boundary))
+        return make_function(tensor, boundary, self.constants)
 
     def _expand(self, tensor: Tensor, boundary: dict[str, Tensor], *, root: bool = False) -> None:
         """Collect the wires that a neuron-wise expression starts from."""
@@ -251,7 +279,7 @@ class _Reader:
         mixed = "weights" in depends
         inside = tensor.op.type in NEURON_WISE and mixed and tensor.name not in self.parameters
         if root or (inside and tensor.name not in self.kept and not self._adds_bias(tensor.op)):
-            for source in tensor.op.inputs:
+            for source in sources(tensor):
                 self._expand(source, boundary)
         else:
             boundary[tensor.name] = tensor

@@ -10,19 +10,30 @@ import tensorflow as tf
 
 from hessian_tasks.jets import Tensor
 
-__all__ = ["make_function", "walk_back"]
+__all__ = ["make_function", "sources", "walk_back"]
+
+
+def sources(tensor: Tensor) -> list[Tensor]:
+    """The tensors that ``tensor`` is computed from.
+
+    One output of ``IdentityN`` is one of its inputs. ``tf.custom_gradient`` gives it the
+    arguments of its function as well, for the gradient's use.
+    """
+    inputs = list(tensor.op.inputs)
+    return [inputs[tensor.value_index]] if tensor.op.type == "IdentityN" else inputs
 
 
 def walk_back(output: Tensor, stops: set[str]) -> list[Any]:
     """The operations that ``output`` needs, up to tensors named in ``stops``."""
     found: dict[str, Any] = {}
+    seen: set[str] = set(stops)
     waiting = [output]
     while waiting:
         tensor = waiting.pop()
-        if tensor.name in stops or tensor.op.name in found:
-            continue
-        found[tensor.op.name] = tensor.op
-        waiting.extend(tensor.op.inputs)
+        if tensor.name not in seen:
+            seen.add(tensor.name)
+            found[tensor.op.name] = tensor.op
+            waiting.extend(sources(tensor))
     return list(found.values())
 
 
@@ -30,6 +41,9 @@ def make_function(
     output: Tensor, boundary: Sequence[Tensor], constants: Mapping[str, npt.NDArray[Any]]
 ) -> Callable[..., Tensor]:
     """A function of the boundary tensors that computes ``output`` as the graph does.
+
+    Its derivatives are those of the operations. The gradients of ``tf.custom_gradient`` are left
+    behind: they are made of tensors of the graph that they were traced in.
 
     Args:
         output: Tensor of the traced graph.
@@ -41,28 +55,34 @@ def make_function(
     """
     names = [tensor.name for tensor in boundary]
     known = {key: value for key, value in constants.items() if key not in names}
-    operations = walk_back(output, {*names, *known})
-    definition = tf.compat.v1.GraphDef(library=output.graph.as_graph_def().library)
-    definition.versions.CopyFrom(output.graph.as_graph_def().versions)
+    stops = {*names, *known}
+    result = _unwrap(output, stops).name
+    graph = output.graph.as_graph_def()
+    definition = tf.compat.v1.GraphDef(library=graph.library, versions=graph.versions)
     used: set[str] = set()
-    for operation in operations:
-        used.update(tensor.name for tensor in operation.inputs)
-        node = definition.node.add()
-        node.CopyFrom(operation.node_def)
-        data_inputs = [name for name in node.input if not name.startswith("^")]
-        del node.input[:]
-        node.input.extend(data_inputs)
+    for operation in walk_back(output, stops):
+        if operation.type != "IdentityN":
+            node = definition.node.add()
+            node.CopyFrom(operation.node_def)
+            node.attr.pop("_class", None)  # a wish for a device, by the names of operations
+            del node.input[:]
+            node.input.extend(_unwrap(tensor, stops).name for tensor in operation.inputs)
+            used.update(node.input)
 
     def function(*tensors: Tensor) -> Tensor:
-        if output.name in names:
-            return tensors[names.index(output.name)]
-        if output.name in known:
-            return tf.constant(known[output.name])
         values = dict(zip(names, tensors, strict=True))
         values.update({key: tf.constant(value) for key, value in known.items()})
+        if result in values:
+            return values[result]
         mapped = {key: value for key, value in values.items() if key in used}
         return tf.graph_util.import_graph_def(
-            definition, input_map=mapped, return_elements=[output.name], name="layered"
+            definition, input_map=mapped, return_elements=[result], name="layered"
         )[0]
 
     return function
+
+
+def _unwrap(tensor: Tensor, stops: set[str]) -> Tensor:
+    while tensor.op.type == "IdentityN" and tensor.name not in stops:
+        (tensor,) = sources(tensor)
+    return tensor
