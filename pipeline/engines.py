@@ -46,9 +46,10 @@ def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, Engine
                 "Leave --engine out, or give --engine autodiff."
             ) from error
         return AutodiffEngine(problem), EngineChoice("autodiff", f"because {error}")
-    others = [term.name for term in problem.terms if term.name not in engine.layered_terms]
-    reason = f"but {', '.join(others)} by autodiff" if others else ""
-    return engine, EngineChoice("layered", reason)
+    others = [f"{term} {reason}" for term, reason in engine.left_out.items()]
+    return engine, EngineChoice(
+        "layered", f"but by autodiff: {'; '.join(others)}" if others else ""
+    )
 
 
 def _choose_jacobians(problem: Problem) -> tuple[GaussNewtonEngine, EngineChoice]:

@@ -16,7 +16,16 @@ from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.models import get_theta, resolve_model, set_theta
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
-from hessian_tasks.problems import burgers, kdv, kovasznay, poisson, reaction, wave
+from hessian_tasks.problems import (
+    burgers,
+    classification,
+    kdv,
+    kovasznay,
+    poisson,
+    reaction,
+    regression,
+    wave,
+)
 from hessian_tasks.spec import BlockRow
 from pipeline.engines import choose_engine
 from pipeline.errors import PlanError
@@ -48,6 +57,13 @@ def assert_equal(problem: Problem, tolerance: float) -> None:
 def test_equals_autodiff_on_built_in_problems(build: Any) -> None:
     # 1e-11: a few hundred additions in another order, in float64.
     assert_equal(of(build.problem(4, 3, 9, 7, dtype="float64")), 1e-11)
+
+
+@pytest.mark.parametrize("build", [classification, regression], ids=lambda m: m.__name__)
+def test_equals_autodiff_on_losses_of_values(build: Any) -> None:
+    problem = of(build.problem(4, 2, 12, dtype="float64"))
+    assert LayeredEngine(problem).left_out == {}
+    assert_equal(problem, 1e-11)
 
 
 def test_equals_autodiff_in_float32() -> None:
@@ -149,7 +165,64 @@ def test_other_losses_are_left_to_autodiff() -> None:
     norm = LossTerm("norm", lambda model: tf.add_n([tf.nn.l2_loss(w) for w in model.weights]))
     problem = replace(problem, terms=[*problem.terms, norm])
     assert_equal(problem, 1e-11)
-    assert choose_engine(problem, "auto")[1].reason == "but norm by autodiff"
+    reason = choose_engine(problem, "auto")[1].reason
+    assert reason == "but by autodiff: norm does not call the network"
+
+
+POINTS = np.random.default_rng(5).uniform(-1, 1, (4, 2))
+
+
+def conflicting(model: Any) -> Any:
+    """Three calls, coupled point by point; a tape around all of it."""
+    with tf.GradientTape():
+        u, v = model(POINTS), model(POINTS[::-1], training=False)
+        return tf.reduce_mean((u - v) ** 2 * tf.exp(model(0.5 * POINTS)))
+
+
+def slope_of(model: Any) -> Any:
+    points = tf.constant(POINTS)
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        u = model(points)
+    slope = tape.gradient(u, points, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return tf.reduce_mean(slope**2)
+
+
+def decayed(model: Any) -> Any:
+    return tf.reduce_mean(model(POINTS) ** 2) + tf.nn.l2_loss(model.trainable_weights[0])
+
+
+def spread(model: Any) -> Any:
+    u = model(POINTS)
+    return tf.reduce_mean((u - tf.reduce_mean(u)) ** 2)
+
+
+def unequal(model: Any) -> Any:
+    return tf.reduce_mean(model(POINTS) ** 2) + tf.reduce_mean(model(POINTS[:2]) ** 3)
+
+
+def twice(model: Any) -> Any:
+    u = model(POINTS)
+    return tf.reduce_mean(model(tf.concat([u, u], axis=1)) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "reason"),
+    [
+        (conflicting, None),
+        (slope_of, "differentiates the network"),
+        (decayed, "depends on the weights other than through the network's values"),
+        (spread, "couples its points"),
+        (unequal, "calls the network at different numbers of points"),
+        (twice, "differentiates the network"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_takes_losses_that_see_values_point_by_point(loss: Any, reason: str | None) -> None:
+    problem = of(poisson.problem(3, 2, 6, 5, dtype="float64"))
+    problem = replace(problem, terms=[problem.terms[1], LossTerm("other", loss, weight=-0.7)])
+    assert LayeredEngine(problem).left_out.get("other") == reason
+    assert_equal(problem, 1e-11)
 
 
 def normalised() -> Any:
@@ -214,5 +287,5 @@ def test_refuses_residuals_that_couple_points() -> None:
     coupled = ResidualTerm(
         "mean", problem.terms[0].points, lambda x, u: u.value - tf.reduce_mean(u.value)
     )
-    with pytest.raises(NotLayeredError, match="couples its points"):
+    with pytest.raises(NotLayeredError, match="term 'mean' couples its points"):
         LayeredEngine(of(replace(problem, terms=[coupled])))

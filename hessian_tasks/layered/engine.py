@@ -13,13 +13,14 @@ from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.layered.contract import Contraction
 from hessian_tasks.layered.cuts import slabs
-from hessian_tasks.layered.expansion import expand_term
+from hessian_tasks.layered.expansion import Expansion, expand_term
 from hessian_tasks.layered.network import Network
 from hessian_tasks.layered.products import mirror
 from hessian_tasks.layered.reader import read_program
+from hessian_tasks.layered.values import expand_loss
 from hessian_tasks.layered.workspace import Workspace
-from hessian_tasks.models import dtype_of, get_theta, parameter_layout
-from hessian_tasks.problem import Problem, ResidualTerm
+from hessian_tasks.models import dtype_of, get_theta, num_inputs, parameter_layout
+from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.spec import BlockRow
 
 __all__ = ["LayeredEngine"]
@@ -32,7 +33,7 @@ class LayeredEngine:
     those terms that only automatic differentiation can take. Safe to share between threads.
 
     Attributes:
-        layered_terms: Names of the terms that are computed by layers.
+        left_out: The terms that are left to automatic differentiation, and why.
 
     Example:
         >>> import keras, numpy as np
@@ -48,31 +49,36 @@ class LayeredEngine:
     name = "layered"
 
     def __init__(self, problem: Problem) -> None:
-        """Read the network and expand every residual term around θ.
+        """Read the network and expand every term around θ.
 
         Args:
             problem: The problem, its model resolved to a Keras model.
 
         Raises:
-            NotLayeredError: If the network or a residual is not of the kind that this engine
+            NotLayeredError: If the network, or every term, is not of the kind that this engine
                 takes; the message says what it found.
         """
-        terms = [term for term in problem.terms if isinstance(term, ResidualTerm)]
-        others = [term for term in problem.terms if not isinstance(term, ResidualTerm)]
-        if not terms:
-            raise NotLayeredError("no term of the loss is a ResidualTerm")
         self.problem = problem
         self.layout = parameter_layout(problem.model)
         self.dtype = np.dtype(dtype_of(problem.model))
         theta = get_theta(problem.model).astype(self.dtype)
-        self._program = read_program(problem.model, len(problem.coordinates))
-        network = Network(self._program, theta, len(problem.coordinates))
+        width = len(problem.coordinates) or num_inputs(problem.model)
+        self._program = read_program(problem.model, width)
+        network = Network(self._program, theta, width)
         workspace = Workspace(self.dtype)
-        self._contractions = {
-            term.name: Contraction(expand_term(problem, network, term), workspace) for term in terms
-        }
+        self._contractions: dict[str, list[Contraction]] = {}
+        self.left_out: dict[str, str] = {}
+        for term in problem.terms:
+            try:
+                expansions = _expand(problem, network, term)
+            except NotLayeredError as error:
+                self.left_out[term.name] = str(error)
+            else:
+                self._contractions[term.name] = [Contraction(e, workspace) for e in expansions]
+        if not self._contractions:
+            raise NotLayeredError("; ".join(f"term {k!r} {v}" for k, v in self.left_out.items()))
+        others = [term for term in problem.terms if term.name in self.left_out]
         self._others = AutodiffEngine(replace(problem, terms=others)) if others else None
-        self.layered_terms = list(self._contractions)
 
     def block_row(
         self,
@@ -97,7 +103,8 @@ class LayeredEngine:
             block = self._others.block_row(row, term, check)
         else:
             block = np.zeros((row.num_rows, self.layout.num_params - row.start), self.dtype)
-        chosen = [c for name, c in self._contractions.items() if term in (None, name)]
+        terms = [name for name in self._contractions if term in (None, name)]
+        chosen = [part for name in terms for part in self._contractions[name]]
         if not chosen:
             return block
         layered = np.zeros_like(block) if self._others is not None else block
@@ -131,3 +138,9 @@ class LayeredEngine:
     def num_graphs(self, per_term: bool) -> int:
         """Number of graphs that a run compiles, each about as large as the first."""
         return self._others.num_graphs(per_term) if self._others is not None else 1
+
+
+def _expand(problem: Problem, network: Network, term: ResidualTerm | LossTerm) -> list[Expansion]:
+    if isinstance(term, ResidualTerm):
+        return [expand_term(problem, network, term)]
+    return expand_loss(problem, network, term)
