@@ -72,7 +72,9 @@ def expand_term(problem: Problem, network: Network, term: ResidualTerm) -> Expan
     points = np.asarray(term.points, network.dtype)
     every = Streams(tuple(closure(indices)))
     wires, _ = network.forward(points, every)
-    jets = _take(wires[network.program.output], [every.plain.index(i) for i in indices], network)
+    output = wires[network.program.output]
+    zero = np.zeros((len(points), network.program.widths[network.program.output]), network.dtype)
+    jets = np.stack([output.get(every.plain.index(i), zero) for i in indices], axis=1)
     model = expand_residual(term, problem.coordinates, indices, jets)
     streams, used = merge(every, indices, model, network.dtype)
     slots = [slot for slot, _ in used]
@@ -80,11 +82,6 @@ def expand_term(problem: Problem, network: Network, term: ResidualTerm) -> Expan
     slope = model.slope[:, slots]
     bend = model.curvature[:, slots][:, :, :, slots]
     return _expand(network, points, streams, positions, slope, bend)
-
-
-def _take(output: dict[int, Array], positions: Sequence[int], network: Network) -> Array:
-    zero = np.zeros_like(output[0])
-    return np.stack([output.get(position, zero) for position in positions], axis=1)
 
 
 def merge(
