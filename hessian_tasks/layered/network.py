@@ -133,11 +133,15 @@ class Network:
     def _differentiate(
         self, wire: int, node: Node, inputs: Sequence[Array], order: int
     ) -> Derivatives:
-        key = (wire, order)
+        # The number of points is part of the key: with shapes that are known, TensorFlow leaves
+        # out what gradients of operations that broadcast need, most of a graph.
+        key = (wire, (order, len(inputs[0])))
         if key not in self._compiled:
-            spec = tf.TensorSpec([None, self.program.widths[wire]], self.dtype)
-            function = tf.function(lambda *z: _derivatives(node.function, z, order))
-            self._compiled[key] = function.get_concrete_function(*[spec] * len(inputs))
+            specs = [tf.TensorSpec(z.shape, self.dtype) for z in inputs]
+            function = tf.function(
+                lambda *z: _derivatives(node.function, z, order), autograph=False
+            )
+            self._compiled[key] = function.get_concrete_function(*specs)
         found = self._compiled[key](*[tf.constant(z) for z in inputs])
         values = {tuple(map(int, name.split())): t.numpy() for name, t in found.items()}
         return {taken: value for taken, value in values.items() if np.any(value)}
