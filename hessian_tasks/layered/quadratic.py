@@ -10,7 +10,7 @@ found here by automatic differentiation once a term.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +60,30 @@ def expand_residual(
     Raises:
         NotLayeredError: If the residual at one point depends on the jets at others.
     """
+    expand = _compile(term, coordinates, indices, jets)
+    side = jets.shape[1] * jets.shape[2]
+    units = np.eye(side).reshape(side, *jets.shape[1:])
+    curvature = np.stack([expand(unit)[2] for unit in units], axis=1)
+    curvature = curvature.reshape(*jets.shape, *jets.shape[1:])
+    # With one unit vector for all points, a coupling between them would go unnoticed.
+    vector = np.random.default_rng(7).normal(size=jets.shape)
+    slope, jacobian, product = expand(vector)
+    coupling = product - np.einsum("nrq,nrqsp->nsp", vector, curvature)
+    if np.abs(coupling).max() > 1e-3 * np.abs(curvature).max():
+        raise NotLayeredError(f"the residual of term {term.name!r} couples its points")
+    return QuadraticModel(slope, curvature, jacobian)
+
+
+def _compile(
+    term: ResidualTerm,
+    coordinates: Sequence[str],
+    indices: Sequence[Index],
+    jets: npt.NDArray[Any],
+) -> Callable[[npt.NDArray[np.float64]], list[npt.NDArray[np.float64]]]:
+    """A function of v that gives ℓ', the Jacobian of the residual, and ℓ'' v, all at the jets."""
     points = np.asarray(term.points, jets.dtype)
 
-    def expand(u: Tensor) -> tuple[Tensor, ...]:
+    def expand(u: Tensor, vector: Tensor) -> tuple[Tensor, ...]:
         columns = tf.unstack(u, axis=1)
         jet = Jet.of(dict(zip(indices, columns, strict=True)), coordinates)
         residual = residual_columns(term, tf.constant(points), jet)
@@ -70,20 +91,18 @@ def expand_residual(
         loss = np.sign(term.weight) * scale / 2 * tf.reduce_sum(tf.square(residual))
         slope = _gradient(loss, u)
         jacobian = [np.sqrt(scale) * _gradient(r, u) for r in tf.unstack(residual, axis=1)]
-        entries = tf.unstack(tf.reshape(slope, [len(points), -1]), axis=1)
-        rows = tf.stack([_gradient(entry, u) for entry in entries], axis=1)
-        # Summed over points, the rows would hide a coupling between them; ℓ'' v does not.
-        vector = tf.random.stateless_normal([len(points), len(entries)], (7, 11), dtype=u.dtype)
-        product = _gradient(tf.reduce_sum(tf.stack(entries, axis=1) * vector), u)
-        coupling = product - tf.einsum("na,narq->nrq", vector, rows)
-        return slope, rows, tf.stack(jacobian, axis=1), coupling
+        return slope, tf.stack(jacobian, axis=1), _gradient(tf.reduce_sum(slope * vector), u)
 
-    compiled = tf.function(expand, autograph=False)
-    found = [tensor.numpy().astype(np.float64) for tensor in compiled(tf.constant(jets))]
-    slope, curvature, jacobian, coupling = found
-    if np.abs(coupling).max() > 1e-3 * np.abs(curvature).max():
-        raise NotLayeredError(f"the residual of term {term.name!r} couples its points")
-    return QuadraticModel(slope, curvature.reshape(*slope.shape, *slope.shape[1:]), jacobian)
+    spec = tf.TensorSpec(jets.shape, jets.dtype)
+    compiled = tf.function(expand, autograph=False).get_concrete_function(spec, spec)
+
+    def at(vector: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+        found = compiled(
+            tf.constant(jets), tf.constant(np.broadcast_to(vector, jets.shape), jets.dtype)
+        )
+        return [tensor.numpy().astype(np.float64) for tensor in found]
+
+    return at
 
 
 def _gradient(y: Tensor, u: Tensor) -> Tensor:
