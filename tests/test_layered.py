@@ -141,6 +141,16 @@ def test_takes_swish_by_layers() -> None:
     assert_equal(problem, 1e-11)
 
 
+def test_takes_networks_whose_neurons_are_all_dead() -> None:
+    x = keras.Input((1,), dtype="float64")
+    h = dense(3, "relu", bias_initializer=keras.initializers.Constant(-9.0))(x)
+    h = dense(3, "relu", use_bias=False)(h)
+    term = ResidualTerm("fit", [[0.1], [0.4]], lambda x, u: u.value + u.d("x") - 1.0)
+    for bias in (False, True):
+        model = keras.Model(x, dense(1, use_bias=bias)(h))
+        assert_equal(of(Problem(model, [term], "x")), 1e-11)
+
+
 @pytest.fixture(scope="module")
 def engine() -> LayeredEngine:
     return LayeredEngine(of(poisson.problem(5, 3, 20, 10, dtype="float64")))

@@ -16,7 +16,7 @@ The modules, in the order of the computation: :mod:`~hessian_tasks.layered.progr
 network from its TensorFlow graph, :mod:`~hessian_tasks.layered.streams` and
 :mod:`~hessian_tasks.layered.composition` say how streams pass through it,
 :mod:`~hessian_tasks.layered.quadratic` expands a term's loss to second order in the streams,
-:mod:`~hessian_tasks.layered.linearise` evaluates all that at θ,
+:mod:`~hessian_tasks.layered.expansion` evaluates all that at θ,
 :mod:`~hessian_tasks.layered.tangents` and :mod:`~hessian_tasks.layered.contract` compute
 the entries, and :mod:`~hessian_tasks.layered.engine` cuts block rows.
 :mod:`~hessian_tasks.layered.gauss_newton` takes the same network for first derivatives alone.

@@ -123,7 +123,9 @@ def read_term(problem: Problem, network: Network, term: ResidualTerm) -> LocalMo
     points = np.asarray(term.points, network.dtype)
     every = Streams(tuple(closure(indices)))
     wires, _ = network.forward(points, every)
-    jets = _take(wires[network.program.output], [every.plain.index(i) for i in indices], network)
+    output = wires[network.program.output]
+    zero = np.zeros((len(points), network.program.widths[network.program.output]), network.dtype)
+    jets = np.stack([output.get(every.plain.index(i), zero) for i in indices], axis=1)
     model = expand_residual(term, problem.coordinates, indices, jets)
     streams, used = merge(every, indices, model, network.dtype)
     slots = [slot for slot, _ in used]
@@ -134,11 +136,6 @@ def read_term(problem: Problem, network: Network, term: ResidualTerm) -> LocalMo
         jacobian=model.jacobian[:, :, slots],
     )
     return LocalModel(points, streams, positions, model)
-
-
-def _take(output: dict[int, Array], positions: Sequence[int], network: Network) -> Array:
-    zero = np.zeros_like(output[0])
-    return np.stack([output.get(position, zero) for position in positions], axis=1)
 
 
 def merge(

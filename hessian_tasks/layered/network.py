@@ -82,7 +82,9 @@ class Network:
                 made = self._linear(wire, operation, wires)
             else:
                 inputs = [wires[source] for source in operation.inputs]
-                taken = self._differentiate(wire, operation, inputs, streams.order + 2)
+                zero = np.zeros((len(points), self.program.widths[wire]), self.dtype)
+                values = [z.get(0, zero) for z in inputs]
+                taken = self._differentiate(wire, operation, values, streams.order + 2)
                 made = compose(streams, taken, inputs)
             wires.append(made)
             derivatives.append(taken)
@@ -130,17 +132,18 @@ class Network:
         return made
 
     def _differentiate(
-        self, wire: int, node: Node, inputs: Sequence[Mapping[int, Array]], order: int
+        self, wire: int, node: Node, inputs: Sequence[Array], order: int
     ) -> Derivatives:
-        key = (wire, order)
-        width = self.program.widths[wire]
+        # The number of points is part of the key: with shapes that are known, TensorFlow leaves
+        # out what gradients of operations that broadcast need, most of a graph.
+        key = (wire, (order, len(inputs[0])))
         if key not in self._compiled:
-            spec = tf.TensorSpec([None, width], self.dtype)
-            function = tf.function(lambda *z: _derivatives(node.function, z, order))
-            self._compiled[key] = function.get_concrete_function(*[spec] * len(inputs))
-        num_points = max(len(values) for z in inputs for values in z.values())
-        zero = np.zeros((num_points, width), self.dtype)
-        found = self._compiled[key](*[tf.constant(z.get(0, zero)) for z in inputs])
+            specs = [tf.TensorSpec(z.shape, self.dtype) for z in inputs]
+            function = tf.function(
+                lambda *z: _derivatives(node.function, z, order), autograph=False
+            )
+            self._compiled[key] = function.get_concrete_function(*specs)
+        found = self._compiled[key](*[tf.constant(z) for z in inputs])
         values = {tuple(map(int, name.split())): t.numpy() for name, t in found.items()}
         return {taken: value for taken, value in values.items() if np.any(value)}
 

@@ -24,13 +24,7 @@ from hessian_tasks.layered.streams import Index
 from hessian_tasks.loss import residual_columns
 from hessian_tasks.problem import ResidualTerm
 
-__all__ = [
-    "QuadraticModel",
-    "check_pointwise",
-    "differentiate_twice",
-    "evaluate",
-    "expand_residual",
-]
+__all__ = ["QuadraticModel", "differentiate_twice", "expand_residual"]
 
 
 @dataclass(frozen=True)
@@ -67,60 +61,67 @@ def expand_residual(
     """
     points = np.asarray(term.points, jets.dtype)
 
-    def expand(u: Tensor) -> tuple[Tensor, ...]:
+    def loss_and_jacobian(u: Tensor) -> tuple[Tensor, ...]:
         columns = tf.unstack(u, axis=1)
         jet = Jet.of(dict(zip(indices, columns, strict=True)), coordinates)
         residual = residual_columns(term, tf.constant(points), jet)
         loss = term.weight / float(np.prod(residual.shape)) * tf.reduce_sum(tf.square(residual))
         jacobian = [_gradient(r, u) for r in tf.unstack(residual, axis=1)]
-        return *differentiate_twice(loss, u), tf.stack(jacobian, axis=1)
+        return loss, tf.stack(jacobian, axis=1)
 
-    slope, curvature, coupling, jacobian = evaluate(expand, jets)
-    check_pointwise(coupling, curvature)
+    slope, curvature, jacobian = differentiate_twice(loss_and_jacobian, jets)
     return QuadraticModel(slope, curvature, jacobian)
 
 
-def differentiate_twice(loss: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Derivatives of a loss that adds up over points; call it inside ``tf.function``.
+def differentiate_twice(
+    function: Callable[[Tensor], tuple[Tensor, ...]], values: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.float64], ...]:
+    """Derivatives of a loss that adds up over points.
 
     Args:
-        loss: The loss.
-        u: What it depends on, ``[N, R, outputs]``.
+        function: Gives the loss and whatever else is wanted, of the values.
+        values: What the loss depends on, ``[N, R, outputs]``.
 
     Returns:
-        ``∂ℓ/∂u`` ``[N, R, outputs]``, the blocks of ``∂²ℓ/∂u∂u`` of each point
-        ``[N, R, outputs, R, outputs]``, and what is left of ``(∂²ℓ/∂u∂u) v`` without them: zero
-        if no point is coupled to another.
-    """
-    num_points, *shape = u.shape
-    slope = _gradient(loss, u)
-    entries = tf.unstack(tf.reshape(slope, [num_points, -1]), axis=1)
-    rows = tf.stack([_gradient(entry, u) for entry in entries], axis=1)
-    # Summed over points, the rows would hide a coupling between them; ℓ'' v does not.
-    vector = tf.random.stateless_normal([num_points, len(entries)], (7, 11), dtype=u.dtype)
-    product = _gradient(tf.reduce_sum(tf.stack(entries, axis=1) * vector), u)
-    coupling = product - tf.einsum("na,narq->nrq", vector, rows)
-    return slope, tf.reshape(rows, [num_points, *shape, *shape]), coupling
-
-
-def evaluate(
-    function: Callable[[Tensor], tuple[Tensor, ...]], values: npt.NDArray[Any]
-) -> list[npt.NDArray[np.float64]]:
-    """Trace a function of a tensor and call it once."""
-    argument = tf.constant(values)
-    # Traced here: TensorFlow takes the traces of many terms for a mistake and warns.
-    compiled = tf.function(function, autograph=False).get_concrete_function(argument)
-    return [tensor.numpy().astype(np.float64) for tensor in compiled(argument)]
-
-
-def check_pointwise(coupling: npt.NDArray[np.float64], curvature: npt.NDArray[np.float64]) -> None:
-    """Refuse a loss that couples points.
+        ``∂ℓ/∂u`` ``[N, R, outputs]``, ``∂²ℓ/∂u∂u`` of each point
+        ``[N, R, outputs, R, outputs]``, and the rest of what the function gives.
 
     Raises:
-        NotLayeredError: If it does.
+        NotLayeredError: If the loss couples points.
     """
+    evaluate = _compile(function, values)
+    side = values.shape[1] * values.shape[2]
+    units = np.eye(side).reshape(side, *values.shape[1:])
+    curvature = np.stack([evaluate(unit)[1] for unit in units], axis=1)
+    curvature = curvature.reshape(*values.shape, *values.shape[1:])
+    # With one unit vector for all points, a coupling between them would go unnoticed.
+    vector = np.random.default_rng(7).normal(size=values.shape)
+    slope, product, *others = evaluate(vector)
+    coupling = product - np.einsum("nrq,nrqsp->nsp", vector, curvature)
     if np.abs(coupling).max() > 1e-3 * np.abs(curvature).max():
         raise NotLayeredError("couples its points")
+    return slope, curvature, *others
+
+
+def _compile(
+    function: Callable[[Tensor], tuple[Tensor, ...]], values: npt.NDArray[Any]
+) -> Callable[[npt.NDArray[np.float64]], list[npt.NDArray[np.float64]]]:
+    """A function of v that gives ``ℓ'``, ``ℓ'' v`` and the rest."""
+
+    def derivatives(u: Tensor, vector: Tensor) -> tuple[Tensor, ...]:
+        loss, *others = function(u)
+        slope = _gradient(loss, u)
+        return slope, _gradient(tf.reduce_sum(slope * vector), u), *others
+
+    spec = tf.TensorSpec(values.shape, values.dtype)
+    compiled = tf.function(derivatives, autograph=False).get_concrete_function(spec, spec)
+
+    def evaluate(vector: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+        direction = np.broadcast_to(vector, values.shape).astype(values.dtype)
+        found = compiled(tf.constant(values), tf.constant(direction))
+        return [tensor.numpy().astype(np.float64) for tensor in found]
+
+    return evaluate
 
 
 def _gradient(y: Tensor, u: Tensor) -> Tensor:

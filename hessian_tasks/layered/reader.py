@@ -43,8 +43,8 @@ def read_program(model: Any, num_coordinates: int) -> Program:
         num_coordinates: Number of columns of the points.
 
     Raises:
-        NotLayeredError: If the network has an operation that is not of the kinds above, or
-            uses a kernel twice.
+        NotLayeredError: If the network has an operation that is not of a program's kinds or
+            whose custom gradient is not its derivative, or uses a kernel twice.
     """
     spec = tf.TensorSpec([None, num_coordinates], dtype_of(model))
     try:

@@ -25,7 +25,7 @@ from hessian_tasks.jets import Tensor
 from hessian_tasks.layered.expansion import Expansion, expand, square_root
 from hessian_tasks.layered.linearise import Linearised, linearise
 from hessian_tasks.layered.network import Array, Network
-from hessian_tasks.layered.quadratic import check_pointwise, differentiate_twice, evaluate
+from hessian_tasks.layered.quadratic import differentiate_twice
 from hessian_tasks.layered.rows import join
 from hessian_tasks.layered.streams import Streams
 from hessian_tasks.loss import term_loss
@@ -55,14 +55,13 @@ def expand_loss(problem: Problem, network: Network, term: LossTerm) -> list[Expa
         points = _find_points(problem, network, term)
         calls = [linearise(network, p, VALUE) for p in points]
         values = np.stack([at.wires[network.program.output][0] for at in calls], axis=1)
-        slope, bend, coupling = evaluate(partial(_differentiate, problem, term), values)
+        slope, bend = differentiate_twice(partial(_loss, problem, term), values)
     except NotLayeredError:
         raise
     except Exception as error:
         # Whatever the loss does that the stand-in cannot; autodiff tells if it is a mistake.
         reason = f"cannot be traced by the network's values ({type(error).__name__})"
         raise NotLayeredError(reason) from error
-    check_pointwise(coupling, bend)
     return _expand_calls(calls, slope, bend)
 
 
@@ -81,12 +80,12 @@ def _find_points(problem: Problem, network: Network, term: LossTerm) -> list[Arr
     return points
 
 
-def _differentiate(problem: Problem, term: LossTerm, values: Tensor) -> tuple[Tensor, ...]:
+def _loss(problem: Problem, term: LossTerm, values: Tensor) -> tuple[Tensor]:
     loss = term_loss(replace(problem, model=_Calls(problem.model, values)), term)
     direct = tf.gradients(loss, trainable_variables(problem.model))
     if any(gradient is not None for gradient in direct):
         raise NotLayeredError("depends on the weights other than through the network's values")
-    return differentiate_twice(loss, values)
+    return (loss,)
 
 
 def _expand_calls(calls: Sequence[Linearised], slope: Array, bend: Array) -> list[Expansion]:
