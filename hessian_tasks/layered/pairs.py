@@ -2,20 +2,21 @@
 
 The tangents of a wire by pairs of streams are often multiples of each other. A derivative
 ∂A_xx/∂E_x is twice ∂A_x/∂E for one site, and for a Laplacian ∂G_x/∂E_x = ∂G_y/∂E_y; the products of
-such pairs are one product, whose left factor is the sum of theirs.
+such pairs are one product, whose left factor is the sum of theirs. What holds for random numbers in
+place of all streams, derivatives and cotangents is such an identity, and holds for any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from hessian_tasks.layered.expansion import Expansion
-from hessian_tasks.layered.network import Array
+from hessian_tasks.layered.network import Array, curvature
 from hessian_tasks.layered.program import Node
 from hessian_tasks.layered.tangents import Tangents, is_diagonal
 from hessian_tasks.layered.workspace import Workspace
@@ -30,11 +31,11 @@ Combinations: TypeAlias = dict[StreamPair, dict[StreamPair, float]]
 
 Probe: TypeAlias = Callable[[Tangents, int, int], Array | None]
 
-# From how many places along the points, and from how many neurons, tangents are compared.
-NUM_PLACES = 16
-NUM_NEURONS = 4
-POINTS_PER_PLACE = 4
+# Relative; random numbers are multiplied and added some hundred times.
+TOLERANCE = 1e-11
+# With larger coefficients than that, products that cancel would cost digits.
 MAX_SHARES = 10.0
+MAX_NEURONS = 4
 
 
 @dataclass(frozen=True)
@@ -79,59 +80,79 @@ class PairKind:
 def find_kinds(expansion: Expansion) -> dict[tuple[int, int], PairKind]:
     """The kinds of all pairs of sites, the probed one first.
 
-    They are found from the tangents of some points and neurons, and are the same for all.
-
     Args:
         expansion: The term around θ.
     """
     program = expansion.network.program
-    workspace = Workspace(expansion.network.dtype)
+    generic = _randomise(expansion)
     kinds = {}
     for first in program.sites:
-        probe = Tangents(expansion, first, slice(0, 1), slice(0, program.widths[first]), workspace)
-        samples = list(_samples(expansion, first, workspace))
+        neurons = slice(0, min(MAX_NEURONS, program.widths[first]))
+        points = slice(0, generic.num_points)
+        sample = Tangents(generic, first, points, neurons, Workspace(np.dtype(np.float64)))
         for second in program.sites:
             if program.probed(first, second) == first:
-                kinds[first, second] = _find_kind(probe, samples, (first, second))
+                kinds[first, second] = _find_kind(sample, expansion, (first, second))
     return kinds
 
 
-def _find_kind(probe: Tangents, samples: list[Tangents], sites: tuple[int, int]) -> PairKind:
-    expansion, (first, second) = probe.expansion, sites
+def _find_kind(sample: Tangents, expansion: Expansion, sites: tuple[int, int]) -> PairKind:
+    first, second = sites
     streams = expansion.input_streams(first)
-    separable = _separable(probe, first, second)
+    separable = _separable(sample, expansion, sites)
     bent: dict[bool, Combinations] = {}
     moved: dict[bool, Combinations] = {}
     if separable is None:
         into = product(streams, expansion.input_streams(second))
-        bent = _combine(samples, into, lambda t, *pair: t.second(second, *pair))
+        bent = _combine(sample, into, lambda t, *pair: t.second(second, *pair))
     source = expansion.network.program.site(second).source
     if source is not None:
         reached = product(streams, expansion.cotangents[second])
-        moved = _combine(samples, reached, lambda t, *pair: t.first(source, *pair))
+        moved = _combine(sample, reached, lambda t, *pair: t.first(source, *pair))
     return PairKind(separable, bent, moved)
 
 
-def _samples(expansion: Expansion, site: int, workspace: Workspace) -> Iterator[Tangents]:
-    num_points, width = expansion.num_points, expansion.network.program.widths[site]
-    for place in range(min(NUM_PLACES, num_points)):
-        start = place * num_points // NUM_PLACES if num_points > NUM_PLACES else place
-        points = slice(start, min(start + POINTS_PER_PLACE, num_points))
-        neuron = (place % NUM_NEURONS) * width // NUM_NEURONS
-        yield Tangents(expansion, site, points, slice(neuron, neuron + 1), workspace)
+def _randomise(expansion: Expansion) -> Expansion:
+    """The same expansion with random numbers where it has any, at points enough to tell."""
+    rng = np.random.default_rng(0)
+    num_points = 32 + 2 * expansion.num_streams**2
+
+    def draw(streams: Mapping[Any, Array]) -> dict[Any, Array]:
+        return {key: rng.normal(size=(num_points, *a.shape[1:])) for key, a in streams.items()}
+
+    network, streams = expansion.network, expansion.streams
+    wires = [draw(values) for values in expansion.wires]
+    derivatives = [draw(values) for values in expansion.derivatives]
+    cotangents = [draw(values) for values in expansion.cotangents]
+    curvatures = {}
+    for wire in expansion.jacobians:
+        inputs = [wires[source] for source in network.program.inputs(wire)]
+        curvatures[wire] = curvature(streams, derivatives[wire], inputs, cotangents[wire])
+    bends = draw(expansion.output_curvature)
+    return replace(
+        expansion,
+        num_points=num_points,
+        wires=wires,
+        derivatives=derivatives,
+        jacobians={
+            w: network.jacobian(w, streams, derivatives[w], wires) for w in expansion.jacobians
+        },
+        cotangents=cotangents,
+        curvatures=curvatures,
+        output_curvature={key: bend + bend.swapaxes(1, 2) for key, bend in bends.items()},
+        rows=None,
+    )
 
 
 def _combine(
-    samples: list[Tangents], pairs: Iterable[StreamPair], find: Probe
+    sample: Tangents, pairs: Iterable[StreamPair], find: Probe
 ) -> dict[bool, Combinations]:
     columns: dict[bool, dict[StreamPair, Array]] = {True: {}, False: {}}
     for pair in pairs:
-        found = [tangent for t in samples if (tangent := find(t, *pair)) is not None]
-        if found:
-            numbers = np.concatenate([tangent.ravel() for tangent in found])
-            columns[is_diagonal(found[0])][pair] = numbers.astype(np.float64)
-    tolerance = 50 * float(np.finfo(samples[0].expansion.network.dtype).eps)
-    return {diagonal: independent(some, tolerance) for diagonal, some in columns.items() if some}
+        tangent = find(sample, *pair)
+        if tangent is not None:
+            columns[is_diagonal(tangent)][pair] = tangent.ravel()
+    return {diagonal: independent(some, TOLERANCE) for diagonal, some in columns.items() if some}
 
 
 def independent(vectors: dict[StreamPair, Array], tolerance: float) -> Combinations:
@@ -159,7 +180,6 @@ def independent(vectors: dict[StreamPair, Array], tolerance: float) -> Combinati
             coefficients = np.linalg.lstsq(matrix, vector, rcond=None)[0]
             shares = np.abs(coefficients) * np.linalg.norm(matrix, axis=0) / length
             rest = np.linalg.norm(vector - matrix @ coefficients) / length
-            # Large shares that cancel would cost digits.
             if rest <= tolerance and shares.sum() < MAX_SHARES:
                 for other, share, coefficient in zip(basis, shares, coefficients, strict=True):
                     if share > tolerance:
@@ -169,23 +189,25 @@ def independent(vectors: dict[StreamPair, Array], tolerance: float) -> Combinati
     return chosen
 
 
-def _separable(probe: Tangents, first: int, second: int) -> dict[tuple[int, int], Array] | None:
+def _separable(
+    sample: Tangents, expansion: Expansion, sites: tuple[int, int]
+) -> dict[tuple[int, int], Array] | None:
     """The curvature behind a site, if nothing else moves its cotangents.
 
     It is so if a diagonal enters the kernel, and no cotangent behind the activation that
     follows it moves.
     """
-    program = probe.expansion.network.program
+    program, (first, second) = expansion.network.program, sites
     source = program.site(second).source
     if first == second or source is None or second == program.output:
         return None
-    streams = range(probe.expansion.num_streams)
-    entering = _present(probe.first(source, s, t) for s in streams for t in streams)
+    streams = range(expansion.num_streams)
+    entering = _present(sample.first(source, s, t) for s in streams for t in streams)
     if not entering or not all(is_diagonal(tangent) for tangent in entering):
         return None
     found: dict[tuple[int, int], Array] = {}
-    for node in probe.expansion.network.consumers[second]:
-        bends = _local_curvature(probe, node, second)
+    for node in expansion.network.consumers[second]:
+        bends = _local_curvature(sample, expansion, node, second)
         if bends is None:
             return None
         for key, bend in bends.items():
@@ -193,11 +215,12 @@ def _separable(probe: Tangents, first: int, second: int) -> dict[tuple[int, int]
     return found
 
 
-def _local_curvature(probe: Tangents, node: int, site: int) -> dict[tuple[int, int], Array] | None:
-    expansion = probe.expansion
+def _local_curvature(
+    sample: Tangents, expansion: Expansion, node: int, site: int
+) -> dict[tuple[int, int], Array] | None:
     program, streams = expansion.network.program, range(expansion.num_streams)
     if not isinstance(program.operations[node], Node) or _present(
-        probe.second(node, s, t) for s in streams for t in streams
+        sample.second(node, s, t) for s in streams for t in streams
     ):
         return None
     inputs = program.inputs(node)
@@ -207,7 +230,7 @@ def _local_curvature(probe: Tangents, node: int, site: int) -> dict[tuple[int, i
             continue
         if inputs[b] == site:
             found[between, t] = bend
-        elif _present(probe.first(inputs[b], s, between) for s in streams):
+        elif _present(sample.first(inputs[b], s, between) for s in streams):
             return None
     return found
 
