@@ -19,10 +19,8 @@ from hessian_tasks.spec import BlockRow
 # Before anything computes: one thread an operation, and one block row a core.
 NUM_THREADS = configure_tensorflow()
 
-LAYERED_TILES = 5
-# Above this many parameters the layered engine is timed on some of its block rows, of this size.
+# Above this many parameters the layered engine is timed on every fourth of its block rows.
 MAX_WHOLE_PARAMS = 25_000
-LARGE_TILE_BYTES = 2**29
 
 
 def make_case(width: int, dtype: str, seed: int = 0) -> Case:
@@ -124,11 +122,21 @@ def autodiff(case: Case, batches: list[int]) -> dict[str, Way]:
 
 
 def layered(case: Case, batches: list[int]) -> dict[str, Way]:
-    """The engine for dense networks, with a fifth of the rows at once."""
+    """The engine for dense networks, cut into block rows as the planner does."""
     from hessian_tasks.layered.engine import LayeredEngine
+    from pipeline.plan import Cost, Request, make_plan
+    from pipeline.run import BLOCK_ROWS_PER_THREAD
 
     engine = LayeredEngine(_problem(case, case.dtype))
-    tile, part = math.ceil(case.num_params / LAYERED_TILES), 1.0
-    if case.num_params > MAX_WHOLE_PARAMS:
-        tile, part = LARGE_TILE_BYTES // (case.num_params * case.theta.itemsize), 0.25
+    request = Request(
+        num_params=case.num_params,
+        itemsize=case.theta.itemsize,
+        num_arrays=1,
+        num_threads=NUM_THREADS,
+        allowed_bytes=2**40,
+        num_block_rows=BLOCK_ROWS_PER_THREAD * NUM_THREADS,
+        tile_multiple=engine.tile_multiple,
+    )
+    tile = make_plan(request, Cost(0, 0, 0, 0.0)).tile
+    part = 1.0 if case.num_params <= MAX_WHOLE_PARAMS else 0.25
     return {f"tile {tile}": _Layered(engine, tile, part)}
