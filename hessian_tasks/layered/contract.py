@@ -15,7 +15,8 @@ a product itself, and the sum over the pairs falls apart into S small factors on
 one matrix product ``[i·j, S·n] × [S·n, k·p]``, scaled by the kernel W_m[j,p].
 
 Points are cut into batches deep enough for products to run at full speed, the probe into parts
-narrow enough for its tangents to stay in the cache.
+narrow enough for its tangents to stay in the cache. Where block rows cut a site, its tangents are
+kept for the next block row, as far as memory is set aside for it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ __all__ = ["Contraction"]
 PRODUCT_DEPTH = 1024
 # Bytes of the tangents by all pairs of streams at one wire, of which a few wires are kept.
 TANGENTS_BYTES = 4 * 2**20
+# Bytes of tangents that one term keeps from one block row to the next.
+KEPT_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,15 @@ class _Factors:
 
 @dataclass(frozen=True)
 class _Job:
-    """One product: entries ``[i, a, j, b]``, its left factor, the tangents that are its right."""
+    """One product: entries ``[i, a, j, b]``, its left factor, the tangents that are its right.
+
+    The tangents have a name if other block rows need them too.
+    """
 
     entries: Array
     outer: Outer
     find: Callable[[Tangents], list[Array]]
+    name: tuple[int, int, str] | None
 
 
 class Contraction:
@@ -86,6 +93,7 @@ class Contraction:
         self._workspace = workspace
         self._products = Products(workspace)
         self._kinds = find_kinds(expansion)
+        self._kept: dict[tuple[object, ...], Array] = {}
 
     def add(self, targets: Iterable[tuple[Array, SitePair]], check: Callable[[], None]) -> None:
         """Add the term to entries.
@@ -139,10 +147,21 @@ class Contraction:
         for tangents in parts:
             for job in jobs:
                 entries = job.entries[:, :, tangents.neurons]
-                self._products.add_tangents(entries, job.outer, job.find(tangents))
+                self._products.add_tangents(entries, job.outer, self._stacked(job, tangents))
             tangents.release()
         for job in jobs:
             job.outer.release()
+
+    def _stacked(self, job: _Job, tangents: Tangents) -> Array:
+        points, neurons = tangents.points, tangents.neurons
+        key = (job.name, points.start, points.stop, neurons.start, neurons.stop)
+        if key in self._kept:
+            return self._kept[key]
+        stacked = self._products.stack(job.find(tangents))
+        kept_bytes = sum(array.nbytes for array in list(self._kept.values()))
+        if job.name is not None and kept_bytes + stacked.nbytes <= KEPT_BYTES:
+            self._kept[key] = stacked = stacked.copy()
+        return stacked
 
     def _add_separable(
         self, target: _Target, tangents: Tangents, bends: Mapping[tuple[int, int], Array]
@@ -182,11 +201,14 @@ class Contraction:
         """What comes from tangents that are diagonals, or from those that are not."""
         expansion, pair = self._expansion, target.pair
         left = _streams(expansion.inputs[pair.first][points, :, _slice(pair.first_rows)])
+        part = len(pair.first_rows) < expansion.network.program.site(pair.first).num_rows
         if bent := target.kind.bent.get(diagonal):
             right = _streams(expansion.inputs[pair.second][points, :, _slice(pair.second_rows)])
             outer = Outer((left, right), bent, pair.same, self._workspace)
             find = partial(_bent, pair.second, bent)
-            yield _Job(target.entries.transpose(0, 2, 1, 3), outer, find)
+            name = (pair.first, pair.second, "bent") if part else None
+            entries = target.entries.transpose(0, 2, 1, 3)
+            yield _Job(_diagonal(entries) if diagonal else entries, outer, find, name)
         site = expansion.network.program.site(pair.second)
         rows = _slice(pair.second_rows[: site.num_inputs - pair.second_rows.start])
         moved = target.kind.moved.get(diagonal)
@@ -195,7 +217,15 @@ class Contraction:
             outer = Outer((left, cotangents), moved, False, self._workspace)
             entries = target.entries[:, rows if diagonal else slice(None)]
             entries = entries[:, :, : rows.stop - rows.start].transpose(0, 3, 1, 2)
-            yield _Job(entries, outer, partial(_moved, site.source, rows, moved))
+            name = (pair.first, pair.second, "moved") if part else None
+            find = partial(_moved, site.source, rows, moved)
+            yield _Job(_diagonal(entries) if diagonal else entries, outer, find, name)
+
+
+def _diagonal(entries: Array) -> Array:
+    """Entries ``[i, a, j, j]`` of ``[i, a, j, b]``, as ``[i, a, j, 1]``."""
+    diagonal: Array = np.einsum("iajj->iaj", entries)
+    return diagonal[..., None]
 
 
 def _bent(site: int, pairs: Combinations, tangents: Tangents) -> list[Array]:

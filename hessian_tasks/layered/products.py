@@ -21,8 +21,9 @@ __all__ = ["Outer", "Products", "mirror", "slices"]
 # Bytes of one product before it is added to the entries, and of a factor.
 PRODUCT_BYTES = 8 * 2**20
 FACTOR_BYTES = 16 * 2**20
-# Parts into which the rows of a triangle are cut; 1/16 of its square is computed in vain.
-TRIANGLE_PARTS = 8
+# Parts into which the rows of a triangle are cut; 1/8 of its square is computed in vain, but more
+# and smaller products are slower.
+TRIANGLE_PARTS = 4
 
 
 class Outer:
@@ -115,23 +116,27 @@ class Products:
                 product *= scale[:, None, :]
             part += product
 
-    def add_tangents(self, entries: Array, outer: Outer, tangents: Sequence[Array]) -> None:
+    def add_tangents(self, entries: Array, outer: Outer, stacked: Array) -> None:
         """Add ``Σ_r outer_r[i,a] tangent_r[j,b]``, summed over points, to entries ``[i, a, j, b]``.
 
         Args:
-            entries: Added to; of diagonal tangents only ``j = b``.
+            entries: Added to.
             outer: The products of left and right.
-            tangents: For each of its combinations ``[j, n, b]``, or all ``[n, j]`` if diagonals.
+            stacked: The tangents, as :meth:`stack` gives them.
         """
-        stacked = self._stack(tangents)
-        if is_diagonal(tangents[0]):
-            entries = np.einsum("iajj->iaj", entries)[..., None]
         for rows, above, matrix in outer.parts():
             part = entries[rows, above:]
             part += self._multiply(matrix, stacked).reshape(part.shape)
 
-    def _stack(self, tangents: Sequence[Array]) -> Array:
-        """Tangents below each other, with one row a point ``[pairs·n, j·b]``."""
+    def stack(self, tangents: Sequence[Array]) -> Array:
+        """Tangents below each other, with one row a point, until the next call.
+
+        Args:
+            tangents: ``[j, n, b]`` each, or ``[n, j]`` if they are diagonals.
+
+        Returns:
+            A matrix ``[pairs·n, j·b]``, or ``[pairs·n, j]``.
+        """
         if is_diagonal(tangents[0]):
             return np.concatenate(tangents)
         width, num_points, other_width = tangents[0].shape

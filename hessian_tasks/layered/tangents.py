@@ -26,7 +26,7 @@ from hessian_tasks.layered.workspace import Workspace
 __all__ = ["Tangents", "is_diagonal"]
 
 # Bytes of one piece of an element-wise sum: a part of the second-level cache of a core.
-PIECE_BYTES = 64 * 2**10
+PIECE_BYTES = 128 * 2**10
 
 Tangent: TypeAlias = Array | None
 """Zero, ``[n, j]`` where neuron j moves neuron j only, or ``[j, n, p]``, j in the probe's part.
