@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hessian_tasks.autodiff import AutodiffEngine
-from hessian_tasks.layered import contract, products
+from hessian_tasks.layered import contract, probe, products
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.models import get_theta
@@ -33,10 +33,11 @@ def test_equals_autodiff_in_any_cut(seed: int, monkeypatch: pytest.MonkeyPatch) 
     rng = np.random.default_rng(seed)
     # So small that points, probes, factors and products are all cut.
     monkeypatch.setattr(contract, "PRODUCT_DEPTH", int(rng.integers(1, 50)))
-    monkeypatch.setattr(contract, "TANGENTS_BYTES", 4 * int(rng.integers(1, 10_000)))
-    monkeypatch.setattr(contract, "FACTOR_BYTES", 4 * int(rng.integers(1, 10_000)))
-    monkeypatch.setattr(products, "FACTOR_BYTES", 4 * int(rng.integers(1, 10_000)))
+    for module in (contract, probe, products):
+        monkeypatch.setattr(module, "FACTOR_BYTES", 4 * int(rng.integers(1, 10_000)))
     monkeypatch.setattr(products, "PRODUCT_BYTES", 4 * int(rng.integers(1, 10_000)))
+    monkeypatch.setattr(probe, "TANGENTS_BYTES", 4 * int(rng.integers(1, 10_000)))
+    monkeypatch.setattr(probe, "KEPT_BYTES", 4 * int(rng.integers(1, 10_000)))
     start, stop = sorted(rng.choice(size + 1, 2, replace=False).tolist())
     scale = float(np.abs(expected).max())
     if scale == 0.0:

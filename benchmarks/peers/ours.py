@@ -105,6 +105,8 @@ class _Layered(_EngineWay):
         def entries(rows: Iterable[BlockRow]) -> int:
             return sum(row.num_rows * (self.num_params - row.start) for row in rows)
 
+        # Tangents that block rows keep for each other are not to be there from the last time.
+        self.engine.forget()
         blocks = split_rows(self.num_params, self.tile)
         chosen = blocks if self.part == 1 else blocks[1 :: round(1 / self.part)]
         seconds = self.compute(chosen) * entries(blocks) / entries(chosen)

@@ -14,9 +14,7 @@ Where T comes from the curvature of the activation behind m alone, and l is the 
 a product itself, and the sum over the pairs falls apart into S small factors on either side:
 one matrix product ``[i·j, S·n] × [S·n, k·p]``, scaled by the kernel W_m[j,p].
 
-Points are cut into batches deep enough for products to run at full speed, the probe into parts
-narrow enough for its tangents to stay in the cache. Where block rows cut a site, its tangents are
-kept for the next block row, as far as memory is set aside for it.
+Points are cut into batches deep enough for products to run at full speed.
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ import numpy as np
 from hessian_tasks.layered.expansion import Expansion
 from hessian_tasks.layered.network import Array
 from hessian_tasks.layered.pairs import Combinations, PairKind, SitePair, find_kinds
+from hessian_tasks.layered.probe import Job, Prober
 from hessian_tasks.layered.products import FACTOR_BYTES, Outer, Products, slices
 from hessian_tasks.layered.rows import RowFactors, times_inputs
 from hessian_tasks.layered.tangents import Tangents
@@ -39,10 +38,6 @@ __all__ = ["Contraction"]
 
 # Rows of the factors of a product; with fewer, the time to add products up shows.
 PRODUCT_DEPTH = 1024
-# Bytes of the tangents by all pairs of streams at one wire, of which a few wires are kept.
-TANGENTS_BYTES = 4 * 2**20
-# Bytes of tangents that one term keeps from one block row to the next.
-KEPT_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -65,19 +60,6 @@ class _Factors:
     scale: Array | None = None
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One product: entries ``[i, a, j, b]``, its left factor, the tangents that are its right.
-
-    The tangents have a name if other block rows need them too.
-    """
-
-    entries: Array
-    outer: Outer
-    find: Callable[[Tangents], list[Array]]
-    name: tuple[int, int, str] | None
-
-
 class Contraction:
     """Adds one term of the loss to entries of the Hessian."""
 
@@ -93,7 +75,7 @@ class Contraction:
         self._workspace = workspace
         self._products = Products(workspace)
         self._kinds = find_kinds(expansion)
-        self._kept: dict[tuple[object, ...], Array] = {}
+        self._prober = Prober(expansion, self._products, workspace)
 
     def add(self, targets: Iterable[tuple[Array, SitePair]], check: Callable[[], None]) -> None:
         """Add the term to entries.
@@ -111,6 +93,10 @@ class Contraction:
             check()
             for site in dict.fromkeys(target.pair.first for target in chosen):
                 self._add_curvature([t for t in chosen if t.pair.first == site], site, points)
+
+    def forget(self) -> None:
+        """Drop the tangents that are kept between block rows."""
+        self._prober.forget()
 
     def _add_rows(
         self, targets: list[_Target], rows: RowFactors, check: Callable[[], None]
@@ -134,34 +120,11 @@ class Contraction:
         for target in targets:
             if target.kind.separable:
                 self._add_separable(target, whole, target.kind.separable)
-        self._run([j for t in targets for j in self._jobs(t, points, diagonal=True)], [whole])
-        jobs = [job for target in targets for job in self._jobs(target, points, diagonal=False)]
-        widest = max(self._widths[target.pair.second] for target in targets)
-        num_numbers = (points.stop - points.start) * widest * self._expansion.num_streams**2
-        neuron_bytes = num_numbers * self._expansion.network.dtype.itemsize
-        cut = slices(width, TANGENTS_BYTES // neuron_bytes) if jobs else ()
-        parts = (Tangents(self._expansion, site, points, n, self._workspace) for n in cut)
-        self._run(jobs, parts)
-
-    def _run(self, jobs: list[_Job], parts: Iterable[Tangents]) -> None:
-        for tangents in parts:
-            for job in jobs:
-                entries = job.entries[:, :, tangents.neurons]
-                self._products.add_tangents(entries, job.outer, self._stacked(job, tangents))
-            tangents.release()
-        for job in jobs:
-            job.outer.release()
-
-    def _stacked(self, job: _Job, tangents: Tangents) -> Array:
-        points, neurons = tangents.points, tangents.neurons
-        key = (job.name, points.start, points.stop, neurons.start, neurons.stop)
-        if key in self._kept:
-            return self._kept[key]
-        stacked = self._products.stack(job.find(tangents))
-        kept_bytes = sum(array.nbytes for array in list(self._kept.values()))
-        if job.name is not None and kept_bytes + stacked.nbytes <= KEPT_BYTES:
-            self._kept[key] = stacked = stacked.copy()
-        return stacked
+        diagonal = [job for t in targets for job in self._jobs(t, points, diagonal=True)]
+        self._prober.add_diagonal(diagonal, whole)
+        whole.release()
+        dense = [job for t in targets for job in self._jobs(t, points, diagonal=False)]
+        self._prober.add_dense(dense, site, points)
 
     def _add_separable(
         self, target: _Target, tangents: Tangents, bends: Mapping[tuple[int, int], Array]
@@ -197,7 +160,7 @@ class Contraction:
             entries = target.entries[:, :, kept]
             self._products.add_outer(entries, left, right, factors.scale, corner)
 
-    def _jobs(self, target: _Target, points: slice, *, diagonal: bool) -> Iterator[_Job]:
+    def _jobs(self, target: _Target, points: slice, *, diagonal: bool) -> Iterator[Job]:
         """What comes from tangents that are diagonals, or from those that are not."""
         expansion, pair = self._expansion, target.pair
         left = _streams(expansion.inputs[pair.first][points, :, _slice(pair.first_rows)])
@@ -208,7 +171,7 @@ class Contraction:
             find = partial(_bent, pair.second, bent)
             name = (pair.first, pair.second, "bent") if part else None
             entries = target.entries.transpose(0, 2, 1, 3)
-            yield _Job(_diagonal(entries) if diagonal else entries, outer, find, name)
+            yield Job(_diagonal(entries) if diagonal else entries, outer, find, len(bent), name)
         site = expansion.network.program.site(pair.second)
         rows = _slice(pair.second_rows[: site.num_inputs - pair.second_rows.start])
         moved = target.kind.moved.get(diagonal)
@@ -219,7 +182,7 @@ class Contraction:
             entries = entries[:, :, : rows.stop - rows.start].transpose(0, 3, 1, 2)
             name = (pair.first, pair.second, "moved") if part else None
             find = partial(_moved, site.source, rows, moved)
-            yield _Job(_diagonal(entries) if diagonal else entries, outer, find, name)
+            yield Job(_diagonal(entries) if diagonal else entries, outer, find, len(moved), name)
 
 
 def _diagonal(entries: Array) -> Array:

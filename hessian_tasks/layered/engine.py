@@ -119,6 +119,12 @@ class LayeredEngine:
             block += layered
         return block
 
+    def forget(self) -> None:
+        """Drop the tangents that are kept between block rows; the next ones compute them anew."""
+        for parts in self._contractions.values():
+            for contraction in parts:
+                contraction.forget()
+
     def trial_rows(self) -> list[BlockRow]:
         """A few rows that are typical of the whole: of the first site, then of the largest."""
         sites = [self._program.site(wire) for wire in self._program.sites]

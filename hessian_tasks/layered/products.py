@@ -6,14 +6,13 @@ Of a site with itself only the triangle ``k >= i`` is computed, up to :func:`mir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
 
 from hessian_tasks.layered.network import Array
 from hessian_tasks.layered.pairs import Combinations
-from hessian_tasks.layered.tangents import is_diagonal
 from hessian_tasks.layered.workspace import Workspace
 
 __all__ = ["Outer", "Products", "mirror", "slices"]
@@ -122,29 +121,11 @@ class Products:
         Args:
             entries: Added to.
             outer: The products of left and right.
-            stacked: The tangents, as :meth:`stack` gives them.
+            stacked: The tangents below each other, with one row a point ``[tangents·n, j·b]``.
         """
         for rows, above, matrix in outer.parts():
             part = entries[rows, above:]
             part += self._multiply(matrix, stacked).reshape(part.shape)
-
-    def stack(self, tangents: Sequence[Array]) -> Array:
-        """Tangents below each other, with one row a point, until the next call.
-
-        Args:
-            tangents: ``[j, n, b]`` each, or ``[n, j]`` if they are diagonals.
-
-        Returns:
-            A matrix ``[pairs·n, j·b]``, or ``[pairs·n, j]``.
-        """
-        if is_diagonal(tangents[0]):
-            return np.concatenate(tangents)
-        width, num_points, other_width = tangents[0].shape
-        take = self.workspace.take
-        stacked = take("tangents", len(tangents), num_points, width, other_width)
-        for place, tangent in zip(stacked, tangents, strict=True):
-            place[...] = tangent.transpose(1, 0, 2)
-        return stacked.reshape(len(tangents) * num_points, -1)
 
     def _multiply(self, left: Array, right: Array) -> Array:
         product = self.workspace.take("product", left.shape[1], right.shape[1])
