@@ -91,6 +91,7 @@ class Plan:
         tile: Side c of a tile.
         num_threads: Block rows computed at once; fewer than asked for if memory is short.
         reserved_bytes: Resident memory before the first block row.
+        workspace_bytes: Temporaries of one thread, as a trial measured them.
         projected_bytes: Upper bound of the resident memory during the run.
         projected_seconds: Estimate of the time to compute.
     """
@@ -99,6 +100,7 @@ class Plan:
     tile: int
     num_threads: int
     reserved_bytes: int
+    workspace_bytes: int
     projected_bytes: int
     projected_seconds: float
 
@@ -170,8 +172,15 @@ def make_plan(request: Request, cost: Cost) -> Plan:
         while True:
             projected = project_bytes(request, cost, tile, num_threads)
             if projected <= request.allowed_bytes:
-                seconds = project_seconds(request, cost, tile)
-                return Plan(request, tile, num_threads, cost.reserved_bytes, projected, seconds)
+                return Plan(
+                    request=request,
+                    tile=tile,
+                    num_threads=num_threads,
+                    reserved_bytes=cost.reserved_bytes,
+                    workspace_bytes=cost.workspace_bytes,
+                    projected_bytes=projected,
+                    projected_seconds=project_seconds(request, cost, tile),
+                )
             if tile <= smallest:
                 break
             tile = max(smallest, tile // 2)

@@ -40,7 +40,10 @@ def plan(plan: Plan) -> str:
             *([("Jacobians", f"{residuals:,} residuals")] if residuals else []),
             ("stored", f"{format_bytes(plan.stored_bytes)} before compression"),
             ("tiles", f"{plan.tile} × {plan.tile}, {plan.num_block_rows} block rows"),
-            ("threads", str(plan.num_threads)),
+            (
+                "threads",
+                f"{plan.num_threads}, temporaries {format_bytes(plan.workspace_bytes)} each",
+            ),
             (
                 "memory",
                 f"projected {format_bytes(plan.projected_bytes)}, of which reserved "
@@ -69,6 +72,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         "stored_bytes": plan.stored_bytes,
         "allowed_bytes": plan.request.allowed_bytes,
         "reserved_bytes": plan.reserved_bytes,
+        "workspace_bytes": plan.workspace_bytes,
         "projected_bytes": plan.projected_bytes,
         "projected_seconds": plan.projected_seconds,
     }

@@ -155,7 +155,7 @@ def test_any_cut_on_any_threads_gives_the_dense_hessian(
     request = Request(NUM_PARAMS, 8, 1, num_threads, 2**30, tile)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "h.zarr"
-        plan = Plan(request, tile, num_threads, 0, 0, 0.0)
+        plan = Plan(request, tile, num_threads, 0, 0, 0, 0.0)
         create_template(path, frozen, plan, EngineChoice("autodiff", ""))
         store = HessianStore(path, writable=True)
         task = BlockTask(engine_of(row_batch), store, threading.Event(), lambda record: None)

@@ -12,14 +12,22 @@ value and the derivatives with respect to the coordinates that the residual need
 tangents per neuron and point replace one Hessian-vector product per parameter, and nearly
 all the work is in large matrix products.
 
-The modules, in the order of the computation: :mod:`~hessian_tasks.layered.program` reads the
-network from its TensorFlow graph, :mod:`~hessian_tasks.layered.streams` and
-:mod:`~hessian_tasks.layered.composition` say how streams pass through it,
-:mod:`~hessian_tasks.layered.quadratic` expands a term's loss to second order in the streams,
-:mod:`~hessian_tasks.layered.expansion` evaluates all that at θ,
-:mod:`~hessian_tasks.layered.tangents` and :mod:`~hessian_tasks.layered.contract` compute
-the entries, and :mod:`~hessian_tasks.layered.engine` cuts block rows.
-:mod:`~hessian_tasks.layered.gauss_newton` takes the same network for first derivatives alone.
+The modules, in the order of the computation:
+
+- :mod:`~hessian_tasks.layered.reader` reads the network from its TensorFlow graph as a
+  :mod:`~hessian_tasks.layered.program`;
+- :mod:`~hessian_tasks.layered.streams` and :mod:`~hessian_tasks.layered.composition` say how
+  streams pass through it, :mod:`~hessian_tasks.layered.network` and
+  :mod:`~hessian_tasks.layered.linearise` carry them to the points of a term;
+- :mod:`~hessian_tasks.layered.quadratic` expands a residual to second order in the streams,
+  :mod:`~hessian_tasks.layered.values` a loss of the network's values, and
+  :mod:`~hessian_tasks.layered.expansion` the term in the probes;
+- :mod:`~hessian_tasks.layered.tangents` computes tangents,
+  :mod:`~hessian_tasks.layered.pairs` finds which of them are needed,
+  :mod:`~hessian_tasks.layered.contract` says which products make up the entries,
+  :mod:`~hessian_tasks.layered.probe` and :mod:`~hessian_tasks.layered.products` do them;
+- :mod:`~hessian_tasks.layered.engine` cuts block rows, and
+  :mod:`~hessian_tasks.layered.gauss_newton` takes the same network for first derivatives alone.
 """
 
 __all__: list[str] = []

@@ -29,7 +29,7 @@ from hessian_tasks.layered.expansion import Expansion
 from hessian_tasks.layered.network import Array
 from hessian_tasks.layered.pairs import Combinations, PairKind, SitePair, find_kinds
 from hessian_tasks.layered.probe import Job, Prober
-from hessian_tasks.layered.products import FACTOR_BYTES, Outer, Products, slices
+from hessian_tasks.layered.products import FACTOR_BYTES, Outer, Products, batches, slices
 from hessian_tasks.layered.rows import RowFactors, times_inputs
 from hessian_tasks.layered.tangents import Tangents
 from hessian_tasks.layered.workspace import Workspace
@@ -37,7 +37,7 @@ from hessian_tasks.layered.workspace import Workspace
 __all__ = ["Contraction"]
 
 # Rows of the factors of a product; with fewer, the time to add products up shows.
-PRODUCT_DEPTH = 1024
+PRODUCT_DEPTH = 1536
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Contraction:
         num_points = self._expansion.num_points
         if self._expansion.rows is not None:
             self._add_rows(chosen, self._expansion.rows, check)
-        for points in slices(num_points, PRODUCT_DEPTH // self._expansion.num_streams):
+        for points in batches(num_points, PRODUCT_DEPTH // self._expansion.num_streams):
             check()
             for site in dict.fromkeys(target.pair.first for target in chosen):
                 self._add_curvature([t for t in chosen if t.pair.first == site], site, points)
@@ -103,7 +103,7 @@ class Contraction:
     ) -> None:
         """The first part of H: a product of matrices with ρ rows a point."""
         rank, num_points = rows.signs.shape
-        for points in slices(num_points, PRODUCT_DEPTH // max(1, rank)):
+        for points in batches(num_points, PRODUCT_DEPTH // max(1, rank)):
             check()
             for target in targets:
                 left = rows.cotangents[target.pair.first][:, points]

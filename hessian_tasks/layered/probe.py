@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from hessian_tasks.layered.workspace import Workspace
 __all__ = ["Job", "Prober"]
 
 # Bytes of the tangents by all pairs of streams at one wire, of which a few wires are kept.
-TANGENTS_BYTES = 4 * 2**20
+TANGENTS_BYTES = 6 * 2**20
 # Bytes of matrices that one term keeps from one block row to the next.
 KEPT_BYTES = 64 * 2**20
 
@@ -61,6 +62,7 @@ class Prober:
         self._products = products
         self._workspace = workspace
         self._kept: dict[tuple[object, ...], Array] = {}
+        self._valid: set[tuple[object, ...]] = set()
 
     def add_diagonal(self, jobs: Sequence[Job], whole: Tangents) -> None:
         """Add products with tangents of a whole probe that are diagonals."""
@@ -89,32 +91,37 @@ class Prober:
             job.outer.release()
 
     def forget(self) -> None:
-        """Drop what is kept between block rows."""
-        self._kept.clear()
+        """Take what is kept between block rows for outdated; its memory will be used again."""
+        self._valid.clear()
 
     def _matrices(self, jobs: Sequence[Job], site: int, points: slice, group: slice) -> list[Array]:
         """Tangents below each other, with one row a point ``[tangents·n, j·b]``, for each job."""
         found: list[Array] = []
         missing: list[tuple[Job, Array]] = []
-        to_keep: dict[tuple[object, ...], Array] = {}
-        kept_bytes = sum(array.nbytes for array in list(self._kept.values()))
-        for number, job in enumerate(jobs):
-            key = (job.name, points.start, points.stop, group.start, group.stop)
-            matrix = self._kept.get(key)
-            if matrix is None:
+        keys = [(job.name, points.start, points.stop, group.start, group.stop) for job in jobs]
+        for number, (job, key) in enumerate(zip(jobs, keys, strict=True)):
+            if key in self._valid:
+                matrix = self._kept[key]
+            else:
                 num_points, num_neurons = points.stop - points.start, group.stop - group.start
                 shape = (job.num_tangents, num_points, num_neurons, job.entries.shape[3])
-                num_bytes = math.prod(shape) * job.entries.itemsize
-                if job.name is not None and kept_bytes + num_bytes <= KEPT_BYTES:
-                    matrix = to_keep[key] = np.empty(shape, job.entries.dtype)
-                    kept_bytes += num_bytes
-                else:
-                    matrix = self._workspace.take(f"tangents {number}", *shape)
+                matrix = self._make(key, f"tangents {number}", shape)
                 missing.append((job, matrix))
             found.append(matrix)
+        # Threads that miss the same at the same time fill in the same numbers.
         self._fill(missing, site, points, group)
-        self._kept.update(to_keep)
+        self._valid.update(key for key in keys if key in self._kept)
         return [matrix.reshape(matrix.shape[0] * matrix.shape[1], -1) for matrix in found]
+
+    def _make(self, key: tuple[Any, ...], purpose: str, shape: tuple[int, ...]) -> Array:
+        """Memory for a matrix: kept if block rows share it and there is room, else a buffer."""
+        if key in self._kept:
+            return self._kept[key]
+        dtype = self._expansion.network.dtype
+        kept_bytes = sum(array.nbytes for array in list(self._kept.values()))
+        if key[0] is None or kept_bytes + math.prod(shape) * dtype.itemsize > KEPT_BYTES:
+            return self._workspace.take(purpose, *shape)
+        return self._kept.setdefault(key, np.empty(shape, dtype))
 
     def _fill(
         self, matrices: Sequence[tuple[Job, Array]], site: int, points: slice, group: slice

@@ -15,14 +15,13 @@ from hessian_tasks.layered.network import Array
 from hessian_tasks.layered.pairs import Combinations
 from hessian_tasks.layered.workspace import Workspace
 
-__all__ = ["Outer", "Products", "mirror", "slices"]
+__all__ = ["Outer", "Products", "batches", "mirror", "slices"]
 
 # Bytes of one product before it is added to the entries, and of a factor.
 PRODUCT_BYTES = 8 * 2**20
 FACTOR_BYTES = 16 * 2**20
-# Parts into which the rows of a triangle are cut; 1/8 of its square is computed in vain, but more
-# and smaller products are slower.
-TRIANGLE_PARTS = 4
+# Parts into which the rows of a triangle are cut; 1/16 of its square is computed in vain.
+TRIANGLE_PARTS = 8
 
 
 class Outer:
@@ -136,6 +135,19 @@ def slices(length: int, step: int) -> Iterator[slice]:
     """Cut ``[0, length)`` into slices of ``step``, or of 1 if that is less than 1."""
     for start in range(0, length, max(1, step)):
         yield slice(start, min(start + max(1, step), length))
+
+
+def batches(length: int, largest: int) -> Iterator[slice]:
+    """Cut ``[0, length)`` into as few slices of at most ``largest`` as there can be, all alike.
+
+    Example:
+        >>> [(part.start, part.stop) for part in batches(10, 4)]
+        [(0, 4), (4, 8), (8, 10)]
+        >>> [(part.start, part.stop) for part in batches(9, 4)]
+        [(0, 3), (3, 6), (6, 9)]
+    """
+    number = -(-length // max(1, largest))
+    return slices(length, -(-length // max(1, number)))
 
 
 def _row_parts(num_rows: int, step: int, triangular: bool) -> Iterator[slice]:
