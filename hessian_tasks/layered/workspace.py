@@ -51,9 +51,3 @@ class Workspace(threading.local):
         for array in arrays:
             buffer = array if array.base is None else array.base
             insort(self._idle, (buffer.size, id(buffer), buffer))
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of this thread's buffers, apart from those that are lent."""
-        idle = sum(buffer.nbytes for _, _, buffer in self._idle)
-        return idle + sum(buffer.nbytes for buffer in self._buffers.values())
