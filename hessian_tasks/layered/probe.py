@@ -110,7 +110,10 @@ class Prober:
             found.append(matrix)
         # Threads that miss the same at the same time fill in the same numbers.
         self._fill(missing, site, points, group)
-        self._valid.update(key for key in keys if key in self._kept)
+        # Another thread may keep, half filled, what this one had no room for.
+        for key, matrix in zip(keys, found, strict=True):
+            if self._kept.get(key) is matrix:
+                self._valid.add(key)
         return [matrix.reshape(matrix.shape[0] * matrix.shape[1], -1) for matrix in found]
 
     def _make(self, key: tuple[Any, ...], purpose: str, shape: tuple[int, ...]) -> Array:
