@@ -31,7 +31,7 @@ from hessian_tasks.layered.pairs import Combinations, PairKind, SitePair, find_k
 from hessian_tasks.layered.probe import Job, Prober
 from hessian_tasks.layered.products import FACTOR_BYTES, Outer, Products, batches, slices
 from hessian_tasks.layered.rows import RowFactors, times_inputs
-from hessian_tasks.layered.tangents import Tangents
+from hessian_tasks.layered.tangents import Tangents, present
 from hessian_tasks.layered.workspace import Workspace
 
 __all__ = ["Contraction"]
@@ -192,13 +192,12 @@ def _diagonal(entries: Array) -> Array:
 
 
 def _bent(site: int, pairs: Combinations, tangents: Tangents) -> list[Array]:
-    found = [tangents.second(site, s, t) for s, t in pairs]
-    return [tangent for tangent in found if tangent is not None]
+    return present(tangents.second(site, s, t) for s, t in pairs)
 
 
 def _moved(wire: int, rows: slice, pairs: Combinations, tangents: Tangents) -> list[Array]:
-    found = [tangents.first(wire, s, t) for s, t in pairs]
-    return [tangent[..., rows] for tangent in found if tangent is not None]
+    found = present(tangents.first(wire, s, t) for s, t in pairs)
+    return [tangent[..., rows] for tangent in found]
 
 
 def _shape(inputs: Array, factor: Array) -> tuple[int, int, int, int]:

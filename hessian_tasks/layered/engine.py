@@ -16,10 +16,10 @@ from hessian_tasks.layered.cuts import slabs
 from hessian_tasks.layered.expansion import Expansion, expand_term
 from hessian_tasks.layered.network import Network
 from hessian_tasks.layered.products import mirror
-from hessian_tasks.layered.reader import read_program
+from hessian_tasks.layered.reader import read_network
 from hessian_tasks.layered.values import expand_loss
 from hessian_tasks.layered.workspace import Workspace
-from hessian_tasks.models import dtype_of, get_theta, num_inputs, parameter_layout
+from hessian_tasks.models import dtype_of, parameter_layout
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.spec import BlockRow
 
@@ -61,10 +61,8 @@ class LayeredEngine:
         self.problem = problem
         self.layout = parameter_layout(problem.model)
         self.dtype = np.dtype(dtype_of(problem.model))
-        theta = get_theta(problem.model).astype(self.dtype)
-        width = len(problem.coordinates) or num_inputs(problem.model)
-        self._program = read_program(problem.model, width)
-        network = Network(self._program, theta, width)
+        network = read_network(problem)
+        self._program = network.program
         workspace = Workspace(self.dtype)
         self._contractions: dict[str, list[Contraction]] = {}
         self.left_out: dict[str, str] = {}

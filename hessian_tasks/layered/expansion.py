@@ -28,7 +28,15 @@ from hessian_tasks.layered.streams import Index, Streams, closure, maximal, row_
 from hessian_tasks.loss import required_indices
 from hessian_tasks.problem import Problem, ResidualTerm
 
-__all__ = ["Expansion", "LocalModel", "expand", "expand_term", "read_term", "square_root"]
+__all__ = [
+    "Expansion",
+    "LocalModel",
+    "expand",
+    "expand_term",
+    "expand_value",
+    "read_term",
+    "square_root",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +83,24 @@ def expand_term(problem: Problem, network: Network, term: ResidualTerm) -> Expan
     """
     local = read_term(problem, network, term)
     at = linearise(network, local.points, local.streams)
-    slope, bend = local.model.slope, local.model.curvature
+    slope, bend, positions = local.model.slope, local.model.curvature, local.positions
     if len(local.streams) == 1:
-        folded = {(0, 0): bend[:, 0, :, 0].astype(network.dtype)}
-        return expand(at, slope, local.positions, folded, None)
+        return expand_value(at, slope, bend)
     seeds, signs = square_root(bend, network.dtype)
-    return expand(at, slope, local.positions, {}, at.pull_back_rows(seeds, local.positions, signs))
+    return expand(at, slope, positions, {}, at.pull_back_rows(seeds, positions, signs))
+
+
+def expand_value(
+    at: Linearised, slope: npt.NDArray[np.float64], bend: npt.NDArray[np.float64]
+) -> Expansion:
+    """Expand a term that depends on the value alone: ℓ'' is kept together with the rest.
+
+    Args:
+        at: The network, with one stream.
+        slope: ``∂ℓ/∂u`` ``[N, 1, outputs]``.
+        bend: ``∂²ℓ/∂u∂u`` ``[N, 1, outputs, 1, outputs]``.
+    """
+    return expand(at, slope, [0], {(0, 0): bend[:, 0, :, 0].astype(at.network.dtype)}, None)
 
 
 def expand(

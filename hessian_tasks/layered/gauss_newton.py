@@ -18,10 +18,11 @@ import numpy as np
 from hessian_tasks.layered.expansion import read_term
 from hessian_tasks.layered.linearise import linearise
 from hessian_tasks.layered.network import Array, Network
-from hessian_tasks.layered.reader import read_program
+from hessian_tasks.layered.products import slices
+from hessian_tasks.layered.reader import read_network
 from hessian_tasks.layered.rows import RowFactors, times_inputs
 from hessian_tasks.linearised import residual_terms
-from hessian_tasks.models import dtype_of, get_theta
+from hessian_tasks.models import get_theta
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.spec import BlockRow, TermResiduals
 
@@ -41,9 +42,7 @@ def layered_jacobians(problem: Problem) -> list[LayeredJacobian]:
         NotLayeredError: If the network or a residual is not of the kind that can be taken by
             layers; the message says what it found.
     """
-    theta = get_theta(problem.model).astype(dtype_of(problem.model))
-    num_coordinates = len(problem.coordinates)
-    network = Network(read_program(problem.model, num_coordinates), theta, num_coordinates)
+    network = read_network(problem)
     return [LayeredJacobian(problem, network, term) for term in residual_terms(problem)]
 
 
@@ -71,7 +70,7 @@ class LayeredJacobian:
         shape = self._factors.signs.shape
         self.residuals = TermResiduals(term.name, shape[1], shape[0], term.weight)
         point_bytes = network.dtype.itemsize * self.residuals.num_components * self._num_params
-        self._point_batch = max(1, BATCH_BYTES // point_bytes)
+        self._point_batch = BATCH_BYTES // point_bytes
 
     def block_row(self, row: BlockRow, check: Callable[[], None]) -> tuple[Array, Array]:
         """See :meth:`hessian_tasks.gauss_newton.TermJacobian.block_row`."""
@@ -79,9 +78,8 @@ class LayeredJacobian:
         dtype = self._network.dtype
         columns = np.empty((num_points, num_components, row.num_rows), dtype)
         product = np.zeros((row.num_rows, self._num_params - row.start), dtype)
-        for start in range(0, num_points, self._point_batch):
+        for points in slices(num_points, self._point_batch):
             check()
-            points = slice(start, min(start + self._point_batch, num_points))
             rows = self._rows(points, row.start)
             own = rows[:, : row.num_rows]
             product += own.T @ rows

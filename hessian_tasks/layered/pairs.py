@@ -18,7 +18,7 @@ import numpy as np
 from hessian_tasks.layered.expansion import Expansion
 from hessian_tasks.layered.network import Array, curvature
 from hessian_tasks.layered.program import Node
-from hessian_tasks.layered.tangents import Tangents, is_diagonal
+from hessian_tasks.layered.tangents import Tangents, is_diagonal, present
 from hessian_tasks.layered.workspace import Workspace
 
 __all__ = ["Combinations", "PairKind", "SitePair", "find_kinds"]
@@ -202,7 +202,7 @@ def _separable(
     if first == second or source is None or second == program.output:
         return None
     streams = range(expansion.num_streams)
-    entering = _present(sample.first(source, s, t) for s in streams for t in streams)
+    entering = present(sample.first(source, s, t) for s in streams for t in streams)
     if not entering or not all(is_diagonal(tangent) for tangent in entering):
         return None
     found: dict[tuple[int, int], Array] = {}
@@ -219,7 +219,7 @@ def _local_curvature(
     sample: Tangents, expansion: Expansion, node: int, site: int
 ) -> dict[tuple[int, int], Array] | None:
     program, streams = expansion.network.program, range(expansion.num_streams)
-    if not isinstance(program.operations[node], Node) or _present(
+    if not isinstance(program.operations[node], Node) or present(
         sample.second(node, s, t) for s in streams for t in streams
     ):
         return None
@@ -230,10 +230,6 @@ def _local_curvature(
             continue
         if inputs[b] == site:
             found[between, t] = bend
-        elif _present(sample.first(inputs[b], s, between) for s in streams):
+        elif present(sample.first(inputs[b], s, between) for s in streams):
             return None
     return found
-
-
-def _present(tangents: Iterable[Array | None]) -> list[Array]:
-    return [tangent for tangent in tangents if tangent is not None]

@@ -17,12 +17,20 @@ import tensorflow as tf
 
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.jets import Tensor
+from hessian_tasks.layered.network import Network
 from hessian_tasks.layered.program import Feature, Linear, Node, Program, Site
 from hessian_tasks.layered.replay import replays
 from hessian_tasks.layered.subgraph import make_function, sources, walk_back
-from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
+from hessian_tasks.models import (
+    dtype_of,
+    get_theta,
+    num_inputs,
+    parameter_layout,
+    trainable_variables,
+)
+from hessian_tasks.problem import Problem
 
-__all__ = ["read_program"]
+__all__ = ["read_network"]
 
 _NEURON_WISE = """
 Abs Acos Acosh Add AddN AddV2 Asin Asinh Atan Atan2 Atanh BiasAdd Cos Cosh Div DivNoNan Elu Equal
@@ -35,7 +43,22 @@ NEURON_WISE = frozenset(_NEURON_WISE.split())
 LINEAR = frozenset(["ConcatV2", "GatherV2", "Mean", "Split", "SplitV", "StridedSlice", "Sum"])
 
 
-def read_program(model: Any, num_coordinates: int) -> Program:
+def read_network(problem: Problem) -> Network:
+    """Read a problem's network, with its present weights.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+
+    Raises:
+        NotLayeredError: If the network is not of the kind that can be taken by layers.
+    """
+    model = problem.model
+    width = len(problem.coordinates) or num_inputs(model)
+    theta = get_theta(model).astype(dtype_of(model))
+    return Network(_read_program(model, width), theta, width)
+
+
+def _read_program(model: Any, num_coordinates: int) -> Program:
     """Read the network.
 
     Args:

@@ -14,6 +14,7 @@ a kernel a neuron of the probe only moves that same neuron; such tangents are ke
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import numpy as np
@@ -23,7 +24,7 @@ from hessian_tasks.layered.network import Array
 from hessian_tasks.layered.program import Linear, Node, Site
 from hessian_tasks.layered.workspace import Workspace
 
-__all__ = ["Tangents", "is_diagonal"]
+__all__ = ["Tangents", "is_diagonal", "present"]
 
 # Bytes of one piece of an element-wise sum: a part of the second-level cache of a core.
 PIECE_BYTES = 128 * 2**10
@@ -38,6 +39,11 @@ With the probe's neurons outermost, a factor ``[n, p]`` is one long vector to ea
 def is_diagonal(tangent: Array) -> bool:
     """Whether a tangent is kept as a diagonal ``[n, j]``."""
     return tangent.ndim == 2
+
+
+def present(tangents: Iterable[Tangent]) -> list[Array]:
+    """Those tangents that are not zero."""
+    return [tangent for tangent in tangents if tangent is not None]
 
 
 class Tangents:

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.jets import Tensor
-from hessian_tasks.layered.expansion import Expansion, expand, square_root
+from hessian_tasks.layered.expansion import Expansion, expand, expand_value, square_root
 from hessian_tasks.layered.linearise import Linearised, linearise
 from hessian_tasks.layered.network import Array, Network
 from hessian_tasks.layered.quadratic import differentiate_twice
@@ -89,12 +89,10 @@ def _loss(problem: Problem, term: LossTerm, values: Tensor) -> tuple[Tensor]:
 
 
 def _expand_calls(calls: Sequence[Linearised], slope: Array, bend: Array) -> list[Expansion]:
-    dtype = calls[0].network.dtype
-    slopes = [slope[:, [c]] for c in range(len(calls))]
     if len(calls) == 1:
-        folded = {(0, 0): bend[:, 0, :, 0].astype(dtype)}
-        return [expand(calls[0], slopes[0], [0], folded, None)]
-    seeds, signs = square_root(bend, dtype)
+        return [expand_value(calls[0], slope, bend)]
+    slopes = [slope[:, [c]] for c in range(len(calls))]
+    seeds, signs = square_root(bend, calls[0].network.dtype)
     rows = join([at.pull_back_rows(seeds[:, :, [c]], [0], signs) for c, at in enumerate(calls)])
     return [expand(at, slopes[c], [0], {}, rows if c == 0 else None) for c, at in enumerate(calls)]
 
