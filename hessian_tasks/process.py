@@ -10,12 +10,14 @@ import os
 import resource
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-__all__ = ["configure_tensorflow", "peak_bytes", "reset_peak", "resident_bytes"]
+__all__ = ["configure_tensorflow", "first_gpu", "peak_bytes", "reset_peak", "resident_bytes"]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -42,6 +44,9 @@ def configure_tensorflow(num_threads: int | None = None) -> int:
     tf = _import_tensorflow()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
+        for gpu in _list_gpus(tf):
+            # Or the first process to start takes all of its memory.
+            tf.config.experimental.set_memory_growth(gpu, True)
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(num_threads)
     except RuntimeError:
@@ -50,19 +55,37 @@ def configure_tensorflow(num_threads: int | None = None) -> int:
     return num_threads
 
 
+def first_gpu() -> str | None:
+    """TensorFlow's name of the GPU that this process computes on, if it sees one."""
+    gpus = _import_tensorflow().config.list_logical_devices("GPU")
+    return str(gpus[0].name) if gpus else None
+
+
 def _import_tensorflow() -> Any:
-    # While it is imported, TensorFlow reports on stderr, whatever its log level, that it finds
-    # no GPU. Held back here, and shown if the import fails.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if "tensorflow" in sys.modules:
+    with _quiet():
         return importlib.import_module("tensorflow")
+
+
+def _list_gpus(tf: Any) -> list[Any]:
+    with _quiet():
+        return list(tf.config.list_physical_devices("GPU"))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold stderr back, and show it if something fails.
+
+    When it is imported, and when it looks for GPUs, TensorFlow reports there, whatever its log
+    level, that it finds none.
+    """
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
-            return importlib.import_module("tensorflow")
-        except ImportError:
+            yield
+        except BaseException:
             held.seek(0)
             os.write(stderr, held.read())
             raise

@@ -9,6 +9,7 @@ from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_jacobians
 from hessian_tasks.linearised import residual_terms
 from hessian_tasks.problem import LossTerm, Problem
+from hessian_tasks.process import first_gpu
 from hessian_tasks.spec import EngineChoice, EngineName
 from pipeline.errors import PlanError
 
@@ -38,7 +39,7 @@ def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, Engine
     if name == "autodiff":
         return AutodiffEngine(problem), EngineChoice("autodiff", "asked for")
     try:
-        engine = LayeredEngine(problem)
+        engine = LayeredEngine(problem, first_gpu())
     except NotLayeredError as error:
         if name == "layered":
             raise PlanError(
@@ -74,4 +75,4 @@ def uses_numpy(engine: AnyEngine) -> bool:
     """Whether a block row is NumPy on one core, rather than TensorFlow on all."""
     if isinstance(engine, GaussNewtonEngine):
         return engine.by_layers
-    return isinstance(engine, LayeredEngine)
+    return isinstance(engine, LayeredEngine) and engine.device is None

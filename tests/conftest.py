@@ -21,9 +21,16 @@ Cli = Callable[..., tuple[int, str, str]]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Size TensorFlow's thread pools once, before any test or doctest starts it."""
+    """Size TensorFlow's thread pools once, before any test or doctest starts it.
+
+    The processor is two devices to it, the second of which stands for a GPU.
+    """
     if "tensorflow" in sys.modules:
         configure_tensorflow(2)
+        tf = sys.modules["tensorflow"]
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        halves = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, halves)
 
 
 @pytest.fixture(scope="session")

@@ -22,10 +22,13 @@ The modules, in the order of the computation:
 - :mod:`~hessian_tasks.layered.quadratic` expands a residual to second order in the streams,
   :mod:`~hessian_tasks.layered.values` a loss of the network's values, and
   :mod:`~hessian_tasks.layered.expansion` the term in the probes;
-- :mod:`~hessian_tasks.layered.tangents` computes tangents,
+- :mod:`~hessian_tasks.layered.tangents` says how tangents follow from each other, and
+  :mod:`~hessian_tasks.layered.buffered` computes them,
   :mod:`~hessian_tasks.layered.pairs` finds which of them are needed,
   :mod:`~hessian_tasks.layered.contract` says which products make up the entries,
   :mod:`~hessian_tasks.layered.probe` and :mod:`~hessian_tasks.layered.products` do them;
+- :mod:`~hessian_tasks.layered.traced` and :mod:`~hessian_tasks.layered.compiled` do the same on a
+  GPU;
 - :mod:`~hessian_tasks.layered.engine` cuts block rows, and
   :mod:`~hessian_tasks.layered.gauss_newton` takes the same network for first derivatives alone.
 """

@@ -25,6 +25,7 @@ from functools import partial
 
 import numpy as np
 
+from hessian_tasks.layered.buffered import BufferedTangents
 from hessian_tasks.layered.expansion import Expansion
 from hessian_tasks.layered.network import Array
 from hessian_tasks.layered.pairs import Combinations, PairKind, SitePair, find_kinds
@@ -116,7 +117,7 @@ class Contraction:
     def _add_curvature(self, targets: list[_Target], site: int, points: slice) -> None:
         """The second part of H, for one probe: cotangents times second derivatives."""
         width = self._widths[site]
-        whole = Tangents(self._expansion, site, points, slice(0, width), self._workspace)
+        whole = BufferedTangents(self._expansion, site, points, slice(0, width), self._workspace)
         for target in targets:
             if target.kind.separable:
                 self._add_separable(target, whole, target.kind.separable)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy.typing as npt
 
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.errors import NotLayeredError
+from hessian_tasks.layered.compiled import CompiledContraction
 from hessian_tasks.layered.contract import Contraction
 from hessian_tasks.layered.cuts import slabs
 from hessian_tasks.layered.expansion import Expansion, expand_term
@@ -33,6 +36,7 @@ class LayeredEngine:
     those terms that only automatic differentiation can take. Safe to share between threads.
 
     Attributes:
+        device: The device that does the products, or None.
         left_out: The terms that are left to automatic differentiation, and why.
 
     Example:
@@ -48,23 +52,28 @@ class LayeredEngine:
 
     name = "layered"
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, device: str | None = None) -> None:
         """Read the network and expand every term around θ.
 
         Args:
             problem: The problem, its model resolved to a Keras model.
+            device: TensorFlow's name of a device, as ``"GPU:0"``, that does the products,
+                compiled by XLA; by default NumPy does them.
 
         Raises:
             NotLayeredError: If the network, or every term, is not of the kind that this engine
                 takes; the message says what it found.
         """
         self.problem = problem
+        self.device = device
         self.layout = parameter_layout(problem.model)
         self.dtype = np.dtype(dtype_of(problem.model))
         network = read_network(problem)
         self._program = network.program
         workspace = Workspace(self.dtype)
-        self._contractions: dict[str, list[Contraction]] = {}
+        # One block row at a time has a GPU, and its memory, to itself.
+        self._turn = nullcontext() if device is None else threading.Lock()
+        self._contractions: dict[str, list[Contraction | CompiledContraction]] = {}
         self.left_out: dict[str, str] = {}
         for term in problem.terms:
             try:
@@ -72,7 +81,10 @@ class LayeredEngine:
             except NotLayeredError as error:
                 self.left_out[term.name] = str(error)
             else:
-                self._contractions[term.name] = [Contraction(e, workspace) for e in expansions]
+                self._contractions[term.name] = [
+                    Contraction(e, workspace) if device is None else CompiledContraction(e, device)
+                    for e in expansions
+                ]
         if not self._contractions:
             raise NotLayeredError("; ".join(f"term {k!r} {v}" for k, v in self.left_out.items()))
         others = [term for term in problem.terms if term.name in self.left_out]
@@ -107,8 +119,9 @@ class LayeredEngine:
             return block
         layered = np.zeros_like(block) if self._others is not None else block
         for slab in slabs(self._program, row, layered):
-            for contraction in chosen:
-                contraction.add(slab.targets(), check)
+            with self._turn:
+                for contraction in chosen:
+                    contraction.add(slab.targets(), check)
             for entries, pair in slab.targets():
                 if pair.same:
                     mirror(entries)

@@ -15,13 +15,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from hessian_tasks.layered.buffered import BufferedTangents
 from hessian_tasks.layered.expansion import Expansion
 from hessian_tasks.layered.network import Array, curvature
 from hessian_tasks.layered.program import Node
 from hessian_tasks.layered.tangents import Tangents, is_diagonal, present
 from hessian_tasks.layered.workspace import Workspace
 
-__all__ = ["Combinations", "PairKind", "SitePair", "find_kinds"]
+__all__ = ["Combinations", "PairKind", "SitePair", "StreamPair", "find_kinds"]
 
 StreamPair: TypeAlias = tuple[int, int]
 """A stream of the probe and a stream of what moves."""
@@ -89,7 +90,7 @@ def find_kinds(expansion: Expansion) -> dict[tuple[int, int], PairKind]:
     for first in program.sites:
         neurons = slice(0, min(MAX_NEURONS, program.widths[first]))
         points = slice(0, generic.num_points)
-        sample = Tangents(generic, first, points, neurons, Workspace(np.dtype(np.float64)))
+        sample = BufferedTangents(generic, first, points, neurons, Workspace(np.dtype(np.float64)))
         for second in program.sites:
             if program.probed(first, second) == first:
                 kinds[first, second] = _find_kind(sample, expansion, (first, second))

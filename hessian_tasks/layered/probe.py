@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from hessian_tasks.layered.buffered import BufferedTangents
 from hessian_tasks.layered.expansion import Expansion
 from hessian_tasks.layered.network import Array
 from hessian_tasks.layered.products import FACTOR_BYTES, Outer, Products, slices
@@ -135,7 +136,7 @@ class Prober:
         step = TANGENTS_BYTES // (num_numbers * expansion.network.dtype.itemsize)
         for part in slices(group.stop - group.start, step) if matrices else ():
             neurons = slice(group.start + part.start, group.start + part.stop)
-            tangents = Tangents(expansion, site, points, neurons, self._workspace)
+            tangents = BufferedTangents(expansion, site, points, neurons, self._workspace)
             for job, matrix in matrices:
                 for place, tangent in zip(matrix, job.find(tangents), strict=True):
                     place[:, part] = tangent.transpose(1, 0, 2)

@@ -14,20 +14,15 @@ a kernel a neuron of the probe only moves that same neuron; such tangents are ke
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TypeAlias
-
-import numpy as np
+from typing import Protocol, TypeAlias
 
 from hessian_tasks.layered.expansion import Expansion
 from hessian_tasks.layered.network import Array
 from hessian_tasks.layered.program import Linear, Node, Site
-from hessian_tasks.layered.workspace import Workspace
 
-__all__ = ["Tangents", "is_diagonal", "present"]
-
-# Bytes of one piece of an element-wise sum: a part of the second-level cache of a core.
-PIECE_BYTES = 128 * 2**10
+__all__ = ["Sum", "Tangent", "Tangents", "is_diagonal", "present"]
 
 Tangent: TypeAlias = Array | None
 """Zero, ``[n, j]`` where neuron j moves neuron j only, or ``[j, n, p]``, j in the probe's part.
@@ -46,7 +41,23 @@ def present(tangents: Iterable[Tangent]) -> list[Array]:
     return [tangent for tangent in tangents if tangent is not None]
 
 
-class Tangents:
+class Sum(Protocol):
+    """A sum of tangents that are products."""
+
+    def add_scaled(self, tangent: Tangent, factor: Array) -> None:
+        """Add the tangent of a product with ``factor`` ``[n, p]`` on each neuron."""
+
+    def add_product(self, tangent: Tangent, matrix: Array) -> None:
+        """Add the tangent of a product with ``matrix``."""
+
+    def add_bent(self, tangent: Array, matrices: Array) -> None:
+        """Add the tangent of a product with matrices ``[n, o, p]``, one a point."""
+
+    def value(self) -> Tangent:
+        """The sum; its parts must not be used any more."""
+
+
+class Tangents(ABC):
     """The tangents of a batch of points with respect to the probe of one site, or a part of it.
 
     Attributes:
@@ -55,14 +66,7 @@ class Tangents:
         neurons: Which neurons of the site are probed.
     """
 
-    def __init__(
-        self,
-        expansion: Expansion,
-        site: int,
-        points: slice,
-        neurons: slice,
-        workspace: Workspace,
-    ) -> None:
+    def __init__(self, expansion: Expansion, site: int, points: slice, neurons: slice) -> None:
         """Prepare; nothing is computed yet.
 
         Args:
@@ -70,7 +74,6 @@ class Tangents:
             site: The wire that is probed.
             points: Which points, from start to stop.
             neurons: Which of its neurons, from start to stop.
-            workspace: Lends the memory of tangents that are no diagonals.
         """
         self.expansion = expansion
         self._network = expansion.network
@@ -78,8 +81,6 @@ class Tangents:
         self._site = site
         self.points = points
         self.neurons = neurons
-        self._workspace = workspace
-        self._lent: dict[int, Array] = {}
         self._first: dict[tuple[int, int, int], Tangent] = {}
         self._second: dict[tuple[int, int, int], Tangent] = {}
 
@@ -97,30 +98,19 @@ class Tangents:
             self._second[key] = self._backwards(wire, s, t)
         return self._second[key]
 
-    def release(self) -> None:
-        """Give the memory back; no tangent may be used any more."""
-        self._workspace.give_back(self._lent.values())
-        self._lent, self._first, self._second = {}, {}, {}
+    @abstractmethod
+    def _identity(self) -> Array:
+        """What moves if the probe itself does: ones ``[n, j]``."""
 
-    def lend(self, *shape: int) -> Array:
-        """Memory for a tangent that is no diagonal."""
-        array = self._workspace.lend(*shape)
-        self._lent[id(array)] = array
-        return array
-
-    def give_back(self, array: Array) -> None:
-        """Give back the memory of an intermediate result."""
-        if self._lent.pop(id(array), None) is not None:
-            self._workspace.give_back([array])
+    @abstractmethod
+    def _sum(self) -> Sum:
+        """An empty sum."""
 
     def _forwards(self, wire: int, s: int, t: int) -> Tangent:
         operation = self._program.operations[wire]
         if wire == self._site:
-            if s != t:
-                return None
-            shape = [part.stop - part.start for part in (self.points, self.neurons)]
-            return np.ones(shape, self._network.dtype)
-        total = _Sum(self)
+            return self._identity() if s == t else None
+        total = self._sum()
         if isinstance(operation, Site | Linear):
             for source in self._program.inputs(wire):
                 total.add_product(self.first(source, s, t), self._network.matrix(wire, source))
@@ -132,7 +122,7 @@ class Tangents:
         return total.value()
 
     def _backwards(self, wire: int, s: int, t: int) -> Tangent:
-        total = _Sum(self)
+        total = self._sum()
         if wire == self._program.output:
             self._add_output(total, s, t)
         for consumer in self._network.consumers[wire]:
@@ -143,13 +133,13 @@ class Tangents:
                 total.add_product(self.second(consumer, s, t), matrix)
         return total.value()
 
-    def _add_output(self, total: _Sum, s: int, t: int) -> None:
+    def _add_output(self, total: Sum, s: int, t: int) -> None:
         for (between, out), bend in self.expansion.output_curvature.items():
             tangent = self.first(self._program.output, s, between)
             if out == t and tangent is not None:
                 total.add_bent(tangent, bend[self.points])
 
-    def _add_node(self, total: _Sum, node: int, key: tuple[int, int, int]) -> None:
+    def _add_node(self, total: Sum, node: int, key: tuple[int, int, int]) -> None:
         wire, s, t = key
         inputs = self._program.inputs(node)
         for ((a, into), out), slope in self.expansion.jacobians[node].items():
@@ -158,72 +148,3 @@ class Tangents:
         for ((a, into), (b, between)), bend in self.expansion.curvatures[node].items():
             if into == t and inputs[a] == wire:
                 total.add_scaled(self.first(inputs[b], s, between), bend[self.points])
-
-
-class _Sum:
-    """A sum of tangents that are products.
-
-    Element-wise products are collected and added up piece by piece, each piece small enough to
-    stay in the cache until it is complete; otherwise memory would decide the speed.
-    """
-
-    def __init__(self, tangents: Tangents) -> None:
-        self._tangents = tangents
-        self._neurons = tangents.neurons
-        self._scaled: list[tuple[Array, Array]] = []
-        self._others: list[Array] = []
-
-    def add_scaled(self, tangent: Tangent, factor: Array) -> None:
-        """Add the tangent of a product with ``factor`` ``[n, p]`` on each neuron."""
-        if tangent is not None and is_diagonal(tangent):
-            self._others.append(tangent * factor[:, self._neurons])
-        elif tangent is not None:
-            self._scaled.append((tangent, factor))
-
-    def add_product(self, tangent: Tangent, matrix: Array) -> None:
-        """Add the tangent of a product with ``matrix``."""
-        if tangent is None:
-            return
-        if is_diagonal(tangent):
-            self._add_grid(tangent, matrix[self._neurons, None])
-        else:
-            image = self._tangents.lend(*tangent.shape[:2], matrix.shape[1])
-            np.matmul(tangent, matrix, out=image)
-            self._others.append(image)
-
-    def add_bent(self, tangent: Array, matrices: Array) -> None:
-        """Add the tangent of a product with matrices ``[n, o, p]``, one a point."""
-        if is_diagonal(tangent):
-            self._add_grid(tangent, matrices[:, self._neurons].swapaxes(0, 1))
-        else:
-            self._others.append(np.einsum("jno,nop->jnp", tangent, matrices))
-
-    def _add_grid(self, diagonal: Array, factors: Array) -> None:
-        image = self._tangents.lend(diagonal.shape[1], diagonal.shape[0], factors.shape[2])
-        self._others.append(np.multiply(diagonal.T[:, :, None], factors, out=image))
-
-    def value(self) -> Tangent:
-        """The sum; its parts must not be used any more."""
-        parts = sorted(self._others, key=is_diagonal)
-        total: Tangent = self._sum_scaled() if self._scaled else None
-        for part in parts:
-            if total is None:
-                total = part
-            elif is_diagonal(part) and not is_diagonal(total):
-                np.einsum("jnj->nj", total[:, :, self._neurons])[...] += part
-            else:
-                total += part
-                self._tangents.give_back(part)
-        return total
-
-    def _sum_scaled(self) -> Array:
-        first, factor = self._scaled[0]
-        total = self._tangents.lend(*first.shape)
-        step = max(1, PIECE_BYTES // first[0].nbytes)
-        spare = np.empty_like(total[:step])
-        for j in range(0, len(total), step):
-            piece = total[j : j + step]
-            np.multiply(first[j : j + step], factor, out=piece)
-            for tangent, factor_ in self._scaled[1:]:
-                piece += np.multiply(tangent[j : j + step], factor_, out=spare[: len(piece)])
-        return total
