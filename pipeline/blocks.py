@@ -67,8 +67,11 @@ class BlockTask:
     stop: threading.Event
     on_stored: Callable[[BlockRecord], None]
 
-    def __call__(self, row: BlockRow) -> None:
+    def __call__(self, row: BlockRow) -> BlockRecord:
         """Compute and store one block row.
+
+        Returns:
+            Its record, which is stored too.
 
         Raises:
             StoppedError: If :attr:`stop` is set.
@@ -85,6 +88,7 @@ class BlockTask:
                     self.store.write_columns(row, name, part)
                 record = self._store(row, blocks, computed - started, computed)
             self.on_stored(record)
+            return record
         except HessianError:
             raise
         except Exception as error:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from hessian_tasks.source import ProblemSource
 from pipeline import render
 from pipeline.config import Settings, load_settings, parse_options
 from pipeline.errors import ConfigError, HessianError, StoppedError
+from pipeline.profiles import Queue
 
 __all__ = ["app", "main"]
 
@@ -51,7 +52,12 @@ Weights = Annotated[
     Path | None, typer.Option("--weights", help="Trained weights, .keras or .weights.h5.")
 ]
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
-Executor = Annotated[str | None, typer.Option(help="threads or serial.")]
+Profile = Annotated[
+    str | None, typer.Option(help="Where to compute: threads, serial, processes, or your own.")
+]
+Assignments = Annotated[
+    list[str], typer.Option("--set", help="Another setting: profiles.slurm.workers=4.")
+]
 Threads = Annotated[int | None, typer.Option(help="Cores to use [all].")]
 Memory = Annotated[str | None, typer.Option(help="Memory budget, as 4GiB [half of what is free].")]
 Tile = Annotated[int | None, typer.Option(help="Side of the stored tiles [chosen].")]
@@ -67,11 +73,15 @@ Picture = Annotated[Path | None, typer.Option(help="Write a picture, .png, .svg 
 
 
 def _settings(
-    config: Path | None, problem: str | None, option: list[str], **flags: Any
+    config: Path | None,
+    problem: str | None,
+    option: list[str],
+    assignments: Sequence[str] = (),
+    **flags: Any,
 ) -> Settings:
-    settings = load_settings(
-        config, {"problem": problem, "options": parse_options(option), **flags}
-    )
+    values = {"problem": problem, "options": parse_options(option), **flags}
+    settings = load_settings(config, values, assignments)
+    _ = settings.chosen  # before anything is computed
     if settings.problem is not None:
         ProblemSource(settings.problem).check()  # before the seconds of importing TensorFlow
     return settings
@@ -110,7 +120,8 @@ def run(
     weights: Weights = None,
     store: StoreFlag = None,
     config: Config = None,
-    executor: Executor = None,
+    profile: Profile = None,
+    assignments: Assignments = [],  # noqa: B006
     threads: Threads = None,
     memory: Memory = None,
     tile: Tile = None,
@@ -122,7 +133,7 @@ def run(
     The same command resumes an interrupted run.
     """
     settings = _settings(
-        config, problem, option, weights=weights, store=store, executor=executor,
+        config, problem, option, assignments, weights=weights, store=store, profile=profile,
         threads=threads, memory=memory, tile=tile, per_term=per_term, engine=engine,
     )  # fmt: skip
     configure_tensorflow(settings.threads)
@@ -134,10 +145,54 @@ def run(
 
 
 @app.command()
+def submit(
+    problem: Problem = None,
+    option: Options = [],  # noqa: B006
+    weights: Weights = None,
+    store: StoreFlag = None,
+    config: Config = None,
+    profile: Profile = None,
+    assignments: Assignments = [],  # noqa: B006
+) -> None:
+    """Hand the whole run to the queue of a profile, and return.
+
+    What it does is: hessian run, with the same arguments, as a job.
+    """
+    settings = _settings(
+        config, problem, option, assignments, weights=weights, store=store, profile=profile
+    )
+    from pipeline.cluster.submit import submit_job
+
+    chosen = settings.chosen
+    if not isinstance(chosen, Queue):
+        raise ConfigError(
+            f"Profile {settings.profile!r} is not that of a queueing system. Use: hessian run"
+        )
+    path = settings.store_path
+    command = [str(Path(sys.executable).with_name("hessian")), "run", *sys.argv[2:]]
+    job = submit_job(chosen, command, path)
+    typer.echo(f"submitted as {job}; next: hessian status {path}, or: hessian cancel {path}")
+
+
+@app.command()
+def cancel(store: Store) -> None:
+    """Cancel the job that was submitted for a store; what is stored stays."""
+    from pipeline.cluster.submit import cancel_job
+
+    typer.echo(f"cancelled {cancel_job(store)}; resume with: hessian submit")
+
+
+@app.command()
 def status(store: Store, as_json: Json = False) -> None:
     """Say how much of a store is computed, from its records alone."""
+    from pipeline.cluster.submit import find_job
     from pipeline.store import HessianStore
 
+    job = find_job(store)
+    if job is not None and not as_json:
+        typer.echo(f"submitted as {job}")
+        if not store.exists():
+            return
     opened = HessianStore(store)
     _print(render.status(opened), render.status_data(opened), as_json)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -12,18 +14,23 @@ from hessian_tasks.source import ProblemSource
 from pipeline.config import Settings
 from pipeline.errors import ConfigError, StoppedError
 from pipeline.inputs import freeze_source, stored_inputs
+from pipeline.profiles import InProcess
 from pipeline.progress import LossDisplay, ProgressDisplay
 from pipeline.run import RunOptions, execute
 from pipeline.store import HessianStore, writing
 from pipeline.units import format_seconds
+
+if TYPE_CHECKING:
+    from pipeline.cluster.workers import Workers
 
 __all__ = ["run_options", "run_settings", "settings_inputs", "train_settings"]
 
 
 def run_options(settings: Settings) -> RunOptions:
     """The part of the settings that says how to run."""
+    profile = settings.chosen
     return RunOptions(
-        executor=settings.executor,
+        executor=profile.kind if isinstance(profile, InProcess) else "threads",
         num_threads=settings.threads,
         allowed_bytes=settings.memory,
         tile=settings.tile,
@@ -58,11 +65,14 @@ def run_settings(settings: Settings, console: Console, stop: threading.Event) ->
         StoppedError: Saying how far the run came and how to resume it.
     """
     inputs = settings_inputs(settings)
-    path = settings.store or Path("runs") / f"{Path(settings.problem or '').stem}.zarr"
+    path = settings.store_path
     display = ProgressDisplay(console)
     try:
-        execute(path, inputs, run_options(settings), [display], stop)
+        with _workers(settings, stop) as workers:
+            execute(path, inputs, run_options(settings), [display], stop, workers)
     except StoppedError as error:
+        if not path.exists():
+            raise
         store = HessianStore(path)
         raise StoppedError(
             f"stopped; {len(store.records())} of {len(store.block_rows)} block rows are "
@@ -71,6 +81,14 @@ def run_settings(settings: Settings, console: Console, stop: threading.Event) ->
     finally:
         display.close()
     return path
+
+
+def _workers(settings: Settings, stop: threading.Event) -> AbstractContextManager[Workers | None]:
+    if isinstance(settings.chosen, InProcess):
+        return nullcontext()
+    from pipeline.cluster.connect import connect
+
+    return connect(settings.chosen, stop)
 
 
 def train_settings(

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
 from hessian_tasks.spec import EngineName
 from pipeline.errors import ConfigError
-from pipeline.executors import ExecutorName
+from pipeline.profiles import (
+    DEFAULTS,
+    Address,
+    ClusterProfile,
+    InProcess,
+    Processes,
+    Profile,
+    Queue,
+    Ssh,
+    Tls,
+)
 
 __all__ = ["Settings", "load_settings", "parse_options"]
+
+PREFIX = "HESSIAN__"
 
 
 class Settings(BaseModel):
@@ -32,8 +46,9 @@ class Settings(BaseModel):
     store: Path | None = Field(
         None, description="Directory of the Zarr store; runs/<problem>.zarr by default."
     )
-    executor: ExecutorName = Field(
-        "threads", description="threads (in this process), or serial (one block row at a time)."
+    profile: str = Field(
+        "threads",
+        description="Where to compute: the name of one of the profiles below.",
     )
     threads: int | None = Field(
         None, ge=1, description="Cores to use; all that the process may run on by default."
@@ -52,26 +67,84 @@ class Settings(BaseModel):
     per_term: bool | None = Field(
         None, description="Also store the matrix of every loss term, beside that of the total."
     )
+    profiles: dict[str, Profile] = Field(
+        default_factory=dict,
+        validate_default=True,
+        description="Where block rows can be computed, by names of your choice.",
+    )
+
+    @field_validator("profiles", mode="before")
+    @classmethod
+    def _with_defaults(cls, given: Any) -> Any:
+        return {**DEFAULTS, **given} if isinstance(given, dict) else given
+
+    @property
+    def store_path(self) -> Path:
+        """The store, or where it is by default."""
+        return self.store or Path("runs") / f"{Path(self.problem or '').stem}.zarr"
+
+    @property
+    def chosen(self) -> InProcess | ClusterProfile:
+        """The profile.
+
+        Raises:
+            ConfigError: If there is none of that name.
+        """
+        if self.profile not in self.profiles:
+            raise ConfigError(
+                f"There is no profile {self.profile!r}; the profiles are "
+                f"{', '.join(self.profiles)}. Describe it under 'profiles' in the YAML file."
+            )
+        return self.profiles[self.profile]
 
 
-def load_settings(path: Path | None, flags: dict[str, Any]) -> Settings:
-    """Read the YAML file, if any, and let flags override it.
+def load_settings(
+    path: Path | None, flags: dict[str, Any], assignments: Sequence[str] = ()
+) -> Settings:
+    """Read the YAML file, if any; the environment, assignments and flags override it, in turn.
+
+    Environment variables are named like ``HESSIAN__PROFILES__SLURM__WORKERS``.
 
     Args:
         path: The file.
-        flags: Settings by name; None leaves the file's value.
+        flags: Settings by name; None leaves the value.
+        assignments: Of the form ``profiles.slurm.workers=4``.
 
     Raises:
         ConfigError: If the file cannot be read, or a key or value is not valid; names
             the file and the key.
     """
     values = {} if path is None else _read_yaml(path)
+    for name, value in sorted(os.environ.items()):
+        if name.startswith(PREFIX):
+            _assign(values, name.removeprefix(PREFIX).lower().split("__"), value)
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment!r} is not of the form key=value.")
+        _assign(values, key.split("."), value)
     values.update({key: value for key, value in flags.items() if value not in (None, {})})
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         where = str(path) if path is not None else "the command line"
         raise ConfigError("\n".join(_explain(where, e) for e in error.errors())) from error
+
+
+def _assign(values: dict[str, Any], keys: list[str], value: str) -> None:
+    """Set a nested key; a profile that is only known by default keeps its other keys."""
+    if len(keys) > 2 and keys[0] == "profiles":
+        profiles = values.setdefault("profiles", {})
+        if keys[1] not in profiles and keys[1] in DEFAULTS:
+            profiles[keys[1]] = dict(DEFAULTS[keys[1]])
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{'.'.join(keys)} cannot be set: {key} is {values!r}.")
+    try:
+        values[keys[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{'.'.join(keys)} is {value!r}, which is no YAML: {error}") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -89,8 +162,21 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _explain(where: str, error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key!r}; the keys are {', '.join(Settings.model_fields)}."
+        known = ", ".join(_known_keys(error["loc"]))
+        return f"{where}: unknown key {key!r}; the keys are {known}."
     return f"{where}: {key} is {error['input']!r}: {error['msg']}."
+
+
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    """The keys beside one that is unknown."""
+    if len(location) < 3 or location[0] != "profiles":
+        return list(Settings.model_fields)
+    # A profile's own keys come after its name and its kind.
+    for model in (InProcess, Processes, Address, Ssh, Queue):
+        if location[2] in get_args(model.model_fields["kind"].annotation):
+            inner = model.model_fields.get(str(location[3])) if len(location) > 4 else None
+            return list(model.model_fields if inner is None else Tls.model_fields)
+    return []
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:

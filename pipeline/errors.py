@@ -8,6 +8,7 @@
     ├── PlanError                   also a ValueError
     ├── StoreError                  also an OSError
     │   └── StoreMismatchError
+    ├── ClusterError
     ├── BlockRowError
     └── StoppedError
 """
@@ -16,6 +17,7 @@ from hessian_tasks.errors import HessianError, ModelError, ProblemError, Reprodu
 
 __all__ = [
     "BlockRowError",
+    "ClusterError",
     "ConfigError",
     "HessianError",
     "ModelError",
@@ -42,6 +44,10 @@ class StoreError(HessianError, OSError):
 
 class StoreMismatchError(StoreError):
     """The store was made from other inputs than this run's."""
+
+
+class ClusterError(HessianError):
+    """The scheduler or the workers are missing, lost, or not fit for the run."""
 
 
 class BlockRowError(HessianError):

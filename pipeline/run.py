@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 from threadpoolctl import threadpool_limits
@@ -33,6 +34,10 @@ from pipeline.store import HessianStore, free_bytes, writing
 from pipeline.template import create_template
 from pipeline.units import format_bytes
 
+if TYPE_CHECKING:
+    # Dask's distributed part takes half a second to import, which runs in this process do not need.
+    from pipeline.cluster.workers import Workers
+
 __all__ = ["Prepared", "RunOptions", "execute", "prepare"]
 
 BLOCK_ROWS_PER_THREAD = 3
@@ -45,6 +50,7 @@ class RunOptions:
     Attributes:
         executor: Name of the executor.
         num_threads: Cores to use; by default those that the process may run on.
+        num_workers: Processes that use so many cores each.
         allowed_bytes: Budget of resident memory; by default half of what is free.
         tile: Side of a tile; chosen by default.
         per_term: Also store the matrix of every loss term; by default what an existing
@@ -56,6 +62,7 @@ class RunOptions:
 
     executor: ExecutorName = "threads"
     num_threads: int | None = None
+    num_workers: int = 1
     allowed_bytes: int | None = None
     tile: int | None = None
     per_term: bool | None = None
@@ -103,7 +110,7 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
     if options.executor == "serial":
         num_threads = 1
     with threadpool_limits(1, "blas"):
-        cost = _measure(engine, per_term, num_threads)
+        cost = _measure(engine, per_term, num_threads, options.num_workers)
     request = Request(
         num_params=frozen.layout.num_params,
         itemsize=frozen.dtype.itemsize,
@@ -111,7 +118,7 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
         num_threads=num_threads,
         allowed_bytes=options.allowed_bytes or psutil.virtual_memory().available // 2,
         tile=tile,
-        num_block_rows=_wanted_block_rows(engine, num_threads),
+        num_block_rows=_wanted_block_rows(engine, num_threads * options.num_workers),
         tile_multiple=engine.tile_multiple,
         num_residuals=sum(residuals.count for residuals in choice.residuals),
     )
@@ -124,7 +131,7 @@ def _wanted_block_rows(engine: AnyEngine, num_threads: int) -> int:
     return BLOCK_ROWS_PER_THREAD * num_threads if uses_numpy(engine) else WANTED_BLOCK_ROWS
 
 
-def _measure(engine: AnyEngine, per_term: bool, num_threads: int) -> Cost:
+def _measure(engine: AnyEngine, per_term: bool, num_threads: int, num_workers: int) -> Cost:
     reserved = resident_bytes()
     reset_peak()
     first, short, long = engine.trial_rows()
@@ -136,7 +143,7 @@ def _measure(engine: AnyEngine, per_term: bool, num_threads: int) -> Cost:
     fixed = max(0.0, seconds[0] - per_row * short.num_rows)
     columns = engine.layout.num_params - long.start
     # TensorFlow fills all cores with the rows of one block row, NumPy only one of them.
-    share = num_threads if uses_numpy(engine) else 1
+    share = num_workers * (num_threads if uses_numpy(engine) else 1)
     return Cost(
         reserved_bytes=reserved,
         graphs_bytes=graphs,
@@ -180,6 +187,7 @@ def execute(
     options: RunOptions,
     callbacks: Sequence[Callback] = (),
     stop: threading.Event | None = None,
+    workers: Workers | None = None,
 ) -> HessianStore:
     """Compute what is missing in a store, creating it first if need be.
 
@@ -189,6 +197,7 @@ def execute(
         options: How to run.
         callbacks: Told of every event.
         stop: Set it from another thread or a signal handler to stop the run.
+        workers: Dask workers that compute, instead of threads of this process.
 
     Returns:
         The complete store.
@@ -200,6 +209,10 @@ def execute(
     """
     started = time.perf_counter()
     path = Path(path)
+    stop = stop or threading.Event()
+    if workers is not None:
+        workers.check(frozen.source)
+        options = _fit(options, workers)
     resumed = path.exists()
     store = HessianStore(path) if resumed else None
     if store is not None:
@@ -214,12 +227,27 @@ def execute(
         _start(store, pending)
     reporter = _Reporter(callbacks)
     reporter.tell(RunStarted(prepared.plan, tuple(pending), resumed, prepared.startup_seconds))
-    task = BlockTask(prepared.engine, store, stop or threading.Event(), reporter.stored)
-    # Block rows fill the cores, so that a matrix product gets one.
-    with threadpool_limits(1, "blas"):
-        get_executor(options.executor)(task, pending, prepared.plan.num_threads)
+    if workers is not None:
+        job = (store, frozen.source, prepared.plan.num_threads)
+        workers.compute(job, pending, reporter.stored, stop)
+    else:
+        task = BlockTask(prepared.engine, store, stop, reporter.stored)
+        # Block rows fill the cores, so that a matrix product gets one.
+        with threadpool_limits(1, "blas"):
+            get_executor(options.executor)(task, pending, prepared.plan.num_threads)
     reporter.tell(RunFinished(time.perf_counter() - started, len(pending), peak_bytes()))
     return store
+
+
+def _fit(options: RunOptions, workers: Workers) -> RunOptions:
+    """Plan for the smallest worker."""
+    memory = [limit for limit in (options.allowed_bytes, workers.memory) if limit is not None]
+    return replace(
+        options,
+        num_threads=workers.num_threads,
+        allowed_bytes=min(memory) if memory else None,
+        num_workers=workers.number,
+    )
 
 
 def _start(store: HessianStore, pending: list[BlockRow]) -> None:

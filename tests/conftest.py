@@ -68,13 +68,14 @@ def run() -> Run:
         frozen: FrozenInputs,
         callbacks: Sequence[Callable[[Any], None]] = (),
         stop: Any = None,
+        workers: Any = None,
         **options: Any,
     ) -> list[Any]:
         from pipeline.run import RunOptions, execute
 
         events: list[Any] = []
         options = {"num_threads": 2, "allowed_bytes": 2**34, **options}
-        execute(path, frozen, RunOptions(**options), [events.append, *callbacks], stop)
+        execute(path, frozen, RunOptions(**options), [events.append, *callbacks], stop, workers)
         return events
 
     return run

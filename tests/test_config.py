@@ -2,25 +2,70 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from pipeline.config import Settings, load_settings, parse_options
 from pipeline.errors import ConfigError
+from pipeline.profiles import Address, InProcess, Processes, Queue, Ssh, Tls
 
 CLUSTER_YAML = Path(__file__).parent.parent / "cluster.yaml"
 
 
-def test_cluster_yaml_names_every_key_with_its_description() -> None:
+def assert_documented(model: type[BaseModel], indent: str) -> None:
+    """Every key of a model stands somewhere in the file, with its description above."""
     lines = CLUSTER_YAML.read_text().splitlines()
-    assert list(yaml.safe_load("\n".join(lines))) == list(Settings.model_fields)
-    for key, field in Settings.model_fields.items():
-        line = next(i for i, text in enumerate(lines) if text.startswith(f"{key}:"))
-        assert lines[line - 1] == f"# {field.description}"
+    for key, field in model.model_fields.items():
+        described = f"{indent}# {field.description}"
+        found = [i for i, line in enumerate(lines) if line.startswith(f"{indent}{key}:")]
+        assert found, key
+        assert key == "kind" or any(lines[i - 1] == described for i in found), described
+
+
+def test_cluster_yaml_names_every_key_with_its_description() -> None:
+    assert list(yaml.safe_load(CLUSTER_YAML.read_text())) == list(Settings.model_fields)
+    assert_documented(Settings, "")
+    for profile in (InProcess, Processes, Address, Ssh, Queue):
+        assert_documented(profile, 4 * " ")
+    assert_documented(Tls, 6 * " ")
 
 
 def test_cluster_yaml_is_valid() -> None:
     settings = load_settings(CLUSTER_YAML, {})
     assert settings.problem == "poisson"
     assert settings.options == {"width": 50}
+    kinds = {name: type(profile) for name, profile in settings.profiles.items()}
+    assert kinds["standing"] is Address
+    assert kinds["slurm"] is Queue
+    assert kinds["serial"] is InProcess  # by default
+
+
+def test_environment_assignments_and_flags_override_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("tile: 1\nthreads: 1\nmemory: 1GiB\nprofiles: {slurm: {kind: slurm}}\n")
+    monkeypatch.setenv("HESSIAN__TILE", "2")
+    monkeypatch.setenv("HESSIAN__THREADS", "2")
+    monkeypatch.setenv("HESSIAN__PROFILES__SLURM__OPTIONS__QUEUE", "gpu")
+    assignments = ["threads=3", "profiles.slurm.workers=4", "profiles.processes.memory=2GiB"]
+    settings = load_settings(file, {"memory": "4GiB", "tile": None}, assignments)
+    assert (settings.tile, settings.threads, settings.memory) == (2, 3, 4 * 2**30)
+    slurm, processes = settings.profiles["slurm"], settings.profiles["processes"]
+    assert isinstance(slurm, Queue)
+    assert isinstance(processes, Processes)
+    assert (slurm.workers, slurm.options) == (4, {"queue": "gpu"})
+    assert processes.memory == 2 * 2**30
+
+
+def test_mistaken_assignments_are_named() -> None:
+    with pytest.raises(ConfigError, match="--set 'tile' is not of the form key=value"):
+        load_settings(None, {}, ["tile"])
+    with pytest.raises(ConfigError, match=r"tile\.side cannot be set: tile is 4"):
+        load_settings(None, {}, ["tile=4", "tile.side=3"])
+    with pytest.raises(ConfigError, match=r"unknown key 'profiles\.slurm.slurm.queue'"):
+        load_settings(None, {}, ["profiles.slurm.queue=gpu"])
+    with pytest.raises(ConfigError, match="no profile 'fibres'; the profiles are threads, serial"):
+        _ = load_settings(None, {"profile": "fibres"}).chosen
 
 
 def test_flags_override_the_file(tmp_path: Path) -> None:
@@ -37,7 +82,14 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
         ("tile: many", r"run.yaml: tile is 'many'"),
         ("tile: 0", r"run.yaml: tile is 0"),
         ("memory: lots", r"run.yaml: memory is 'lots'"),
-        ("executor: slrum", r"run.yaml: executor is 'slrum'.*'serial' or 'threads'"),
+        ("profiles: {a: {kind: slrum}}", r"run.yaml: profiles.a is .*'slurm'"),
+        ("profiles: {a: {kind: slurm, que: b}}", r"unknown key 'profiles.a.slurm.que'; .*options"),
+        ("profiles: {a: {kind: slurm, workers: 0}}", r"profiles.a.slurm.workers is 0"),
+        ("profiles: {a: {kind: address}}", r"profiles.a.address.*either address or scheduler_file"),
+        (
+            "profiles: {a: {kind: address, address: b, tls: {pem: c}}}",
+            r"unknown key 'profiles.a.address.tls.pem'; the keys are ca, cert, key",
+        ),
         ("just words", r"run.yaml holds no keys"),
         ("a: [", r"run.yaml cannot be read"),
     ],

@@ -441,7 +441,7 @@ MISTAKES = {
     "per term": (["--per-term"], 1, r"was made without Hessians of the single loss terms"),
     "memory": (["--memory", "1MiB"], 1, r"does not fit into memory: .*allowed 1 MiB"),
     "memory unit": (["--memory", "much"], 2, r"memory is 'much'"),
-    "executor": (["--executor", "fibres"], 2, r"executor is 'fibres'.*'threads'"),
+    "profile": (["--profile", "fibres"], 2, r"no profile 'fibres'; the profiles are threads"),
     "unknown key": (["--config", "unknown.yaml"], 2, r"unknown\.yaml: unknown key 'workers'"),
     "wrong value": (["--config", "wrong.yaml"], 2, r"wrong\.yaml: threads is 'many'"),
     "missing settings": (["--config", "none.yaml"], 2, r"none\.yaml cannot be read"),

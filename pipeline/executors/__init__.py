@@ -16,7 +16,7 @@ from hessian_tasks.spec import BlockRow
 
 __all__ = ["Execute", "ExecutorName", "Task", "get_executor"]
 
-Task: TypeAlias = Callable[[BlockRow], None]
+Task: TypeAlias = Callable[[BlockRow], object]
 Execute: TypeAlias = Callable[[Task, Sequence[BlockRow], int], None]
 
 ExecutorName: TypeAlias = Literal["serial", "threads"]

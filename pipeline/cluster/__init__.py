@@ -1,0 +1,14 @@
+"""Runs on Dask workers: how they start, whether they fit, what they do, who gives them work.
+
+- :mod:`~pipeline.cluster.connect`: from a profile to a Dask client, with
+  :mod:`~pipeline.cluster.queues` for queueing systems;
+- :mod:`~pipeline.cluster.workers`: whether the workers fit, before the first block row;
+- :mod:`~pipeline.cluster.job`: what a worker does;
+- :mod:`~pipeline.cluster.schedule`: which block row when, and how often;
+- :mod:`~pipeline.cluster.submit`: whole runs, the client included, as jobs of a queue.
+
+Data never passes through the scheduler: a worker reads the frozen inputs from the store, writes its
+tiles there, and returns the block row's record.
+"""
+
+__all__: list[str] = []

@@ -1,0 +1,85 @@
+"""What a worker does: rebuild the problem once, then compute and store block rows.
+
+The model is rebuilt from the inputs that are frozen in the store, and kept, with what is compiled
+for it, until the worker gets another job.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+
+from hessian_tasks.process import configure_tensorflow
+from hessian_tasks.source import ProblemSource
+from hessian_tasks.spec import BlockRow
+from pipeline.blocks import BlockTask
+from pipeline.records import BlockRecord
+from pipeline.store import HessianStore
+
+__all__ = ["Job"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker has to know to compute block rows of a run.
+
+    Attributes:
+        token: Names the job.
+        store: The store's absolute path, the same for all workers.
+        source: Where to build the problem from.
+        num_threads: Block rows that fit into a worker's memory at once.
+    """
+
+    token: str
+    store: Path
+    source: ProblemSource
+    num_threads: int
+
+    def __call__(self, row: BlockRow) -> BlockRecord:
+        """Compute a block row and store it.
+
+        Raises:
+            StoreError: If the store cannot be read or written from this worker.
+            ReproductionError: If the problem is not the one that was frozen.
+            ProblemError: If its source cannot be read here.
+            BlockRowError: If the block row cannot be computed.
+        """
+        with _lock:
+            if not _ready or _ready[0].token != self.token:
+                _ready[:] = [_prepare(self)]
+            ready = _ready[0]
+        with ready.slots:
+            return ready.task(row)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A job whose engine is built."""
+
+    token: str
+    task: BlockTask
+    slots: threading.Semaphore
+
+
+# The job of this process, if it has one.
+_ready: list[_Ready] = []
+_lock = threading.Lock()
+
+
+def _prepare(job: Job) -> _Ready:
+    # Imported here, on a thread for tasks: the worker's event loop has to answer meanwhile.
+    from hessian_tasks.rebuild import rebuild
+    from pipeline.engines import choose_engine
+    from pipeline.inputs import stored_inputs
+
+    configure_tensorflow(job.num_threads)
+    threadpool_limits(1, "blas")
+    store = HessianStore(job.store, writable=True)
+    frozen = stored_inputs(store, job.source)
+    store.check_fingerprint(frozen.fingerprint())
+    engine, _ = choose_engine(rebuild(frozen), store.engine)
+    task = BlockTask(engine, store, threading.Event(), lambda record: None)
+    return _Ready(job.token, task, threading.Semaphore(job.num_threads))
