@@ -43,7 +43,7 @@ Problem = Annotated[
 ]
 Store = Annotated[Path, typer.Argument(help="Directory of the Zarr store.")]
 StoreFlag = Annotated[
-    Path | None, typer.Option("--store", help="Directory of the Zarr store [runs/<problem>.zarr].")
+    Path | None, typer.Option("--store", help="Directory of the Zarr store (runs/<problem>.zarr).")
 ]
 Options = Annotated[
     list[str], typer.Option("--option", "-o", help="Argument of the problem: width=20.")
@@ -58,14 +58,14 @@ Profile = Annotated[
 Assignments = Annotated[
     list[str], typer.Option("--set", help="Another setting: profiles.slurm.workers=4.")
 ]
-Threads = Annotated[int | None, typer.Option(help="Cores to use [all].")]
-Memory = Annotated[str | None, typer.Option(help="Memory budget, as 4GiB [half of what is free].")]
-Tile = Annotated[int | None, typer.Option(help="Side of the stored tiles [chosen].")]
+Threads = Annotated[int | None, typer.Option(help="Cores to use (all).")]
+Memory = Annotated[str | None, typer.Option(help="Memory budget, as 4GiB (half of what is free).")]
+Tile = Annotated[int | None, typer.Option(help="Side of the stored tiles (chosen).")]
 PerTerm = Annotated[
     bool | None, typer.Option("--per-term/--total-only", help="Also each loss term's matrix.")
 ]
 Engine = Annotated[
-    str | None, typer.Option(help="auto, layered, autodiff, or ggn (Gauss-Newton) [auto].")
+    str | None, typer.Option(help="auto, layered, autodiff, or ggn (Gauss-Newton) (auto).")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Term = Annotated[str | None, typer.Option(help="A loss term's matrix instead of the total's.")]

@@ -104,7 +104,9 @@ class Ssh(StartedProfile):
     """Workers on machines that ssh reaches; the first also runs the scheduler."""
 
     kind: Literal["ssh"]
-    hosts: list[str] = Field(min_length=1, description="Machines, one worker each.")
+    hosts: list[str] = Field(
+        min_length=1, description="Machines, each of which starts that many workers."
+    )
     python: str | None = Field(
         None, description="Python on these machines; the path of this one by default."
     )

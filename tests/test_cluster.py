@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -34,14 +35,15 @@ from pipeline.errors import (
     StoreError,
 )
 from pipeline.events import BlockRowStored, RunStarted
-from pipeline.profiles import Address, ClusterProfile, Processes, Queue, Tls
+from pipeline.profiles import Address, ClusterProfile, Processes, Queue, Ssh, Tls
 from pipeline.store import HessianStore
 
 Run = Callable[..., list[Any]]
 Snapshot = Callable[[Path], dict[str, bytes]]
 Cli = Callable[..., tuple[int, str, str]]
 
-SLURM = Path(__file__).parent / "slurm" / "cluster.sh"
+SERVERS = Path(__file__).parent / "servers"
+SLURM, SSH = SERVERS / "slurm.sh", SERVERS / "ssh.sh"
 DASK = Path(sys.executable).with_name("dask")
 TILE = 5
 NUM_BLOCK_ROWS = 8
@@ -137,6 +139,27 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     subprocess.run([SLURM, "down", directory], check=True)
 
 
+@contextmanager
+def ssh_server(directory: Path) -> Iterator[Ssh]:
+    """An ssh server on this machine, and a profile with two workers that it starts."""
+    if os.getuid() != 0:
+        pytest.skip("an ssh server of its own is started by root")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [SSH, directory, str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        try:
+            assert any("listening" in line for line in server.stderr)
+            keys = {"client_keys": [str(directory / "client")], "known_hosts": None}
+            options = {"port": port, "username": "root", **keys}
+            hosts = ["127.0.0.1", "127.0.0.1"]
+            profile = {"kind": "ssh", "hosts": hosts, "memory": "4GiB", "connect_options": options}
+            yield Ssh.model_validate(profile)
+        finally:
+            server.terminate()
+
+
 def on_slurm(log_directory: Path, **options: Any) -> Queue:
     options = {"walltime": "00:10:00", "log_directory": str(log_directory), **options}
     profile = {"kind": "slurm", "workers": 2, "memory": "4GiB", "options": options, "wait": 60}
@@ -151,6 +174,9 @@ def profile_of(kind: str, directory: Path) -> Iterator[ClusterProfile]:
         yield processes(encrypt=True)
     elif kind == "slurm":
         yield on_slurm(directory)
+    elif kind == "ssh":
+        with ssh_server(directory) as profile:
+            yield profile
     else:
         tls = make_certificate(directory) if kind == "address with TLS" else None
         with standing_scheduler(directory, tls) as file:
@@ -158,7 +184,7 @@ def profile_of(kind: str, directory: Path) -> Iterator[ClusterProfile]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["processes", "processes with TLS", "address", "address with TLS", "slurm"]
+    "kind", ["processes", "processes with TLS", "address", "address with TLS", "ssh", "slurm"]
 )
 def test_every_cluster_gives_the_same_bytes(
     kind: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -125,10 +126,13 @@ def _start_processes(profile: Processes, security: Security | None) -> LocalClus
 
 def _start_ssh(profile: Ssh, security: Security | None) -> Any:
     require("asyncssh")
+    # It repeats there what every process far away reports.
+    logging.getLogger("distributed.deploy.ssh").setLevel(logging.WARNING)
     return SSHCluster(
         [profile.hosts[0], *profile.hosts],
         connect_options=profile.connect_options,
         worker_options={
+            "n_workers": profile.workers,
             "nthreads": profile.threads,
             "memory_limit": profile.memory or "auto",
             "interface": profile.interface,

@@ -70,12 +70,12 @@ _lock = threading.Lock()
 
 
 def _prepare(job: Job) -> _Ready:
-    # Imported here, on a thread for tasks: the worker's event loop has to answer meanwhile.
+    # TensorFlow is imported here, on a thread for tasks: the worker's event loop has to answer.
+    configure_tensorflow(job.num_threads)
     from hessian_tasks.rebuild import rebuild
     from pipeline.engines import choose_engine
     from pipeline.inputs import stored_inputs
 
-    configure_tensorflow(job.num_threads)
     threadpool_limits(1, "blas")
     store = HessianStore(job.store, writable=True)
     frozen = stored_inputs(store, job.source)

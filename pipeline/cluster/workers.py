@@ -38,8 +38,8 @@ class Workers:
 
     @property
     def number(self) -> int:
-        """How many there are now."""
-        return len(self._infos())
+        """How many there are, or will be when all have come."""
+        return max(len(self._infos()), getattr(self.profile, "workers", 1))
 
     @property
     def num_threads(self) -> int:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SLURM for one machine, on loopback, without systemd: cluster.sh up DIRECTORY, cluster.sh down DIRECTORY.
+# SLURM for one machine, on loopback, without systemd: slurm.sh up DIRECTORY, slurm.sh down DIRECTORY.
 # Everything is in that directory; programs find it by SLURM_CONF=DIRECTORY/slurm.conf. Needs root.
 set -euo pipefail
 action=$1 directory=$2
