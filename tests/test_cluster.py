@@ -380,6 +380,15 @@ def die_at_two(row: BlockRow, number: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die_afterwards(row: BlockRow, number: int) -> None:
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    # About when the result arrives, for some before and for some after it.
+    if number == 0:
+        threading.Timer(0.002 * row.index, die).start()
+
+
 def fail_at_first(row: BlockRow, number: int) -> None:
     if number == 0:
         raise StoreError("the network file system is away")
@@ -402,6 +411,14 @@ def test_a_block_row_that_kills_its_workers_is_set_aside(tmp_path: Path) -> None
     assert task.calls(rows(6)[2]) == 3
     # Others are only computed again if they were on a worker that died.
     assert all(task.calls(row) <= 1 + 3 for row in rows(6))
+
+
+def test_workers_that_die_with_their_results_lose_none(tmp_path: Path) -> None:
+    stored: list[Any] = []
+    task = Counting(tmp_path, die_afterwards)
+    with connect(processes(attempts=100), threading.Event()) as workers:
+        run_block_rows(workers.client, task, rows(8), schedule(stored, attempts=100))
+    assert sorted(stored) == list(range(8))
 
 
 def test_failures_that_pass_are_tried_again(tmp_path: Path, workers: Workers) -> None:

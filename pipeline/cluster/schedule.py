@@ -8,6 +8,7 @@ store say what is done, so that nothing here has to survive.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -127,16 +128,23 @@ class _Run:
             self.attempts[row] += 1
             key = f"block-row-{self.schedule.token}-{row.index}-{self.attempts[row]}"
             future = self.client.submit(self.compute, row, key=key, pure=False)
-            self.open[future] = row
-            future.add_done_callback(self.ended.put)
+            self.watch(future, row)
+
+    def watch(self, future: Future[BlockRecord], row: BlockRow) -> None:
+        self.open[future] = row
+        future.add_done_callback(self.ended.put)
 
     def settle(self, future: Future[BlockRecord], row: BlockRow) -> None:
         if future.status == "finished":
             self.schedule.on_stored(future.result())
         elif future.status == "error":
             self.retry(row, future.exception())
-        else:
+        elif future.status == "cancelled":
             raise ClusterError("The scheduler is lost, and with it the block rows that it had.")
+        else:
+            # The worker died before it could pass on the record; Dask has the task done again.
+            time.sleep(POLL_SECONDS)
+            self.watch(future, row)
 
     def retry(self, row: BlockRow, error: BaseException) -> None:
         spent = self.attempts[row] >= self.schedule.attempts
