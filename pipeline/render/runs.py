@@ -1,39 +1,26 @@
-"""What the commands print: text for people, plain data for scripts."""
+"""What is said of plans, runs and their verification."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
+from pipeline.render.table import table
 from pipeline.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from pipeline.analysis.spectrum import Spectrum
     from pipeline.plan import Plan
     from pipeline.store import HessianStore
     from pipeline.verify import Certificate
 
-__all__ = [
-    "certificate",
-    "info",
-    "plan",
-    "plan_data",
-    "spectrum",
-    "status",
-    "status_data",
-]
-
-
-def _table(rows: list[tuple[str, str]]) -> str:
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
+__all__ = ["certificate", "plan", "plan_data", "status", "status_data"]
 
 
 def plan(plan: Plan) -> str:
     """A plan, for people."""
     request, residuals = plan.request, plan.request.num_residuals
     matrix = GAUSS_NEWTON if residuals else HESSIAN
-    return _table(
+    return table(
         [
             ("parameters", f"{request.num_params:,}"),
             (matrix.plural, f"{request.num_arrays}, {_dtype(plan)}"),
@@ -104,7 +91,7 @@ def status(store: HessianStore) -> str:
     verified = "not verified" if certificate is None else _verdict(certificate["passed"])
     if data["pending"]:
         verified = f"resume with: {store.resume_command}"
-    return _table(
+    return table(
         [
             ("store", str(store.path)),
             ("block rows", f"{data['num_stored']} of {data['num_block_rows']} stored"),
@@ -137,65 +124,9 @@ def certificate(certificate: Certificate) -> str:
     ]
     if certificate.num_missing or certificate.damaged:
         rows.append(("repair", "run the same hessian run command again"))
-    return _table([row for row in rows if row[1]])
+    return table([row for row in rows if row[1]])
 
 
 def _errors(errors: list[float], tolerance: float) -> str:
     listed = ", ".join(f"{error:.1e}" for error in errors)
     return f"{listed} (allowed {tolerance:.1e})" if errors else ""
-
-
-def spectrum(spectrum: Spectrum) -> str:
-    """Extreme eigenvalues and what follows from them, for people."""
-    values = spectrum.eigenvalues
-    rows = [
-        ("eigenvalues", f"{len(values):,}" + ("" if spectrum.complete else " at both ends")),
-        ("largest", "  ".join(f"{value:.5g}" for value in values[::-1][:5])),
-        ("smallest", "  ".join(f"{value:.5g}" for value in values[:5])),
-        ("noise floor", f"{spectrum.noise_floor:.2g}"),
-        ("trace", f"{spectrum.trace:.6g}"),
-        ("Frobenius norm", f"{spectrum.frobenius_norm:.6g}"),
-    ]
-    if spectrum.inertia is not None and spectrum.condition_number is not None:
-        above, within, below = spectrum.inertia
-        rows += [
-            ("inertia", f"{above} positive, {within} within the noise, {below} negative"),
-            ("condition number", f"{spectrum.condition_number:.3g} above the noise floor"),
-        ]
-    return _table(rows)
-
-
-def info(store: HessianStore) -> str:
-    """What a store holds and where it came from, for people."""
-    attributes = store.attributes
-    source, provenance = attributes["source"], attributes["provenance"]
-    options = ", ".join(f"{k}={v}" for k, v in source["options"].items())
-    packages = ", ".join(f"{name} {v}" for name, v in provenance["packages"].items())
-    rows = [
-        ("problem", f"{source['reference']}{f' ({options})' if options else ''}"),
-        ("loss", f"{attributes['loss']:.6g}"),
-        *((f"  {term['name']}", _term(term)) for term in attributes["terms"]),
-        ("engine", ", ".join(filter(None, [store.engine, attributes.get("engine_reason")]))),
-        ("parameters", f"{store.num_params:,}, {store.dtype}"),
-        *((f"  {v.layer}/{v.name}", f"{v.shape} from row {v.offset}") for v in _variables(store)),
-        (store.matrix.plural, ", ".join(store.arrays.values())),
-        *((f"  {name}", _jacobian(store, name)) for name in store.jacobians.values()),
-        ("created", f"{provenance['created']} by Python {provenance['python']}, {packages}"),
-    ]
-    return _table(rows)
-
-
-def _jacobian(store: HessianStore, name: str) -> str:
-    array = store.hessian(name)
-    components = array.attrs["num_components"]
-    return f"{array.shape}, {components} component{'' if components == 1 else 's'} a point"
-
-
-def _variables(store: HessianStore) -> tuple[Any, ...]:
-    return store.layout.variables
-
-
-def _term(term: dict[str, Any]) -> str:
-    text = f"{term['loss']:.6g}, weight {term['weight']:g}, {term['kind']}"
-    derivatives = ", ".join(name or "u" for name in term["derivatives"])
-    return f"{text} of {derivatives}" if derivatives else text

@@ -1,0 +1,34 @@
+"""The command ``hessian``: parse, call the library, print, exit code.
+
+- :mod:`~pipeline.cli.runs`: what computes, or says how far computing is;
+- :mod:`~pipeline.cli.stores`: what is asked of a store;
+- :mod:`~pipeline.cli.parameters`: the arguments and flags that commands share.
+
+TensorFlow and Zarr are imported inside the commands that need them, so that help, and
+mistakes in flags and files, take no seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+# Importing them adds their commands.
+from pipeline.cli import runs, stores
+from pipeline.cli.app import EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE, app
+from pipeline.errors import ConfigError, HessianError, StoppedError
+
+__all__ = ["app", "main", "runs", "stores"]
+
+
+def main() -> None:
+    """Run the command line; what a user can cause becomes one message and an exit code."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        app()
+    except HessianError as error:
+        typer.echo(f"hessian: {error}", err=True)
+        codes: dict[type[HessianError], int] = {StoppedError: EXIT_STOPPED, ConfigError: EXIT_USAGE}
+        sys.exit(codes.get(type(error), EXIT_ERROR))
