@@ -38,7 +38,7 @@ def spectrum(
     store: Store, term: Term = None, picture: Picture = None, as_json: Json = False
 ) -> None:
     """Eigenvalues of a complete store, with the floor below which they are noise."""
-    from pipeline.analysis.pictures import draw_spectrum
+    from pipeline.analysis.pictures import eigenvalue_picture, save
     from pipeline.analysis.spectrum import spectrum as compute
     from pipeline.store import HessianStore
 
@@ -46,17 +46,17 @@ def spectrum(
     found = compute(opened, term)
     if picture is not None:
         title = f"Spectrum of the {opened.matrix.title}, P = {opened.num_params:,}"
-        draw_spectrum(found, title, picture)
+        save(eigenvalue_picture(found, title), picture)
     print_result(render.spectrum(found), found.to_json(), as_json)
 
 
 @app.command()
 def info(store: Store, picture: Picture = None, as_json: Json = False) -> None:
     """Say what a store holds and where it came from; optionally draw the matrix."""
-    from pipeline.analysis.pictures import draw_matrix
+    from pipeline.analysis.pictures import matrix_picture, save
     from pipeline.store import HessianStore
 
     opened = HessianStore(store)
     if picture is not None:
-        draw_matrix(opened, picture)
+        save(matrix_picture(opened), picture)
     print_result(render.info(opened), opened.attributes, as_json)
