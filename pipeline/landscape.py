@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.analysis.fields import Fields, cut_through
+from pipeline.analysis.operator import open_operator
 from pipeline.analysis.slices import Axis, QuadraticModel, Slice, reach, take_slices
 from pipeline.store import HessianStore
 
@@ -104,20 +105,14 @@ def _quadratic_models(
     numbers: dict[str | None, int] = {term["name"]: k for k, term in enumerate(terms)}
     losses = np.array([term["loss"] for term in terms])
     models = {}
-    for term, name in store.arrays.items():
+    for term in store.arrays:
         chosen = slice(None) if term is None else [numbers[term]]
         models[term] = QuadraticModel(
             float(losses[chosen].sum()),
             slopes[chosen].sum(axis=0),
-            _curvatures(store, name, vectors),
+            vectors @ (open_operator(store, term) @ vectors.T),
         )
     return models
-
-
-def _curvatures(store: HessianStore, name: str, vectors: Array) -> Array:
-    matrix = store.hessian(name)
-    rows = [np.asarray(matrix[r.start : r.stop], np.float64) @ vectors.T for r in store.block_rows]
-    return np.asarray(vectors @ np.concatenate(rows))
 
 
 def solution_changes(problem: Problem, directions: Directions) -> Fields | None:
