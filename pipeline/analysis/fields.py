@@ -89,20 +89,21 @@ def cut_through(
     Args:
         points: Collocation points, ``[N, d]`` each.
         coordinates: Names of the d coordinates.
-        num_points: Number of grid points along each coordinate that varies.
+        num_points: Grid points along each side of a plane; a line gets four times as many.
 
     Returns:
         The cut through the middle of the box, along its first two sides of positive length.
 
     Example:
-        >>> cut = cut_through([np.array([[0.0, 5.0], [2.0, 5.0]])], ["x", "y"], 3)
-        >>> cut.names, dict(cut.fixed), cut.points.tolist()
-        (('x',), {'y': 5.0}, [[0.0, 5.0], [1.0, 5.0], [2.0, 5.0]])
+        >>> cut = cut_through([np.array([[0.0, 5.0], [2.0, 5.0]])], ["x", "y"], 1)
+        >>> cut.names, dict(cut.fixed), cut.points.round(2).tolist()
+        (('x',), {'y': 5.0}, [[0.0, 5.0], [0.67, 5.0], [1.33, 5.0], [2.0, 5.0]])
     """
     everything = np.concatenate(points).astype(np.float64)
     low, high = everything.min(axis=0), everything.max(axis=0)
     sides = [d for d in range(len(low)) if high[d] > low[d]][:2] or [0]
-    ticks = tuple(np.linspace(low[d], high[d], num_points) for d in sides)
+    number = num_points if len(sides) > 1 else 4 * num_points
+    ticks = tuple(np.linspace(low[d], high[d], number) for d in sides)
     middle = (low + high) / 2
     grid = np.meshgrid(*ticks, indexing="ij")
     on_grid = np.tile(middle, (grid[0].size, 1))

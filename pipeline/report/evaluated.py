@@ -98,8 +98,10 @@ def _per_step(name: str) -> str:
 def _residuals(fields: Fields, coordinates: Sequence[str]) -> list[Picture]:
     pictures = []
     axes = list(coordinates)[:2]
+    # Of one point the table says it all.
+    shown = [term for term, points in fields.points.items() if len(points) > 1]
     for number, label in enumerate(fields.labels[:MAX_DIRECTIONS]):
-        for term in list(fields.points)[:MAX_TERMS]:
+        for term in shown[:MAX_TERMS]:
             changes = fields.residual_changes[term][number]
             for component in range(min(MAX_OUTPUTS, changes.shape[1])):
                 name = "r" if changes.shape[1] == 1 else f"r[{component}]"

@@ -31,14 +31,14 @@ def layer_block_picture(shares: Array, names: Sequence[str], title: str) -> Figu
         title: Title of the picture.
     """
     top = max(float(shares.max(initial=0.0)), FAINTEST * 10)
-    norm = LogNorm(max(top * 1e-6, FAINTEST), top, clip=True)
+    norm = LogNorm(max(top * 1e-4, FAINTEST), top, clip=True)
     with styled():
-        figure, axes = new_figure(6.0, 5.2)
+        figure, axes = new_figure(6.0, 5.2, square=True)
         shown = axes.imshow(np.maximum(shares, norm.vmin or FAINTEST), norm=norm, cmap=MAGNITUDES)
         _name(axes, names, names)
         _number(axes, shares, norm)
         axes.set(title=title)
-        figure.colorbar(shown, label="share of the squared Frobenius norm", shrink=0.8)
+        figure.colorbar(shown, label="share of the squared Frobenius norm")
     return figure
 
 

@@ -33,7 +33,7 @@ def matrix_picture(store: HessianStore, name: str | None = None) -> Figure:
     top = float(positive.max()) if len(positive) else 1.0
     bottom = max(float(positive.min()), top * 1e-8) if len(positive) else top * 1e-8
     with styled():
-        figure, axes = new_figure(6.0, 4.8)
+        figure, axes = new_figure(6.0, 4.8, square=True)
         extent = (0, store.num_params, store.num_params, 0)
         norm = LogNorm(vmin=bottom, vmax=max(top, bottom * 10))
         shown = axes.imshow(np.clip(image, bottom, None), norm=norm, cmap=MAGNITUDES, extent=extent)
@@ -41,7 +41,7 @@ def matrix_picture(store: HessianStore, name: str | None = None) -> Figure:
         axes.set_xticks([0, store.num_params - 1])
         axes.set(xlabel="parameter", title=f"|{store.matrix.entry}|, P = {store.num_params:,}")
         entries = f"root mean square over {cut} × {cut} entries" if cut > 1 else "magnitude"
-        figure.colorbar(shown, label=entries, shrink=0.9)
+        figure.colorbar(shown, label=entries)
     return figure
 
 

@@ -49,7 +49,7 @@ def line_picture(found: Slice, symbol: str) -> Figure:
                     label=f"{plain(term)}, predicted",
                 )  # fmt: skip
         axes.set(xlabel="step α, length in parameter space", ylabel="L(θ + α v)")
-        axes.set_ylim(top=_ceiling(found))
+        axes.set_ylim(*_limits(found))
         axes.set_title(f"along {plain(axis.label)}")
         axes.ticklabel_format(style="sci", scilimits=(-3, 4), useMathText=True)
         axes.grid(alpha=0.3)
@@ -88,9 +88,13 @@ def plane_picture(found: Slice, symbol: str) -> Figure:
     return figure
 
 
-def _ceiling(found: Slice) -> float | None:
-    """Top of the picture where the loss leaves what the model predicts by far, else None."""
-    actual, predicted = found.actual[None], found.predicted[None]
+def _limits(found: Slice) -> tuple[float, float]:
+    """Bottom and top of a picture; the loss may leave it where the model no longer holds."""
+    predicted = found.predicted[None]
     here = float(predicted[len(predicted) // 2])
-    top = here + 2 * max(float(np.ptp(predicted)), 2 * abs(here))
-    return top if np.nanmax(actual) > top else None
+    room = 2 * max(float(np.ptp(predicted)), 2 * abs(here))
+    curves = np.concatenate([*found.actual.values(), *found.predicted.values()])
+    curves = curves[np.isfinite(curves)]
+    low, high = max(curves.min(), here - room), min(curves.max(), here + room)
+    margin = 0.05 * (high - low) or 1.0
+    return low - margin, high + margin

@@ -54,9 +54,17 @@ def styled() -> AbstractContextManager[None]:
     )
 
 
-def new_figure(width: float = 6.0, height: float = 4.2) -> tuple[Figure, Axes]:
-    """An empty picture with one pair of axes; sides in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def new_figure(
+    width: float = 6.0, height: float = 4.2, square: bool = False
+) -> tuple[Figure, Axes]:
+    """An empty picture with one pair of axes; sides in inches.
+
+    Args:
+        width: Width of the picture.
+        height: Height of the picture.
+        square: Whether the axes keep their shape, whatever room there is.
+    """
+    figure = Figure(figsize=(width, height), layout="compressed" if square else "constrained")
     return figure, figure.subplots()
 
 
