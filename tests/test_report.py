@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 
 from pipeline import RunOptions, compute_hessian, verify_hessian
+from pipeline.analysis.spectrum import spectrum
 from pipeline.analysis.summary import summarise
 from pipeline.compare import summarise_all
 from pipeline.errors import ConfigError, ProblemError, StoreError, StoreMismatchError
 from pipeline.landscape import rebuild_problem
 from pipeline.report import write_report
-from pipeline.report.headline import state_warnings
+from pipeline.report.headline import headline, state_warnings
 from pipeline.report.page import Table
+from pipeline.report.stored import spectrum_section
 from pipeline.store import HessianStore
 from tests.chromium import browser
 
@@ -246,6 +248,29 @@ def test_metadata_of_the_wrong_kind_is_refused(copy: Path, tmp_path: Path, key: 
         write_report(copy, tmp_path / "out", stored_only=True)
 
 
+def test_large_matrices_get_an_estimate(folder: Path) -> None:
+    store = HessianStore(folder / "h.zarr")
+    found = spectrum(store, num_extreme=2, vectors=True)
+    assert not found.complete
+    section = spectrum_section(store, found)
+    assert [picture.name for picture in section.pictures] == ["density", "eigenvalues"]
+    counts, listed = section.tables
+    values = np.linalg.eigvalsh(dense(folder))
+    floor = found.noise_floor
+    expected = [np.sum(values < -floor), np.sum(np.abs(values) <= floor), np.sum(values > floor)]
+    assert np.sum(counts.columns["estimate"]) == pytest.approx(len(values))
+    for number, estimate, error in zip(
+        expected, counts.columns["estimate"], counts.columns["±"], strict=True
+    ):
+        # Twice the half width of a 95 % interval.
+        assert abs(number - estimate) <= 2 * error + 1e-6
+    ranks = np.array(listed.columns["rank"])
+    np.testing.assert_allclose(listed.columns["eigenvalue"], values[::-1][ranks - 1], rtol=1e-6)
+    condition = next(fact for fact in headline(summarise(store, found)) if "condition" in fact[0])
+    assert condition[1].startswith("at least")
+    assert section.pictures[0].png.startswith(b"\x89PNG")
+
+
 def test_unverified_stores_say_so(folder: Path, tmp_path: Path) -> None:
     page = write_report(folder / "g.zarr", tmp_path / "out", stored_only=True).read_text()
     assert "This store is not verified" in page
@@ -330,14 +355,13 @@ def test_comparison(folder: Path, tmp_path: Path, hessian: Any) -> None:
         matrix = dense(folder, name)
         values = np.linalg.eigvalsh(matrix)
         resolved = np.abs(values)[np.abs(values) > row["noise_floor"]]
-        shares = resolved / resolved.sum()
         assert row["store"] == name
         expected = {
             "num_params": len(matrix),
             "largest": values[-1],
             "num_negative": int(np.sum(values < -row["noise_floor"])),
             "condition_number": resolved.max() / resolved.min(),
-            "effective_rank": np.exp(-np.sum(shares * np.log(shares))),
+            "effective_rank": resolved.sum() ** 2 / np.sum(resolved**2),
             "trace": np.trace(matrix),
             "frobenius_norm": np.linalg.norm(matrix),
         }

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.analysis.spectrum import Spectrum, spectrum
 from pipeline.store import HessianStore
 
-__all__ = ["Summary", "effective_rank", "summarise"]
+__all__ = ["Summary", "summarise"]
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,6 @@ class Summary:
     verified: bool | None
 
     @property
-    def effective_rank(self) -> float | None:
-        """:func:`effective_rank` of the eigenvalues above the noise floor, if all are known."""
-        found = self.spectrum
-        return effective_rank(found.eigenvalues, found.noise_floor) if found.complete else None
-
-    @property
     def trace_error(self) -> float:
         """Bound on the error of the trace.
 
@@ -70,29 +63,11 @@ class Summary:
             "num_positive": positive,
             "num_negative": negative,
             "condition_number": found.condition_number,
-            "effective_rank": self.effective_rank,
+            "effective_rank": found.effective_rank,
             "trace": found.trace,
             "trace_error": self.trace_error,
             "frobenius_norm": found.frobenius_norm,
         }
-
-
-def effective_rank(eigenvalues: npt.NDArray[np.float64], floor: float) -> float:
-    """``exp(-Σ p log p)`` with ``p_i = |λ_i| / Σ |λ|``, over the eigenvalues above the floor.
-
-    The number of directions that share the curvature, as an entropy counts them (O. Roy, M.
-    Vetterli, 2007): k for k equal eigenvalues, and 0 if none is above the floor.
-
-    Example:
-        >>> effective_rank(np.array([-2.0, 2.0, 2.0, 1e-9]), 1e-6).__round__(12)
-        3.0
-    """
-    sizes = np.abs(eigenvalues)
-    sizes = sizes[sizes > floor]
-    if not len(sizes):
-        return 0.0
-    shares = sizes / sizes.sum()
-    return float(np.exp(-np.sum(shares * np.log(shares))))
 
 
 def summarise(store: HessianStore, found: Spectrum | None = None) -> Summary:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.analysis.spectrum import Spectrum, spectrum
+from pipeline.analysis.statistics import matrix_statistics
 from pipeline.analysis.summary import summarise
 from pipeline.errors import HessianError, StoreError
 from pipeline.landscape import Directions, loss_slices, rebuild_problem, solution_changes
@@ -114,12 +115,12 @@ def _build(
             f"{store.resume_command}"
         )
         return replace(page, warnings=[warning])
-    found = spectrum(store)
+    found = spectrum(store, vectors=True)
     summary = summarise(store, found)
-    values, vectors = _extreme_pairs(store)
+    values, vectors = _both_ends(found)
     sections = [
         spectrum_section(store, found),
-        layers_section(store, *_block_shares(store)),
+        layers_section(store, matrix_statistics(store)),
         _participation(store, values, vectors),
         terms_section(store),
         *([gauss_newton_section(store, ggn, found)] if ggn is not None else []),
@@ -183,15 +184,11 @@ def _rebuild(store: HessianStore, problem: str | None) -> Problem | str:
         return f"it evaluates the problem, which cannot be rebuilt: {error} (--problem FILE)"
 
 
-def _extreme_pairs(store: HessianStore) -> tuple[Array, Array]:
-    m = np.asarray(store.hessian()[...], np.float64)
-    values, vectors = np.linalg.eigh((m + m.T) / 2)
-    k = [*range(-1, -6, -1), *range(2, -1, -1)]
-    return values[k], vectors.T[k]
-
-
-def _block_shares(store: HessianStore) -> tuple[Array, Array]:
-    m = np.asarray(store.hessian()[...], np.float64)
-    starts = [v.offset for v in store.layout.variables]
-    s = np.add.reduceat(np.add.reduceat(m**2, starts, axis=0), starts, axis=1)
-    return s / s.sum(), np.add.reduceat(np.diag(m), starts)
+def _both_ends(found: Spectrum) -> tuple[Array, Array]:
+    """The largest and the smallest eigenvalues, in that order, and eigenvectors ``[K, P]``."""
+    assert found.vectors is not None, "asked for"
+    number = len(found.eigenvalues)
+    order = np.arange(number)[::-1]
+    if number > NUM_TOP + NUM_BOTTOM:
+        order = np.concatenate([order[:NUM_TOP], order[-NUM_BOTTOM:]])
+    return found.eigenvalues[order], found.vectors.T[order]

@@ -35,10 +35,10 @@ def _counts(summary: Summary) -> list[Fact]:
     found = summary.spectrum
     floor = f"{found.noise_floor:.2g}"
     if found.inertia is None:
-        known = f"only {len(found.eigenvalues)} extreme eigenvalues are known"
-        return [("condition number", "not known", known)]
+        known = f"by the {len(found.eigenvalues)} extreme eigenvalues that are known"
+        return [("condition number", f"at least {found.least_condition_number:.3g}", known)]
     positive, within, negative = found.inertia
-    condition = found.condition_number
+    condition, rank = found.condition_number, found.effective_rank
     return [
         (
             "condition number",
@@ -49,8 +49,8 @@ def _counts(summary: Summary) -> list[Fact]:
         ("positive eigenvalues", f"{positive:,}", f"above {floor}; {within:,} within the noise"),
         (
             "effective rank",
-            f"{summary.effective_rank:.3g}",
-            f"entropy of the eigenvalues above {floor}",
+            "0" if rank is None else f"{rank:.3g}",
+            f"(Σ|λ|)² / Σλ² of the eigenvalues above {floor}",
         ),
     ]
 

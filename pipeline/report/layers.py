@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.analysis.pictures import layer_block_picture, participation_picture
+from pipeline.analysis.statistics import MatrixStatistics
 from pipeline.report.page import Picture, Section, Table
 from pipeline.store import HessianStore
 
@@ -17,14 +18,12 @@ __all__ = ["layers_section", "participation_section"]
 Array = npt.NDArray[np.float64]
 
 
-def layers_section(store: HessianStore, shares: Array, traces: Array) -> Section:
-    """Layer blocks and each variable's share.
-
-    Args:
-        store: The store.
-        shares: Share of each layer block in ``‖H‖_F²``, ``[B, B]``.
-        traces: Trace of each variable's diagonal block, ``[B]``.
-    """
+def layers_section(store: HessianStore, statistics: MatrixStatistics) -> Section:
+    """Layer blocks and each variable's share."""
+    squares = statistics.variable_norms**2
+    shares = squares / squares.sum() if squares.any() else squares
+    starts = [variable.offset for variable in store.layout.variables]
+    traces = np.add.reduceat(statistics.diagonal, starts)
     names = [f"{v.layer}/{v.name}".strip("/") for v in store.layout.variables]
     symbol = store.matrix.symbol
     total = float(traces.sum())

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.analysis.density import spectral_density
+from pipeline.analysis.operator import open_operator
 from pipeline.analysis.pictures import (
     density_picture,
     eigenvalue_picture,
+    estimated_density_picture,
     matrix_picture,
     overlaid_picture,
 )
@@ -62,8 +66,7 @@ def spectrum_section(store: HessianStore, found: Spectrum) -> Section:
         "mirrored bulk below the dashed line is rounding, not curvature.",
     )
     if not found.complete:
-        reason = "the density, as the matrix is too large here for all its eigenvalues."
-        return Section("Spectrum", text, [by_rank], [table], reason)
+        return _estimated(store, found, Section("Spectrum", text, [by_rank], [table]))
     density = Picture(
         "density",
         density_picture(found, f"density of the spectrum, P = {store.num_params:,}"),
@@ -71,6 +74,28 @@ def spectrum_section(store: HessianStore, found: Spectrum) -> Section:
         "logarithmic both ways from the noise floor.",
     )
     return Section("Spectrum", text, [density, by_rank], [table])
+
+
+def _estimated(store: HessianStore, found: Spectrum, section: Section) -> Section:
+    """The section with an estimate of the eigenvalues between those that are known."""
+    estimate = spectral_density(open_operator(store), known=found.pairs)
+    described = estimate.to_json(found.noise_floor)
+    density = Picture(
+        "density",
+        estimated_density_picture(described, f"density of the spectrum, P = {store.num_params:,}"),
+        "Share of the eigenvalues by size and sign, estimated by stochastic Lanczos quadrature; "
+        "the band is where it lies with 95 % confidence.",
+    )
+    counts = Table(
+        "counts",
+        "Estimated numbers of eigenvalues, with half widths of 95 % confidence intervals.",
+        {
+            "eigenvalues": [f"{name} the noise floor" for name in described["counts"]],
+            "estimate": list(described["counts"].values()),
+            "±": list(described["errors"].values()),
+        },
+    )
+    return replace(section, pictures=[density, *section.pictures], tables=[counts, *section.tables])
 
 
 def matrix_section(store: HessianStore) -> Section:

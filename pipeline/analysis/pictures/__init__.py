@@ -11,6 +11,7 @@ from pipeline.analysis.pictures.slices import line_picture, plane_picture
 from pipeline.analysis.pictures.spectrum import (
     density_picture,
     eigenvalue_picture,
+    estimated_density_picture,
     overlaid_picture,
 )
 from pipeline.analysis.pictures.style import encode, plain, save
@@ -19,6 +20,7 @@ __all__ = [
     "density_picture",
     "eigenvalue_picture",
     "encode",
+    "estimated_density_picture",
     "layer_block_picture",
     "line_picture",
     "matrix_picture",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,13 @@ from pipeline.analysis.pictures.style import (
 )
 from pipeline.analysis.spectrum import Spectrum
 
-__all__ = ["density_picture", "eigenvalue_picture", "overlaid_picture", "signed_log_edges"]
+__all__ = [
+    "density_picture",
+    "eigenvalue_picture",
+    "estimated_density_picture",
+    "overlaid_picture",
+    "signed_log_edges",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -68,8 +75,35 @@ def density_picture(spectrum: Spectrum, title: str) -> Figure:
             axes.stairs(counts[part], cut, baseline=0.5, fill=True, color=colour, label=label)
         axes.set(yscale="log", ylabel="eigenvalues in the interval", title=title)
         axes.set_ylim(0.5, 2.0 * max(1, counts.max()))
-        _signed_log_axis(axes, edges)
+        floor = float(edges[len(edges) // 2])
+        axes.set_xscale("symlog", linthresh=floor, linscale=0.5)
+        _signed_log_axis(axes, floor, (float(edges[0]), float(edges[-1])))
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3, fontsize=10)
+    return figure
+
+
+def estimated_density_picture(described: Mapping[str, Any], title: str) -> Figure:
+    """An estimate of the density of a spectrum, with its error bars.
+
+    Args:
+        described: What :meth:`~pipeline.analysis.density.SpectralDensity.to_json` says.
+        title: Title of the picture.
+    """
+    scale = float(described["scale"])
+    values = scale * np.sinh(np.array(described["grid"]))
+    density, error = np.array(described["density"]), np.array(described["density_error"])
+    bottom = float(density.max()) * 1e-6
+    with styled():
+        figure, axes = new_figure()
+        low, high = np.maximum(density - error, bottom), np.maximum(density + error, bottom)
+        axes.fill_between(values, low, high, color=BLUE, alpha=0.3, lw=0, label="95 % error bars")
+        axes.plot(values, np.maximum(density, bottom), color=BLUE, lw=1.8, label="estimate")
+        axes.set(
+            yscale="log", title=title, ylabel="share of eigenvalues per unit of asinh(λ / floor)"
+        )
+        axes.set_xscale("asinh", linear_width=scale)
+        _signed_log_axis(axes, scale, (float(values[0]), float(values[-1])))
+        axes.legend()
     return figure
 
 
@@ -95,7 +129,9 @@ def overlaid_picture(spectra: Mapping[str, Spectrum], title: str) -> Figure:
             )
         axes.set(yscale="log", ylabel="share of the eigenvalues in the interval", title=title)
         axes.set_ylim(smallest / 2, 2)
-        _signed_log_axis(axes, edges)
+        floor = float(edges[len(edges) // 2])
+        axes.set_xscale("symlog", linthresh=floor, linscale=0.5)
+        _signed_log_axis(axes, floor, (float(edges[0]), float(edges[-1])))
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2, fontsize=10)
     return figure
 
@@ -122,10 +158,9 @@ def signed_log_edges(values: Array, floor: float, per_decade: int = BINS_PER_DEC
     return np.concatenate([-side[::-1], side])
 
 
-def _signed_log_axis(axes: Axes, edges: Array) -> None:
-    floor, largest = float(edges[len(edges) // 2]), float(edges[-1])
-    axes.set_xscale("symlog", linthresh=floor, linscale=0.5)
-    axes.set_xlim(edges[0], edges[-1])
+def _signed_log_axis(axes: Axes, floor: float, limits: tuple[float, float]) -> None:
+    largest = max(map(abs, limits))
+    axes.set_xlim(*limits)
     # Half a decade from the noise floor, where the names would meet that of zero.
     exponents = np.arange(np.ceil(np.log10(floor) + 0.5), np.log10(largest))
     exponents = exponents[:: max(1, -(-len(exponents) // 4))]
