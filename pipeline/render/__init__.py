@@ -2,6 +2,7 @@
 
 from pipeline.render.analysis import density, info, spectrum, statistics
 from pipeline.render.runs import certificate, plan, plan_data, status, status_data
+from pipeline.render.table import side_by_side
 
 __all__ = [
     "certificate",
@@ -9,6 +10,7 @@ __all__ = [
     "info",
     "plan",
     "plan_data",
+    "side_by_side",
     "spectrum",
     "statistics",
     "status",
