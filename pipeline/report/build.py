@@ -31,7 +31,7 @@ from pipeline.store import HessianStore
 if TYPE_CHECKING:
     from hessian_tasks.problem import Problem
 
-__all__ = ["write_report"]
+__all__ = ["build_page", "write_report"]
 
 Array = npt.NDArray[np.float64]
 
@@ -75,7 +75,7 @@ def write_report(
     if path.resolve().is_relative_to(opened.path.resolve()):
         raise StoreError(f"{path} lies in the store. Give the report another --out.")
     try:
-        page = _build(opened, ggn, problem, stored_only)
+        page = build_page(opened, ggn, problem, stored_only)
     except HessianError:
         raise
     # As in HessianStore: this is how damaged tiles and metadata surface.
@@ -97,9 +97,13 @@ def default_out(store: Path) -> Path:
     return store.with_name(f"{store.name.removesuffix('.zarr')}-report")
 
 
-def _build(
-    store: HessianStore, ggn: str | Path | None, problem: str | None, stored_only: bool
+def build_page(
+    store: HessianStore,
+    ggn: str | Path | None = None,
+    problem: str | None = None,
+    stored_only: bool = False,
 ) -> Page:
+    """The page of a store, from the arguments of :func:`write_report`."""
     num_missing = len(store.block_rows) - len(store.records())
     about = [certificate_section(store), provenance_section(store)]
     page = Page(
