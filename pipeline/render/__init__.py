@@ -2,5 +2,18 @@
 
 from pipeline.render.analysis import info, spectrum
 from pipeline.render.runs import certificate, plan, plan_data, status, status_data
+from pipeline.render.terms import gradients, preconditioned, steps, terms
 
-__all__ = ["certificate", "info", "plan", "plan_data", "spectrum", "status", "status_data"]
+__all__ = [
+    "certificate",
+    "gradients",
+    "info",
+    "plan",
+    "plan_data",
+    "preconditioned",
+    "spectrum",
+    "status",
+    "status_data",
+    "steps",
+    "terms",
+]
