@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow, Matrix
+from pipeline.analysis.dense import read_symmetric
 from pipeline.analysis.operator import HessianOperator, open_operator, relative_error
 from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.errors import StoreMismatchError
@@ -81,14 +82,8 @@ class Part:
         return f"{symbol} {self.term}" if self.term else symbol
 
     def dense(self) -> Array:
-        """All of it, symmetrised, ``[P, P]``: 8 P² bytes."""
-        matrix = np.empty((self.layout.num_params,) * 2)
-        for row, col in self.matrix.upper():
-            tile = self.matrix.read(row, col).astype(np.float64)
-            above, below = slice(row.start, row.stop), slice(col.start, col.stop)
-            matrix[above, below] = (tile + tile.T) / 2 if row == col else tile
-            matrix[below, above] = matrix[above, below].T
-        return matrix
+        """All of it in float64, exactly symmetric, ``[P, P]``."""
+        return read_symmetric(self.matrix)
 
     def operator(self, norm: float) -> HessianOperator:
         """It as products, each one pass over the tiles on and right of the diagonal.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 
+from pipeline.analysis.dense import dense_eigenpairs
 from pipeline.analysis.lbfgs import InverseHessianFactor, LbfgsHistory
 from pipeline.analysis.operator import HessianOperator, noise_floor
 from pipeline.analysis.parts import Part
@@ -66,13 +66,9 @@ def preconditioned_spectrum(
     product = (product + product.T) / 2
     norm = float(np.linalg.norm(product))
     error = relative_error * float(np.linalg.norm(matrix)) * _gain(factor)
-    return Spectrum(
-        eigenvalues=scipy.linalg.eigh(product, eigvals_only=True, check_finite=False),
-        complete=True,
-        noise_floor=noise_floor(len(matrix), error / norm if norm else 0.0, norm),
-        trace=float(np.trace(product)),
-        frobenius_norm=norm,
-    )
+    floor = noise_floor(len(matrix), error / norm if norm else 0.0, norm)
+    trace = float(np.trace(product))
+    return Spectrum(dense_eigenpairs(product)[0], True, floor, trace, norm)
 
 
 def preconditioned_spectra(parts: Sequence[Part], history: LbfgsHistory) -> list[Spectrum]:

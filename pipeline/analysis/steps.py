@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 import scipy.sparse.linalg
 
+from pipeline.analysis.dense import dense_eigenpairs
 from pipeline.analysis.operator import HessianOperator
 from pipeline.errors import StoreError
 
@@ -86,9 +86,8 @@ class Eigenbasis:
             matrix: ``[P, P]``.
             noise_floor: Eigenvalues of smaller magnitude are taken for zero.
         """
-        values, vectors = scipy.linalg.eigh(
-            matrix, driver="evd", overwrite_a=True, check_finite=False
-        )
+        values, vectors = dense_eigenpairs(matrix, vectors=True)
+        assert vectors is not None  # they were asked for
         return cls(np.where(np.abs(values) > noise_floor, values, 0.0), vectors)
 
     def step(self, gradient: Array, damping: float, *, magnitudes: bool = False) -> Array:

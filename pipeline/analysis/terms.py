@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import psutil
-import scipy.linalg
-import scipy.sparse.linalg
 
-from pipeline.analysis.operator import noise_floor
+from pipeline.analysis.dense import dense_bytes, dense_eigenpairs
+from pipeline.analysis.eigenpairs import extreme_eigenpairs
+from pipeline.analysis.operator import HessianOperator
 from pipeline.analysis.parts import Part, inner_products, open_parts
 from pipeline.analysis.spectrum import Spectrum
 from pipeline.analysis.subspaces import Subspace, cosines, overlap
@@ -22,6 +22,9 @@ from pipeline.store import HessianStore
 __all__ = ["TermAnalysis", "analyse_terms"]
 
 Array = npt.NDArray[np.float64]
+
+NUM_EXTREME = 20
+"""Eigenvalues at each end, where they are not all computed."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,8 @@ def analyse_terms(
     """Compare a Hessian with the parts of which it is the sum.
 
     Traces and inner products take one pass over the tiles. Eigenvalues are all computed, in
-    float64, one matrix at a time, where three times 8 P² bytes are free; else those of largest
-    magnitude at both ends, by Lanczos from the tiles.
+    float64, one matrix at a time, where it fits into memory twice; else 20 at each end, from the
+    tiles.
 
     Args:
         hessian: A complete store of the Hessian, by ``--per-term`` for its terms.
@@ -157,46 +160,48 @@ def analyse_terms(
             "it by: hessian run --per-term, or give a store made by --engine ggn with --ggn."
         )
     traces, products = inner_products(parts)
-    # No more than half the eigenpairs, so that Lanczos has room.
-    number = min(num_dominant, parts[0].layout.num_params // 2)
     spectra, dominant, curvatures = [], [], []
     for part, trace, square in zip(parts, traces, np.diag(products), strict=True):
-        matrix = _matrix(part, float(np.sqrt(square)))
-        spectra.append(_spectrum(part, matrix, float(trace), float(np.sqrt(square))))
-        dominant.append(_dominant(matrix, number))
+        norm = float(np.sqrt(square))
+        matrix = part.dense() if _fits(part) else None
+        operator = part.operator(norm) if matrix is None else _in_memory(part, matrix, norm)
+        spectra.append(_spectrum(operator, matrix, float(trace)))
+        dominant.append(_dominant(operator, num_dominant))
         along = dominant[0].vectors
-        curvatures.append(np.einsum("pk,pk->k", along, matrix @ along))
+        curvatures.append(np.einsum("pk,pk->k", along, operator @ along))
     return TermAnalysis(
         tuple(parts), traces, products, tuple(spectra), tuple(dominant), np.array(curvatures).T
     )
 
 
-def _matrix(part: Part, norm: float) -> Any:
-    needed = 3 * 8 * part.layout.num_params**2
-    return part.dense() if needed < psutil.virtual_memory().available else part.operator(norm)
+def _fits(part: Part) -> bool:
+    # The matrix twice, since LAPACK overwrites it.
+    needed = 2 * dense_bytes(part.layout.num_params)
+    return needed < psutil.virtual_memory().available
 
 
-def _spectrum(part: Part, matrix: Any, trace: float, norm: float) -> Spectrum:
-    complete = isinstance(matrix, np.ndarray)
-    if complete:
-        values = scipy.linalg.eigh(matrix, eigvals_only=True, check_finite=False)
-    else:
-        values = _eigsh(matrix, min(40, part.layout.num_params - 1), "BE")[0]
-    relative = part.error / norm if norm else 0.0
-    floor = noise_floor(part.layout.num_params, relative, norm)
-    return Spectrum(np.sort(values), complete, floor, trace, norm)
+def _in_memory(part: Part, matrix: Array, norm: float) -> HessianOperator:
+    error = part.error / norm if norm else 0.0
+    return HessianOperator(
+        lambda vectors: matrix @ vectors, part.layout, relative_error=error, norm=norm
+    )
 
 
-def _dominant(matrix: Any, number: int) -> Subspace:
-    values, vectors = _eigsh(matrix, number, "LM")
-    order = np.argsort(-np.abs(values))
-    return Subspace(values[order], vectors[:, order])
+def _spectrum(operator: HessianOperator, matrix: Array | None, trace: float) -> Spectrum:
+    norm, floor = operator.norm or 0.0, operator.noise_floor or 0.0
+    if matrix is not None:
+        return Spectrum(dense_eigenpairs(matrix.copy())[0], True, floor, trace, norm)
+    pairs = extreme_eigenpairs(operator, NUM_EXTREME)
+    complete = len(pairs.values) == operator.shape[0]
+    return Spectrum(pairs.values, complete, floor, trace, norm, pairs=pairs)
 
 
-def _eigsh(matrix: Any, number: int, which: str) -> tuple[Array, Array]:
-    start = np.random.default_rng(0).standard_normal(matrix.shape[0])
-    try:
-        values, vectors = scipy.sparse.linalg.eigsh(matrix, number, which=which, v0=start)
-    except scipy.sparse.linalg.ArpackNoConvergence as error:
-        raise StoreError(f"Extreme eigenvalues did not converge: {error}") from error
-    return values, vectors
+def _dominant(operator: HessianOperator, number: int) -> Subspace:
+    pairs = extreme_eigenpairs(operator, number)
+    chosen = np.argsort(-np.abs(pairs.values))[:number]
+    if not pairs.converged[chosen].all():
+        raise StoreError(
+            f"The {number} dominant eigenvectors of {operator.title} did not converge: residuals "
+            f"{pairs.residuals[chosen].max():.1e}, expected {pairs.tolerance:.1e}. Ask for fewer."
+        )
+    return Subspace(pairs.values[chosen], pairs.vectors[:, chosen])

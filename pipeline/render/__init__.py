@@ -1,17 +1,19 @@
 """What the commands print: text for people, plain data for scripts."""
 
-from pipeline.render.analysis import info, spectrum
+from pipeline.render.analysis import density, info, spectrum, statistics
 from pipeline.render.runs import certificate, plan, plan_data, status, status_data
 from pipeline.render.terms import gradients, preconditioned, steps, terms
 
 __all__ = [
     "certificate",
+    "density",
     "gradients",
     "info",
     "plan",
     "plan_data",
     "preconditioned",
     "spectrum",
+    "statistics",
     "status",
     "status_data",
     "steps",
