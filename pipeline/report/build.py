@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.analysis.layers import participation
 from pipeline.analysis.spectrum import Spectrum, spectrum
 from pipeline.analysis.statistics import matrix_statistics
 from pipeline.analysis.summary import summarise
@@ -20,12 +21,11 @@ from pipeline.report.layers import layers_section, participation_section
 from pipeline.report.page import Page, Section, write_page
 from pipeline.report.stored import (
     certificate_section,
-    gauss_newton_section,
     matrix_section,
     provenance_section,
     spectrum_section,
-    terms_section,
 )
+from pipeline.report.terms import gauss_newton_section, terms_section
 from pipeline.store import HessianStore
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def build_page(
     sections = [
         spectrum_section(store, found),
         layers_section(store, matrix_statistics(store)),
-        _participation(store, values, vectors),
+        participation_section(participation(vectors.T, store.layout), values),
         terms_section(store),
         *([gauss_newton_section(store, ggn, found)] if ggn is not None else []),
         *_evaluated(store, found, _directions(store, values, vectors), problem, stored_only),
@@ -138,12 +138,6 @@ def build_page(
 def _problem_name(store: HessianStore) -> str:
     # A file's directories are in the provenance.
     return Path(str(store.attributes["source"]["reference"])).name
-
-
-def _participation(store: HessianStore, values: Array, vectors: Array) -> Section:
-    starts = np.flatnonzero(np.diff(store.layout.labels()["layer"], prepend=-1))
-    weights = np.add.reduceat(vectors**2, starts, axis=1)
-    return participation_section(store.layout.layers(), values, weights)
 
 
 def _directions(store: HessianStore, values: Array, vectors: Array) -> Directions:
