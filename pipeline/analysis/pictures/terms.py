@@ -10,7 +10,15 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from pipeline.analysis.pictures.cells import mark_cells
-from pipeline.analysis.pictures.style import COLOURS, GREY, MAGNITUDES, new_figure, plain, styled
+from pipeline.analysis.pictures.style import (
+    COLOURS,
+    GREY,
+    MAGNITUDES,
+    name_powers,
+    new_figure,
+    plain,
+    styled,
+)
 
 __all__ = ["curvature_picture", "overlap_picture"]
 
@@ -52,7 +60,9 @@ def curvature_picture(curvatures: Array, terms: Sequence[str], floor: float) -> 
             colour = COLOURS[number % len(COLOURS)]
             axes.bar(places, values, 0.9 * width, color=colour, label=plain(term))
         axes.axhline(0, color=GREY, lw=0.8)
-        axes.set_yscale("symlog", linthresh=floor or 1.0)
+        floor = floor or 1.0
+        axes.set_yscale("symlog", linthresh=floor)
+        name_powers(axes.yaxis, floor, float(np.abs(curvatures).max(initial=10 * floor)))
         axes.set(
             xlabel="dominant eigenvector of the sum, by rank", ylabel="curvature vᵀ H v of the term"
         )
