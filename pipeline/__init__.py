@@ -6,9 +6,11 @@ from hessian_tasks import BlockRow, LossTerm, Problem, ResidualTerm
 from pipeline.errors import HessianError
 
 if TYPE_CHECKING:
+    from pipeline.analysis.terms import analyse_terms
     from pipeline.api import compute_hessian, open_hessian, open_store, verify_hessian
     from pipeline.gauss_newton import neural_tangent_kernel, residual_curvature
     from pipeline.run import RunOptions
+    from pipeline.steps import term_gradients, try_steps
 
 __all__ = [
     "BlockRow",
@@ -17,11 +19,14 @@ __all__ = [
     "Problem",
     "ResidualTerm",
     "RunOptions",
+    "analyse_terms",
     "compute_hessian",
     "neural_tangent_kernel",
     "open_hessian",
     "open_store",
     "residual_curvature",
+    "term_gradients",
+    "try_steps",
     "verify_hessian",
 ]
 
@@ -29,11 +34,14 @@ __all__ = [
 # that only plans or fails should not wait for them.
 _LAZY = {
     "RunOptions": "pipeline.run",
+    "analyse_terms": "pipeline.analysis.terms",
     "compute_hessian": "pipeline.api",
     "neural_tangent_kernel": "pipeline.gauss_newton",
     "open_hessian": "pipeline.api",
     "open_store": "pipeline.api",
     "residual_curvature": "pipeline.gauss_newton",
+    "term_gradients": "pipeline.steps",
+    "try_steps": "pipeline.steps",
     "verify_hessian": "pipeline.api",
 }
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.source import ProblemSource
 from pipeline.config import Settings
-from pipeline.errors import ConfigError, StoppedError
+from pipeline.errors import ConfigError, StoppedError, StoreError
 from pipeline.inputs import freeze_source, stored_inputs
 from pipeline.profiles import InProcess
 from pipeline.progress import LossDisplay, ProgressDisplay
@@ -21,6 +21,7 @@ from pipeline.store import HessianStore, writing
 from pipeline.units import format_seconds
 
 if TYPE_CHECKING:
+    from pipeline.analysis.lbfgs import LbfgsHistory
     from pipeline.cluster.workers import Workers
 
 __all__ = ["run_options", "run_settings", "settings_inputs", "train_settings"]
@@ -92,7 +93,11 @@ def _workers(settings: Settings, stop: threading.Event) -> AbstractContextManage
 
 
 def train_settings(
-    settings: Settings, out: Path, steps: tuple[int, int, int], console: Console
+    settings: Settings,
+    out: Path,
+    steps: tuple[int, int, int],
+    history: Path | None,
+    console: Console,
 ) -> None:
     """Train the problem's network, show the losses, and save it.
 
@@ -100,10 +105,11 @@ def train_settings(
         settings: Which problem.
         out: Where to save, ``.keras``.
         steps: Steps of Adam, steps of L-BFGS, seed.
+        history: Where to save the pairs of L-BFGS, ``.npz``.
         console: Where to show progress.
 
     Raises:
-        ConfigError: If the file's ending is not ``.keras``.
+        ConfigError: If the file's ending is not ``.keras``, or a history of no steps is wanted.
         StoreError: If it cannot be written.
     """
     from pipeline.train import train
@@ -111,6 +117,8 @@ def train_settings(
     if out.suffix != ".keras":
         raise ConfigError(f"The trained network is saved as .keras, but --out is {out}.")
     adam_steps, lbfgs_steps, seed = steps
+    if history is not None and lbfgs_steps == 0:
+        raise ConfigError("--history records L-BFGS, but --lbfgs 0 makes no step of it.")
     problem = _source(settings).load()
     result = train(
         problem,
@@ -122,7 +130,21 @@ def train_settings(
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         result.problem.model.save(out)
+    _save_history(result.history, history)
     terms = ", ".join(f"{name} {loss:.3g}" for name, loss in result.losses.items())
     error = "" if result.error is None else f", relative L2 error {result.error:.2e}"
     console.print(f"loss {result.loss:.3e} ({terms}){error}, {format_seconds(result.seconds)}")
-    console.print(f"saved {out}")
+    console.print(f"saved {out}{'' if history is None else f' and {history}'}")
+
+
+def _save_history(found: LbfgsHistory | None, path: Path | None) -> None:
+    if path is None:
+        return
+    if found is None:
+        raise StoreError(
+            f"L-BFGS found nothing to improve and made no step, so there is no history for {path}. "
+            "The network is saved. Train with fewer steps of Adam."
+        )
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found.save(path)

@@ -8,10 +8,9 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, Matrix
+from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
+from pipeline.analysis.parts import expect_matrix, open_pair
 from pipeline.api import open_store
-from pipeline.errors import StoreMismatchError
-from pipeline.store import HessianStore, differing_inputs
 
 __all__ = ["neural_tangent_kernel", "residual_curvature"]
 
@@ -48,7 +47,7 @@ def neural_tangent_kernel(store: str | Path) -> xr.DataArray:
         ...     dict(kernel.sizes), kernel.term.to_numpy()[[0, -1]].tolist()
         ({'residual': 8, 'other': 8}, ['pde', 'dirichlet'])
     """
-    opened = _expect(store, GAUSS_NEWTON)
+    opened = expect_matrix(store, GAUSS_NEWTON)
     dataset = open_store(store)
     jacobians = [dataset[name] for name in opened.jacobians.values()]
     rows = da.concatenate([jacobian.data for jacobian in jacobians])
@@ -95,23 +94,6 @@ def residual_curvature(hessian_store: str | Path, ggn_store: str | Path) -> xr.D
         ...     dict(residual_curvature(f"{directory}/h.zarr", f"{directory}/g.zarr").sizes)
         {'row': 17, 'col': 17}
     """
-    hessian, ggn = _expect(hessian_store, HESSIAN), _expect(ggn_store, GAUSS_NEWTON)
-    differing = differing_inputs(hessian.attributes["fingerprint"], ggn.attributes["fingerprint"])
-    if differing:
-        raise StoreMismatchError(
-            f"{hessian.path} and {ggn.path} were made from different inputs: "
-            f"{', '.join(differing)}. Compute both from the same problem, options and weights."
-        )
+    open_pair(hessian_store, ggn_store)
     total = open_store(hessian_store)[HESSIAN.name]
     return (total - open_store(ggn_store)[GAUSS_NEWTON.name]).rename("residual_curvature")
-
-
-def _expect(store: str | Path, matrix: Matrix) -> HessianStore:
-    opened = HessianStore(store)
-    if opened.matrix != matrix:
-        way = "with --engine ggn" if matrix == GAUSS_NEWTON else "without --engine ggn"
-        raise StoreMismatchError(
-            f"{store} holds the {opened.matrix.title}, but the {matrix.title} is needed. Compute "
-            f"it into another --store, {way}."
-        )
-    return opened

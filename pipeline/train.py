@@ -7,6 +7,7 @@ loss, the very one whose Hessian is computed, at all points at once.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,10 +27,14 @@ from hessian_tasks.models import (
     set_theta,
 )
 from hessian_tasks.problem import Problem, ResidualTerm
+from pipeline.analysis.lbfgs import LbfgsHistory
 
 __all__ = ["TrainResult", "train"]
 
 OnStep = Callable[[str, int, float], None]
+Array = npt.NDArray[Any]
+MEMORY = 50
+"""Number of pairs that L-BFGS keeps."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class TrainResult:
         error: Relative L2 error of the network at the points of the first residual
             term, or None without an exact solution or such a term.
         seconds: Wall-clock time, compilation included.
+        history: The pairs that L-BFGS held at the end, or None if it made no step.
     """
 
     problem: Problem
@@ -50,6 +56,7 @@ class TrainResult:
     losses: dict[str, float]
     error: float | None
     seconds: float
+    history: LbfgsHistory | None
 
 
 def train(
@@ -85,8 +92,9 @@ def train(
     evaluate = compile_losses_and_gradient(problem)
     if adam_steps > 0:
         _run_adam(problem, evaluate, adam_steps, learning_rate, report)
+    history = None
     if lbfgs_steps > 0:
-        _run_lbfgs(problem, evaluate, lbfgs_steps, report)
+        history = _run_lbfgs(problem, evaluate, lbfgs_steps, report)
     values = evaluate()[0].numpy().astype(float)
     return TrainResult(
         problem=problem,
@@ -94,6 +102,7 @@ def train(
         losses={t.name: float(v) for t, v in zip(problem.terms, values, strict=True)},
         error=_relative_error(problem),
         seconds=time.perf_counter() - begin,
+        history=history,
     )
 
 
@@ -118,35 +127,69 @@ def _run_adam(
         report("adam", step, loss)
 
 
-def _run_lbfgs(problem: Problem, evaluate: Any, num_steps: int, report: OnStep) -> None:
+def _run_lbfgs(
+    problem: Problem, evaluate: Any, num_steps: int, report: OnStep
+) -> LbfgsHistory | None:
     dtype = dtype_of(problem.model)
     num_done = 0
+    gradient: Array = np.zeros(0)  # where the loss was asked for last
 
     # float64 throughout the optimiser: its curvature pairs are differences of gradients.
-    def loss_and_gradient(theta: npt.NDArray[Any]) -> tuple[float, npt.NDArray[Any]]:
+    def loss_and_gradient(theta: Array) -> tuple[float, Array]:
+        nonlocal gradient
         set_theta(problem.model, theta.astype(dtype))
         values, grad = evaluate()
         loss = float(values.numpy().astype(np.float64).sum())
         _check_finite(loss, float(np.abs(grad).max()), "L-BFGS", num_done + 1)
-        return loss, grad.numpy().astype(np.float64)
+        gradient = grad.numpy().astype(np.float64)
+        return loss, gradient
+
+    start = get_theta(problem.model).astype(np.float64)
+    loss_and_gradient(start)
+    pairs = _Pairs(start, gradient)
 
     # SciPy passes the loss as well as θ only to a callback whose argument has this name.
     def iterated(intermediate_result: Any) -> None:
         nonlocal num_done
         num_done += 1
+        # An iteration ends where the line search asked last.
+        pairs.reach(intermediate_result.x, gradient)
         report("lbfgs", num_done, float(intermediate_result.fun))
 
+    # No tolerance on the loss: PINN losses creep for long before they fall again.
+    options = {"maxiter": num_steps, "maxfun": 20 * num_steps, "maxcor": MEMORY, "ftol": 0.0}
     result = scipy.optimize.minimize(
-        loss_and_gradient,
-        get_theta(problem.model).astype(np.float64),
-        method="L-BFGS-B",
-        jac=True,
-        callback=iterated,
-        # No tolerance on the loss: PINN losses creep for long before they fall again.
-        options={"maxiter": num_steps, "maxfun": 20 * num_steps, "maxcor": 50, "ftol": 0.0},
+        loss_and_gradient, start, method="L-BFGS-B", jac=True, callback=iterated, options=options
     )
     # The last point tried by a line search need not be the best.
     set_theta(problem.model, result.x.astype(dtype))
+    return pairs.history()
+
+
+class _Pairs:
+    """The newest pairs of L-BFGS, recorded as it goes.
+
+    SciPy's ``hess_inv`` has them too, but in the order of a ring buffer that has wrapped round,
+    which changes the matrix, without the last step's, and none after a line search has failed.
+    """
+
+    def __init__(self, theta: Array, gradient: Array) -> None:
+        self._theta, self._gradient = theta.copy(), gradient.copy()
+        self._pairs: deque[tuple[Array, Array]] = deque(maxlen=MEMORY)
+
+    def reach(self, theta: Array, gradient: Array) -> None:
+        """Record the step to a new iterate, if L-BFGS-B keeps its pair."""
+        s, y = theta - self._theta, gradient - self._gradient
+        # Its own condition for that, which keeps the matrix positive definite in rounding.
+        if s @ y > np.finfo(np.float64).eps * -(self._gradient @ s):
+            self._pairs.append((s, y))
+        self._theta, self._gradient = theta.copy(), gradient.copy()
+
+    def history(self) -> LbfgsHistory | None:
+        if not self._pairs:
+            return None
+        steps, changes = (np.array(part) for part in zip(*self._pairs, strict=True))
+        return LbfgsHistory(self._theta, steps, changes)
 
 
 def _check_finite(loss: float, slope: float, phase: str, step: int) -> None:

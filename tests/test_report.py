@@ -21,8 +21,9 @@ from pipeline.compare import summarise_all
 from pipeline.errors import ConfigError, ProblemError, StoreError, StoreMismatchError
 from pipeline.landscape import rebuild_problem
 from pipeline.report import write_report
+from pipeline.report.build import build_page
 from pipeline.report.headline import headline, state_warnings
-from pipeline.report.page import Table
+from pipeline.report.page import Page, Table
 from pipeline.report.stored import spectrum_section
 from pipeline.store import HessianStore
 from tests.chromium import browser
@@ -225,6 +226,10 @@ def test_hostile_text_stays_text(copy: Path, tmp_path: Path) -> None:
         assert visit.width <= 1280
 
 
+def left_out(page: Page) -> dict[str, str]:
+    return {section.title: section.left_out for section in page.sections if section.left_out}
+
+
 def test_incomplete_stores_are_reported_in_part(copy: Path, tmp_path: Path) -> None:
     shutil.rmtree(copy / "records" / "000001")
     page = write_report(copy, tmp_path / "out").read_text()
@@ -271,11 +276,11 @@ def test_large_matrices_get_an_estimate(folder: Path) -> None:
     assert section.pictures[0].png.startswith(b"\x89PNG")
 
 
-def test_unverified_stores_say_so(folder: Path, tmp_path: Path) -> None:
-    page = write_report(folder / "g.zarr", tmp_path / "out", stored_only=True).read_text()
-    assert "This store is not verified" in page
-    assert "Gauss-Newton matrix of own.py" in page
-    assert "from the precision of float64 alone" in page
+def test_unverified_stores_say_so(folder: Path) -> None:
+    page = build_page(HessianStore(folder / "g.zarr"), stored_only=True)
+    assert page.title == "Gauss-Newton matrix of own.py:problem"
+    assert page.warnings[0].startswith("This store is not verified")
+    assert "precision of float64 alone" in dict((f[0], f[2]) for f in page.facts)["noise floor"]
 
 
 def test_failed_verification_is_said_first(copy: Path) -> None:
@@ -286,18 +291,19 @@ def test_failed_verification_is_said_first(copy: Path) -> None:
 
 
 def test_without_tensorflow_what_evaluates_is_left_out(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    page = write_report(copy, tmp_path / "out").read_text()
-    assert page.count("which needs TensorFlow") == 2
-    assert "slice-1" not in page
+    reasons = left_out(build_page(HessianStore(copy)))
+    assert list(reasons) == ["Slices of the loss", "Eigenvectors as changes of the solution"]
+    assert all("which needs TensorFlow" in reason for reason in reasons.values())
 
 
-def test_stored_only_imports_no_tensorflow(folder: Path, tmp_path: Path) -> None:
+def test_stored_only_imports_no_tensorflow(folder: Path) -> None:
     code = (
-        "import sys; from pipeline.report import write_report; "
-        f"write_report({str(folder / 'h.zarr')!r}, {str(tmp_path / 'out')!r}, stored_only=True); "
+        "import sys; from pipeline.report.build import build_page; "
+        "from pipeline.store import HessianStore; "
+        f"build_page(HessianStore({str(folder / 'h.zarr')!r}), stored_only=True); "
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -308,8 +314,8 @@ def test_a_problem_that_has_moved(copy: Path, folder: Path, tmp_path: Path) -> N
         attributes["source"]["reference"] = str(tmp_path / "gone.py") + ":problem"
 
     change(copy, edit)
-    page = write_report(copy, tmp_path / "out").read_text()
-    assert page.count("cannot be rebuilt") == 2
+    reasons = left_out(build_page(HessianStore(copy)))
+    assert [("cannot be rebuilt" in reason) for reason in reasons.values()] == [True, True]
     found = rebuild_problem(HessianStore(copy), str(folder / "own.py"))
     assert [term.name for term in found.terms] == ["pde", "dirichlet"]
     with pytest.raises(ProblemError, match=r"does not exist|cannot be read"):

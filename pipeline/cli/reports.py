@@ -54,6 +54,8 @@ def compare(
     summaries = summarise_all(stores)
     table = comparison_table(summaries)
     data = {"stores": [summary.to_json() for summary in summaries]}
-    print_result(render.side_by_side(list(table.columns), table.shown_rows()), data, as_json)
+    # One column a store.
+    text = render.columns(list(zip(table.columns, *table.shown_rows(), strict=True)))
+    print_result(text, data, as_json)
     if out is not None:
         typer.echo(write_comparison(summaries, out), err=as_json)

@@ -157,13 +157,17 @@ def train(
     adam: Annotated[int, typer.Option(min=0, help="Steps of Adam.")] = 2000,
     lbfgs: Annotated[int, typer.Option(min=0, help="Steps of L-BFGS afterwards.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    history: Annotated[
+        Path | None, typer.Option(help="Where to save the pairs of L-BFGS, .npz.")
+    ] = None,
 ) -> None:
     """Train a problem's network: Adam, then L-BFGS."""
     settings = make_settings(None, problem, option)
     configure_tensorflow(settings.threads)
     from pipeline.commands import train_settings
 
-    train_settings(settings, out, (adam, lbfgs, seed), Console(soft_wrap=True, highlight=False))
+    console = Console(soft_wrap=True, highlight=False)
+    train_settings(settings, out, (adam, lbfgs, seed), history, console)
 
 
 @contextmanager

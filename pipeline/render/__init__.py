@@ -2,17 +2,22 @@
 
 from pipeline.render.analysis import density, info, spectrum, statistics
 from pipeline.render.runs import certificate, plan, plan_data, status, status_data
-from pipeline.render.table import side_by_side
+from pipeline.render.table import columns
+from pipeline.render.terms import gradients, preconditioned, steps, terms
 
 __all__ = [
     "certificate",
+    "columns",
     "density",
+    "gradients",
     "info",
     "plan",
     "plan_data",
-    "side_by_side",
+    "preconditioned",
     "spectrum",
     "statistics",
     "status",
     "status_data",
+    "steps",
+    "terms",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-__all__ = ["side_by_side", "table"]
+__all__ = ["columns", "table"]
 
 
 def table(rows: list[tuple[str, str]]) -> str:
@@ -11,15 +11,16 @@ def table(rows: list[tuple[str, str]]) -> str:
     return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
 
 
-def side_by_side(headings: Sequence[str], columns: Sequence[Sequence[str]]) -> str:
-    """Lines of a heading and its value in each column.
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the first cell of each to the left and the others to the right.
 
     Example:
-        >>> print(side_by_side(["P", "loss"], [["37", "0.5"], ["5,301", "1e-06"]]))
-        P     37   5,301
-        loss  0.5  1e-06
+        >>> print(columns([("", "trace"), ("pde", "1.5")]))
+             trace
+        pde    1.5
     """
-    widths = [max(len(value) for value in column) for column in columns]
-    rows = zip(*columns, strict=True)
-    lines = ["  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)) for row in rows]
-    return table(list(zip(headings, lines, strict=True)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.analysis.layers import participation
 from pipeline.analysis.spectrum import Spectrum, spectrum
 from pipeline.analysis.statistics import matrix_statistics
 from pipeline.analysis.summary import summarise
@@ -20,18 +21,17 @@ from pipeline.report.layers import layers_section, participation_section
 from pipeline.report.page import Page, Section, write_page
 from pipeline.report.stored import (
     certificate_section,
-    gauss_newton_section,
     matrix_section,
     provenance_section,
     spectrum_section,
-    terms_section,
 )
+from pipeline.report.terms import gauss_newton_section, terms_section
 from pipeline.store import HessianStore
 
 if TYPE_CHECKING:
     from hessian_tasks.problem import Problem
 
-__all__ = ["write_report"]
+__all__ = ["build_page", "write_report"]
 
 Array = npt.NDArray[np.float64]
 
@@ -75,7 +75,7 @@ def write_report(
     if path.resolve().is_relative_to(opened.path.resolve()):
         raise StoreError(f"{path} lies in the store. Give the report another --out.")
     try:
-        page = _build(opened, ggn, problem, stored_only)
+        page = build_page(opened, ggn, problem, stored_only)
     except HessianError:
         raise
     # As in HessianStore: this is how damaged tiles and metadata surface.
@@ -97,9 +97,13 @@ def default_out(store: Path) -> Path:
     return store.with_name(f"{store.name.removesuffix('.zarr')}-report")
 
 
-def _build(
-    store: HessianStore, ggn: str | Path | None, problem: str | None, stored_only: bool
+def build_page(
+    store: HessianStore,
+    ggn: str | Path | None = None,
+    problem: str | None = None,
+    stored_only: bool = False,
 ) -> Page:
+    """The page of a store, from the arguments of :func:`write_report`."""
     num_missing = len(store.block_rows) - len(store.records())
     about = [certificate_section(store), provenance_section(store)]
     page = Page(
@@ -121,7 +125,7 @@ def _build(
     sections = [
         spectrum_section(store, found),
         layers_section(store, matrix_statistics(store)),
-        _participation(store, values, vectors),
+        participation_section(participation(vectors.T, store.layout), values),
         terms_section(store),
         *([gauss_newton_section(store, ggn, found)] if ggn is not None else []),
         *_evaluated(store, found, _directions(store, values, vectors), problem, stored_only),
@@ -134,12 +138,6 @@ def _build(
 def _problem_name(store: HessianStore) -> str:
     # A file's directories are in the provenance.
     return Path(str(store.attributes["source"]["reference"])).name
-
-
-def _participation(store: HessianStore, values: Array, vectors: Array) -> Section:
-    starts = np.flatnonzero(np.diff(store.layout.labels()["layer"], prepend=-1))
-    weights = np.add.reduceat(vectors**2, starts, axis=1)
-    return participation_section(store.layout.layers(), values, weights)
 
 
 def _directions(store: HessianStore, values: Array, vectors: Array) -> Directions:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.analysis.layers import Participation
 from pipeline.analysis.pictures import layer_block_picture, participation_picture
 from pipeline.analysis.statistics import MatrixStatistics
 from pipeline.report.page import Picture, Section, Table
@@ -51,14 +52,14 @@ def layers_section(store: HessianStore, statistics: MatrixStatistics) -> Section
     return Section("Layers", text, [picture], [table])
 
 
-def participation_section(layers: Sequence[str], values: Array, weights: Array) -> Section:
+def participation_section(found: Participation, values: Array) -> Section:
     """Eigenvectors by layer.
 
     Args:
-        layers: Names of the layers.
+        found: The shares of the layers in K eigenvectors.
         values: The eigenvalues, ``[K]``.
-        weights: Share of each eigenvector in each layer, ``[K, layers]``.
     """
+    layers, weights = found.layers, found.weights
     leading = layers[int(np.argmax(weights[0]))]
     text = [
         "An eigenvector has length 1, so the squares of its entries say how much of it lies in "
@@ -71,5 +72,10 @@ def participation_section(layers: Sequence[str], values: Array, weights: Array) 
     )
     columns: dict[str, Any] = {"eigenvalue": values}
     columns |= {name: weights[:, k] for k, name in enumerate(layers)}
-    table = Table("participation", "Share of each eigenvector in each layer.", columns)
+    columns["parameters that carry it"] = found.ratios
+    caption = (
+        "Share of each eigenvector in each layer, and its participation ratio, 1 / Σ v⁴: the "
+        "number of parameters that carry it."
+    )
+    table = Table("participation", caption, columns)
     return Section("Eigenvectors by layer", text, [picture], [table])

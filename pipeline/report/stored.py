@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,21 +15,17 @@ from pipeline.analysis.pictures import (
     eigenvalue_picture,
     estimated_density_picture,
     matrix_picture,
-    overlaid_picture,
 )
-from pipeline.analysis.spectrum import Spectrum, spectrum
-from pipeline.gauss_newton import residual_curvature
+from pipeline.analysis.spectrum import Spectrum
 from pipeline.report.page import Picture, Section, Table
 from pipeline.store import HessianStore
 from pipeline.units import format_bytes, format_seconds
 
 __all__ = [
     "certificate_section",
-    "gauss_newton_section",
     "matrix_section",
     "provenance_section",
     "spectrum_section",
-    "terms_section",
 ]
 
 MAX_LISTED = 10
@@ -45,20 +40,6 @@ def spectrum_section(store: HessianStore, found: Spectrum) -> Section:
         "those within the noise floor (grey) are flat as far as the stored precision can tell. "
         "The spread of the coloured part is what slows gradient descent down.",
     ]
-    values = found.eigenvalues[::-1]
-    ranks = np.arange(1, len(values) + 1)
-    if not found.complete:
-        ranks[len(values) // 2 :] += store.num_params - len(values)
-    table = Table(
-        "eigenvalues",
-        f"Eigenvalues of the {title}, largest first; each is known to ±{found.noise_floor:.2g}.",
-        {
-            "rank": ranks,
-            "eigenvalue": values,
-            "±": np.full(len(values), found.noise_floor),
-        },
-        shown=MAX_LISTED,
-    )
     by_rank = Picture(
         "eigenvalues",
         eigenvalue_picture(found, f"eigenvalues of the {title} by rank"),
@@ -66,14 +47,33 @@ def spectrum_section(store: HessianStore, found: Spectrum) -> Section:
         "mirrored bulk below the dashed line is rounding, not curvature.",
     )
     if not found.complete:
-        return _estimated(store, found, Section("Spectrum", text, [by_rank], [table]))
+        return _estimated(
+            store, found, Section("Spectrum", text, [by_rank], [_eigenvalues(store, found)])
+        )
     density = Picture(
         "density",
         density_picture(found, f"density of the spectrum, P = {store.num_params:,}"),
         "Number of eigenvalues in each quarter of a decade, for either sign. The axis is "
         "logarithmic both ways from the noise floor.",
     )
-    return Section("Spectrum", text, [density, by_rank], [table])
+    return Section("Spectrum", text, [density, by_rank], [_eigenvalues(store, found)])
+
+
+def _eigenvalues(store: HessianStore, found: Spectrum) -> Table:
+    values = found.eigenvalues[::-1]
+    ranks = np.arange(1, len(values) + 1)
+    if not found.complete:
+        ranks[len(values) // 2 :] += store.num_params - len(values)
+    return Table(
+        "eigenvalues",
+        f"Eigenvalues of the {store.matrix.title}, largest first, and their error bounds.",
+        {
+            "rank": ranks,
+            "eigenvalue": values,
+            "±": np.full(len(values), found.noise_floor),
+        },
+        shown=MAX_LISTED,
+    )
 
 
 def _estimated(store: HessianStore, found: Spectrum, section: Section) -> Section:
@@ -111,93 +111,6 @@ def matrix_section(store: HessianStore) -> Section:
         "blocks couple layers, so that what one layer should do depends on another.",
     ]
     return Section("Matrix", text, [picture])
-
-
-def terms_section(store: HessianStore) -> Section:
-    """What each loss term contributes; its spectrum if its matrix is stored."""
-    symbol = store.matrix.symbol
-    terms = store.attributes["terms"]
-    names = [str(term["name"]) for term in terms]
-    loss = float(store.attributes["loss"])
-    columns: dict[str, Sequence[Any]] = {
-        "term": names,
-        "kind": [_kind(term) for term in terms],
-        "weight": [float(term["weight"]) for term in terms],
-        "loss": [float(term["loss"]) for term in terms],
-        "share of the loss": [float(term["loss"]) / loss if loss else None for term in terms],
-    }
-    text = [
-        f"The loss is the sum of its terms, and so is {symbol}. A term with a small share of the "
-        "loss may still have most of the curvature: it then decides which step sizes are stable."
-    ]
-    stored = [name for name in names if name in store.arrays]
-    if not stored:
-        table = Table("terms", "The terms of the loss, weights included.", columns)
-        reason = "the terms' own matrices, which are stored by: hessian run --per-term"
-        return Section("Loss terms", text, tables=[table], left_out=reason)
-    spectra = {name: spectrum(store, name) for name in stored}
-    total = spectrum_trace(store)
-    found = [spectra.get(name) for name in names]
-    columns |= {
-        "trace": [s and s.trace for s in found],
-        "share of the trace": [s and s.trace / total if total else None for s in found],
-        "Frobenius norm": [s and s.frobenius_norm for s in found],
-        "largest eigenvalue": [s and float(s.eigenvalues[-1]) for s in found],
-        "smallest eigenvalue": [s and float(s.eigenvalues[0]) for s in found],
-        "negative": [s and s.inertia and s.inertia[2] for s in found],
-        "noise floor": [s and s.noise_floor for s in found],
-    }
-    caption = f"The terms, weights included; {symbol} is the sum of their matrices."
-    picture = Picture(
-        "terms",
-        overlaid_picture(spectra, f"spectra of the terms' {store.matrix.plural}"),
-        "The spectra of the terms on one axis. Shares are of each term's P eigenvalues.",
-    )
-    return Section("Loss terms", text, [picture], [Table("terms", caption, columns)])
-
-
-def spectrum_trace(store: HessianStore) -> float:
-    """The trace of the total, from the records."""
-    name = store.arrays[None]
-    return float(sum(r.statistics[name].trace for r in store.records().values()))
-
-
-def gauss_newton_section(store: HessianStore, ggn: str | Path, found: Spectrum) -> Section:
-    """How much of the Hessian the Gauss-Newton matrix has.
-
-    Raises:
-        StoreMismatchError: If the stores are not of one problem's H and G.
-    """
-    curvature = residual_curvature(store.path, ggn)
-    rest = float(np.sqrt((curvature.astype(np.float64) ** 2).sum().compute()))
-    other = spectrum(HessianStore(ggn))
-    text = [
-        "The Gauss-Newton matrix G takes first derivatives of residuals alone. What it leaves out, "
-        f"H - G, has {rest / found.frobenius_norm:.2g} of the Frobenius norm of H. Negative "
-        "eigenvalues of H are all in it, as G has none."
-    ]
-    picture = Picture(
-        "gauss-newton",
-        overlaid_picture({"H": found, "G": other}, "spectra of H and G"),
-        "The spectra of H and of G on one axis.",
-    )
-    number = min(len(found.eigenvalues), len(other.eigenvalues))
-    table = Table(
-        "gauss-newton",
-        f"The largest eigenvalues, known to ±{found.noise_floor:.2g} and ±{other.noise_floor:.2g}.",
-        {
-            "rank": np.arange(1, number + 1),
-            "H": found.eigenvalues[::-1][:number],
-            "G": other.eigenvalues[::-1][:number],
-        },
-        shown=MAX_LISTED,
-    )
-    return Section("What Gauss-Newton leaves out", text, [picture], [table])
-
-
-def _kind(term: dict[str, Any]) -> str:
-    derivatives = ", ".join(str(name) or "u" for name in term["derivatives"])
-    return f"{term['kind']} of {derivatives}" if derivatives else str(term["kind"])
 
 
 def certificate_section(store: HessianStore) -> Section:

@@ -15,8 +15,10 @@ from pipeline.analysis.pictures.spectrum import (
     overlaid_picture,
 )
 from pipeline.analysis.pictures.style import encode, plain, save
+from pipeline.analysis.pictures.terms import curvature_picture, overlap_picture
 
 __all__ = [
+    "curvature_picture",
     "density_picture",
     "eigenvalue_picture",
     "encode",
@@ -25,6 +27,7 @@ __all__ = [
     "line_picture",
     "matrix_picture",
     "overlaid_picture",
+    "overlap_picture",
     "participation_picture",
     "plain",
     "plane_picture",

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from pipeline.analysis.pictures.style import (
     BLUE,
@@ -17,6 +16,7 @@ from pipeline.analysis.pictures.style import (
     GREY,
     LINES,
     ORANGE,
+    name_powers,
     new_figure,
     plain,
     styled,
@@ -98,12 +98,10 @@ def estimated_density_picture(described: Mapping[str, Any], title: str) -> Figur
         low, high = np.maximum(density - error, bottom), np.maximum(density + error, bottom)
         axes.fill_between(values, low, high, color=BLUE, alpha=0.3, lw=0, label="95 % error bars")
         axes.plot(values, np.maximum(density, bottom), color=BLUE, lw=1.8, label="estimate")
-        axes.set(
-            yscale="log", title=title, ylabel="share of eigenvalues per unit of asinh(λ / floor)"
-        )
+        axes.set(yscale="log", title=title, ylabel="share per unit of asinh(λ / floor)")
         axes.set_xscale("asinh", linear_width=scale)
         _signed_log_axis(axes, scale, (float(values[0]), float(values[-1])))
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, fontsize=10)
     return figure
 
 
@@ -159,32 +157,11 @@ def signed_log_edges(values: Array, floor: float, per_decade: int = BINS_PER_DEC
 
 
 def _signed_log_axis(axes: Axes, floor: float, limits: tuple[float, float]) -> None:
-    largest = max(map(abs, limits))
     axes.set_xlim(*limits)
-    # Half a decade from the noise floor, where the names would meet that of zero.
-    exponents = np.arange(np.ceil(np.log10(floor) + 0.5), np.log10(largest))
-    exponents = exponents[:: max(1, -(-len(exponents) // 4))]
-    ticks = [*(-(10.0 ** exponents[::-1])), 0.0, *10.0**exponents]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+    name_powers(axes.xaxis, floor, max(map(abs, limits)))
     axes.set_xlabel(f"eigenvalue λ (logarithmic beyond ±{floor:.1e})")
     axes.axvspan(-floor, floor, color=GREY, alpha=0.12, lw=0)
     axes.grid(axis="y", alpha=0.3)
-
-
-def _power(value: float) -> str:
-    """A power of ten as ``-10⁻³``.
-
-    Example:
-        >>> _power(-0.001), _power(0.0), _power(100.0)
-        ('-10⁻³', '0', '10²')
-    """
-    if value == 0:
-        return "0"
-    exponent = str(round(np.log10(abs(value))))
-    raised = exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{'-' if value < 0 else ''}10{raised}"
 
 
 def _ranks(values: Array) -> npt.NDArray[np.int64]:

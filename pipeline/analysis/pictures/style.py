@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFormatter
 
 from pipeline.store import writing
 
@@ -25,6 +27,7 @@ __all__ = [
     "SIGNED",
     "colour_bar",
     "encode",
+    "name_powers",
     "new_figure",
     "plain",
     "save",
@@ -73,6 +76,37 @@ def colour_bar(figure: Figure, shown: ScalarMappable, label: str) -> None:
     values = ScalarFormatter(useMathText=True)
     values.set_powerlimits((-2, 3))
     figure.colorbar(shown, label=label, format=values)
+
+
+def name_powers(axis: Axis, floor: float, largest: float) -> None:
+    """Name zero and a few powers of ten of either sign on a logarithmic axis of both signs.
+
+    Args:
+        axis: The axis.
+        floor: Within it the axis is linear.
+        largest: Largest magnitude on the axis.
+    """
+    # Half a decade from the noise floor, where the names would meet that of zero.
+    exponents = np.arange(np.ceil(np.log10(floor) + 0.5), np.log10(largest))
+    exponents = exponents[:: max(1, -(-len(exponents) // 4))]
+    ticks = [*(-(10.0 ** exponents[::-1])), 0.0, *10.0**exponents]
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+
+
+def _power(value: float) -> str:
+    """A power of ten as ``-10⁻³``.
+
+    Example:
+        >>> _power(-0.001), _power(0.0), _power(100.0)
+        ('-10⁻³', '0', '10²')
+    """
+    if value == 0:
+        return "0"
+    exponent = str(round(np.log10(abs(value))))
+    raised = exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{'-' if value < 0 else ''}10{raised}"
 
 
 def plain(name: str) -> str:

@@ -1,0 +1,206 @@
+"""The summands of a Hessian: by loss term, and each by its Gauss-Newton part and the rest.
+
+    H = Σ_k H_k,    H_k = G_k + S_k,    G_k = 2 w_k / (N C) JᵀJ,    S_k = 2 w_k / (N C) Σ r ∂²r/∂θ²
+
+H_k and G_k are stored, the residual curvature S_k is their difference. All are read tile by tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hessian_tasks.parameters import ParameterLayout
+from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow, Matrix
+from pipeline.analysis.dense import read_symmetric
+from pipeline.analysis.operator import HessianOperator, open_operator, relative_error
+from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
+from pipeline.errors import StoreMismatchError
+from pipeline.store import HessianStore, differing_inputs
+
+__all__ = [
+    "Difference",
+    "Kind",
+    "Part",
+    "expect_matrix",
+    "inner_products",
+    "open_pair",
+    "open_parts",
+]
+
+Array = npt.NDArray[np.float64]
+Kind = Literal["hessian", "ggn", "residual_curvature"]
+
+
+@dataclass(frozen=True)
+class Difference(TiledMatrix):
+    """A stored matrix less another of the same shape, in its tiles and in float64.
+
+    Attributes:
+        taken: What is subtracted.
+    """
+
+    taken: TiledMatrix
+
+    def read(self, row: BlockRow, col: BlockRow) -> npt.NDArray[Any]:
+        """The entries of a tile, or of several side by side."""
+        return np.asarray(super().read(row, col).astype(np.float64) - self.taken.read(row, col))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One summand of a Hessian, or the whole.
+
+    Attributes:
+        term: The loss term, or None for the total.
+        kind: H, its Gauss-Newton part, or the rest.
+        stores: Where it is stored; if there are two, the second's array is subtracted.
+        matrix: Its tiles.
+        error: Estimate of the Frobenius norm of the error of its entries.
+    """
+
+    term: str | None
+    kind: Kind
+    stores: tuple[HessianStore, ...]
+    matrix: TiledMatrix
+    error: float
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """Which parameter each row is."""
+        return self.stores[0].layout
+
+    @property
+    def label(self) -> str:
+        """``"H pde"``, ``"G pde"``, ``"H-G"``: what it is called in tables."""
+        symbol = {"hessian": "H", "ggn": "G", "residual_curvature": "H-G"}[self.kind]
+        return f"{symbol} {self.term}" if self.term else symbol
+
+    def dense(self) -> Array:
+        """All of it in float64, exactly symmetric, ``[P, P]``."""
+        return read_symmetric(self.matrix)
+
+    def operator(self, norm: float) -> HessianOperator:
+        """It as products, each one pass over the tiles on and right of the diagonal.
+
+        Args:
+            norm: Its Frobenius norm, which :func:`inner_products` gives.
+        """
+        whole, *taken = (open_operator(store, self.term) for store in self.stores)
+        return HessianOperator(
+            lambda vectors: whole @ vectors - sum(other @ vectors for other in taken),
+            self.layout,
+            relative_error=self.error / norm if norm else 0.0,
+            norm=norm,
+            title=self.label,
+        )
+
+
+def expect_matrix(store: HessianStore | str | Path, matrix: Matrix) -> HessianStore:
+    """Open a store that has to hold a certain matrix.
+
+    Raises:
+        StoreMismatchError: If it holds the other one.
+        StoreError: If it cannot be read.
+    """
+    opened = store if isinstance(store, HessianStore) else HessianStore(store)
+    if opened.matrix != matrix:
+        way = "with --engine ggn" if matrix == GAUSS_NEWTON else "without --engine ggn"
+        raise StoreMismatchError(
+            f"{opened.path} holds the {opened.matrix.title}, but the {matrix.title} is needed. "
+            f"Compute it into another --store, {way}."
+        )
+    return opened
+
+
+def open_pair(
+    hessian: HessianStore | str | Path, ggn: HessianStore | str | Path
+) -> tuple[HessianStore, HessianStore]:
+    """Open a store of the Hessian and one of the Gauss-Newton matrix of the same inputs.
+
+    Raises:
+        StoreMismatchError: If the stores were made from different inputs, naming what differs, or
+            do not hold these matrices.
+        StoreError: If one cannot be read.
+    """
+    first, second = expect_matrix(hessian, HESSIAN), expect_matrix(ggn, GAUSS_NEWTON)
+    differing = differing_inputs(first.attributes["fingerprint"], second.attributes["fingerprint"])
+    if differing:
+        raise StoreMismatchError(
+            f"{first.path} and {second.path} were made from different inputs: "
+            f"{', '.join(differing)}. Compute both from the same problem, options and weights."
+        )
+    return first, second
+
+
+def open_parts(
+    hessian: HessianStore | str | Path, ggn: HessianStore | str | Path | None = None
+) -> list[Part]:
+    """The Hessian of a store and its summands.
+
+    Args:
+        hessian: A complete store of the Hessian; with terms if made by ``--per-term``.
+        ggn: A complete store of the Gauss-Newton matrix of the same inputs, with the same terms.
+
+    Returns:
+        H first, then its Gauss-Newton part and the rest if ``ggn`` is given, then the same of
+        every term.
+
+    Raises:
+        StoreMismatchError: If the stores do not belong together.
+        StoreError: If block rows or terms are missing.
+    """
+    first, second = expect_matrix(hessian, HESSIAN), None
+    if ggn is not None:
+        first, second = open_pair(first, ggn)
+    parts = []
+    for term in first.arrays:
+        parts.append(_part(term, "hessian", first))
+        if second is not None:
+            parts.append(_part(term, "ggn", second))
+            parts.append(_part(term, "residual_curvature", first, second))
+    return parts
+
+
+def _part(term: str | None, kind: Kind, *stores: HessianStore) -> Part:
+    whole, *taken = (complete_matrix(store, term)[1] for store in stores)
+    matrix = Difference(whole.array, whole.place, taken[0]) if taken else whole
+    # Errors of two arrays are independent.
+    error = float(np.linalg.norm([relative_error(s) * _norm(s, term) for s in stores]))
+    return Part(term, kind, stores, matrix, error)
+
+
+def _norm(store: HessianStore, term: str | None) -> float:
+    name = store.arrays[term]
+    return float(np.sqrt(sum(r.statistics[name].squares for r in store.records().values())))
+
+
+def inner_products(parts: Sequence[Part]) -> tuple[Array, Array]:
+    """Traces and Frobenius inner products of parts of one Hessian, in one pass.
+
+    Memory: two tiles a part and thread in float64.
+
+    Returns:
+        ``tr A_i`` ``[n]``, and ``⟨A_i, A_j⟩_F = tr A_iᵀA_j`` ``[n, n]``.
+    """
+    tiles = parts[0].matrix.upper()
+    shares: list[Any] = map_shares(_add_products, tiles, parts=list(parts))
+    traces, products = (np.sum(values, axis=0) for values in zip(*shares, strict=True))
+    return traces, products
+
+
+def _add_products(tiles: Sequence[Tile], parts: Sequence[Part]) -> tuple[Array, Array]:
+    traces, products = np.zeros(len(parts)), np.zeros((len(parts),) * 2)
+    for row, col in tiles:
+        entries = np.stack([part.matrix.read(row, col).astype(np.float64) for part in parts])
+        if row == col:
+            traces += np.einsum("pii->p", entries)
+        flat = entries.reshape(len(parts), -1)
+        # A tile off the diagonal stands for its transpose, too.
+        products += (1 if row == col else 2) * (flat @ flat.T)
+    return traces, products

@@ -1,0 +1,207 @@
+"""What each loss term, and Gauss-Newton and the rest of it, contribute to a Hessian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from pipeline.analysis.dense import dense_bytes, dense_eigenpairs
+from pipeline.analysis.eigenpairs import extreme_eigenpairs
+from pipeline.analysis.operator import HessianOperator
+from pipeline.analysis.parts import Part, inner_products, open_parts
+from pipeline.analysis.spectrum import Spectrum
+from pipeline.analysis.subspaces import Subspace, cosines, overlap
+from pipeline.errors import StoreError
+from pipeline.store import HessianStore
+
+__all__ = ["TermAnalysis", "analyse_terms"]
+
+Array = npt.NDArray[np.float64]
+
+NUM_EXTREME = 20
+"""Eigenvalues at each end, where they are not all computed."""
+
+
+@dataclass(frozen=True)
+class TermAnalysis:
+    """A Hessian and its n parts, the whole first.
+
+    Attributes:
+        parts: What they are.
+        traces: ``tr A_i``, ``[n]``.
+        products: ``⟨A_i, A_j⟩_F``, ``[n, n]``.
+        spectra: Eigenvalues of each; all of them, or some at both ends.
+        dominant: The eigenpairs of largest magnitude of each.
+        curvatures: ``v_mᵀA_i v_m`` along the dominant eigenvectors v_m of the whole, ``[k, n]``.
+    """
+
+    parts: tuple[Part, ...]
+    traces: Array
+    products: Array
+    spectra: tuple[Spectrum, ...]
+    dominant: tuple[Subspace, ...]
+    curvatures: Array
+
+    @property
+    def norms(self) -> Array:
+        """``‖A_i‖_F``, ``[n]``."""
+        norms: Array = np.sqrt(np.diag(self.products))
+        return norms
+
+    @property
+    def trace_shares(self) -> Array:
+        """``tr A_i / tr H``; of the terms they add up to 1, and so do G's and H - G's.
+
+        NaN if H has no trace.
+        """
+        return _shares(self.traces, self.traces[0])
+
+    @property
+    def norm_shares(self) -> Array:
+        """``⟨A_i, H⟩_F / ‖H‖_F²``: negative where a part works against H; they add up to 1, too."""
+        return _shares(self.products[0], self.products[0, 0])
+
+    @property
+    def cosines(self) -> Array:
+        """``⟨A_i, A_j⟩_F / (‖A_i‖_F ‖A_j‖_F)``, ``[n, n]``; NaN for a part that is zero."""
+        return cosines(self.products)
+
+    @property
+    def overlaps(self) -> Array:
+        """Mean squared cosine between the dominant subspaces, ``[n, n]``."""
+        vectors = [subspace.vectors for subspace in self.dominant]
+        return np.array([[overlap(first, second) for second in vectors] for first in vectors])
+
+    @property
+    def conflicts(self) -> npt.NDArray[np.bool_]:
+        """Along which dominant eigenvectors of H the terms' curvatures have both signs, ``[k]``.
+
+        A curvature within the noise floor of its part has no sign.
+        """
+        of_terms = [i for i, p in enumerate(self.parts) if p.term and p.kind == "hessian"]
+        floors = np.array([spectrum.noise_floor for spectrum in self.spectra])
+        curvatures, floors = self.curvatures[:, of_terms], floors[of_terms]
+        up, down = (curvatures > floors).any(axis=1), (curvatures < -floors).any(axis=1)
+        return np.asarray(up & down)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        numbers = {
+            "trace": self.traces,
+            "trace_share": self.trace_shares,
+            "frobenius_norm": self.norms,
+            "norm_share": self.norm_shares,
+        }
+        parts = [
+            {"term": part.term, "kind": part.kind, "spectrum": self.spectra[i].to_json()}
+            | {name: _number(values[i]) for name, values in numbers.items()}
+            for i, part in enumerate(self.parts)
+        ]
+        return {
+            "parts": parts,
+            "cosines": [[_number(value) for value in row] for row in self.cosines],
+            "overlaps": self.overlaps.tolist(),
+            "dominant_eigenvalues": self.dominant[0].eigenvalues.tolist(),
+            "curvatures": self.curvatures.tolist(),
+            "conflicts": self.conflicts.tolist(),
+        }
+
+
+def _shares(values: Array, whole: float) -> Array:
+    return values / whole if whole else np.full_like(values, np.nan)
+
+
+def _number(value: float) -> float | None:
+    # JSON has no NaN.
+    return None if np.isnan(value) else float(value)
+
+
+def analyse_terms(
+    hessian: HessianStore | str | Path,
+    ggn: HessianStore | str | Path | None = None,
+    num_dominant: int = 10,
+) -> TermAnalysis:
+    """Compare a Hessian with the parts of which it is the sum.
+
+    Traces and inner products take one pass over the tiles. Eigenvalues are all computed, in
+    float64, one matrix at a time, where it fits into memory twice; else 20 at each end, from the
+    tiles.
+
+    Args:
+        hessian: A complete store of the Hessian, by ``--per-term`` for its terms.
+        ggn: A complete store of the Gauss-Newton matrix of the same inputs, with the same terms.
+        num_dominant: How many eigenpairs of each part span its dominant subspace.
+
+    Raises:
+        StoreError: If there is nothing to compare, block rows are missing, or eigenvalues do not
+            converge.
+        StoreMismatchError: If the stores do not belong together.
+
+    Example:
+        >>> import tempfile
+        >>> from pipeline import RunOptions, compute_hessian
+        >>> from hessian_tasks.problems.poisson import problem
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     options = RunOptions(per_term=True)
+        ...     _ = compute_hessian(problem(width=4), f"{directory}/h.zarr", options=options)
+        ...     found = analyse_terms(f"{directory}/h.zarr", num_dominant=3)
+        >>> [part.label for part in found.parts], round(float(found.trace_shares[1:].sum()), 6)
+        (['H', 'H pde', 'H dirichlet'], 1.0)
+    """
+    parts = open_parts(hessian, ggn)
+    if len(parts) == 1:
+        raise StoreError(
+            f"{parts[0].stores[0].path} holds the total Hessian alone, which has no parts. Compute "
+            "it by: hessian run --per-term, or give a store made by --engine ggn with --ggn."
+        )
+    traces, products = inner_products(parts)
+    spectra, dominant, curvatures = [], [], []
+    for part, trace, square in zip(parts, traces, np.diag(products), strict=True):
+        norm = float(np.sqrt(square))
+        matrix = part.dense() if _fits(part) else None
+        operator = part.operator(norm) if matrix is None else _in_memory(part, matrix, norm)
+        spectra.append(_spectrum(operator, matrix, float(trace)))
+        dominant.append(_dominant(operator, num_dominant))
+        along = dominant[0].vectors
+        curvatures.append(np.einsum("pk,pk->k", along, operator @ along))
+    return TermAnalysis(
+        tuple(parts), traces, products, tuple(spectra), tuple(dominant), np.array(curvatures).T
+    )
+
+
+def _fits(part: Part) -> bool:
+    # The matrix twice, since LAPACK overwrites it.
+    needed = 2 * dense_bytes(part.layout.num_params)
+    return needed < psutil.virtual_memory().available
+
+
+def _in_memory(part: Part, matrix: Array, norm: float) -> HessianOperator:
+    error = part.error / norm if norm else 0.0
+    return HessianOperator(
+        lambda vectors: matrix @ vectors, part.layout, relative_error=error, norm=norm
+    )
+
+
+def _spectrum(operator: HessianOperator, matrix: Array | None, trace: float) -> Spectrum:
+    norm, floor = operator.norm or 0.0, operator.noise_floor or 0.0
+    if matrix is not None:
+        return Spectrum(dense_eigenpairs(matrix.copy())[0], True, floor, trace, norm)
+    pairs = extreme_eigenpairs(operator, NUM_EXTREME)
+    complete = len(pairs.values) == operator.shape[0]
+    return Spectrum(pairs.values, complete, floor, trace, norm, pairs=pairs)
+
+
+def _dominant(operator: HessianOperator, number: int) -> Subspace:
+    pairs = extreme_eigenpairs(operator, number)
+    chosen = np.argsort(-np.abs(pairs.values))[:number]
+    if not pairs.converged[chosen].all():
+        raise StoreError(
+            f"The {number} dominant eigenvectors of {operator.title} did not converge: residuals "
+            f"{pairs.residuals[chosen].max():.1e}, expected {pairs.tolerance:.1e}. Ask for fewer."
+        )
+    return Subspace(pairs.values[chosen], pairs.vectors[:, chosen])
