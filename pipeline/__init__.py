@@ -6,6 +6,12 @@ from hessian_tasks import BlockRow, LossTerm, Problem, ResidualTerm
 from pipeline.errors import HessianError
 
 if TYPE_CHECKING:
+    from pipeline.analysis.density import spectral_density
+    from pipeline.analysis.eigenpairs import extreme_eigenpairs
+    from pipeline.analysis.export import export_matrix
+    from pipeline.analysis.operator import HessianOperator, open_operator
+    from pipeline.analysis.spectrum import spectrum
+    from pipeline.analysis.statistics import matrix_statistics
     from pipeline.api import compute_hessian, open_hessian, open_store, verify_hessian
     from pipeline.gauss_newton import neural_tangent_kernel, residual_curvature
     from pipeline.run import RunOptions
@@ -13,27 +19,41 @@ if TYPE_CHECKING:
 __all__ = [
     "BlockRow",
     "HessianError",
+    "HessianOperator",
     "LossTerm",
     "Problem",
     "ResidualTerm",
     "RunOptions",
     "compute_hessian",
+    "export_matrix",
+    "extreme_eigenpairs",
+    "matrix_statistics",
     "neural_tangent_kernel",
     "open_hessian",
+    "open_operator",
     "open_store",
     "residual_curvature",
+    "spectral_density",
+    "spectrum",
     "verify_hessian",
 ]
 
 # These need xarray, Zarr or TensorFlow, which take seconds to import; a command line
 # that only plans or fails should not wait for them.
 _LAZY = {
+    "HessianOperator": "pipeline.analysis.operator",
     "RunOptions": "pipeline.run",
     "compute_hessian": "pipeline.api",
+    "export_matrix": "pipeline.analysis.export",
+    "extreme_eigenpairs": "pipeline.analysis.eigenpairs",
+    "matrix_statistics": "pipeline.analysis.statistics",
     "neural_tangent_kernel": "pipeline.gauss_newton",
     "open_hessian": "pipeline.api",
+    "open_operator": "pipeline.analysis.operator",
     "open_store": "pipeline.api",
     "residual_curvature": "pipeline.gauss_newton",
+    "spectral_density": "pipeline.analysis.density",
+    "spectrum": "pipeline.analysis.spectrum",
     "verify_hessian": "pipeline.api",
 }
 
