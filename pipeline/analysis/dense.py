@@ -24,7 +24,7 @@ def dense_bytes(num_params: int, vectors: bool = False) -> int:
 
     Example:
         >>> dense_bytes(10_000), dense_bytes(10_000, vectors=True)
-        (832000000, 2432000000)
+        (833554432, 2433554432)
     """
     # The matrix, with vectors also the workspace of driver evd (evr: one matrix less), and tiles
     # that are being read.

@@ -75,7 +75,7 @@ def extreme_eigenpairs(
     small, as many new ones join for a pass: what then appears at the ends was missing, and it goes
     on. Of a multiplicity above ``block`` copies may still be missing.
 
-    Memory: ``[P, 2 num_extreme + 13 block]`` in float64.
+    Memory: ``[P, 3 num_extreme + 20 block]`` in float64.
 
     Args:
         operator: The matrix.
@@ -115,7 +115,7 @@ def extreme_eigenpairs(
                 break
             confirmed = True
             search.add_random_vectors(block)
-        if search.basis.shape[1] > most:
+        if search.used > most:
             search.restart(num_extreme + block)
     return _multiplied_out(operator, search.wanted(), tolerance, search.num_passes + 1)
 
@@ -160,52 +160,60 @@ class _Search:
     ) -> None:
         size = operator.shape[0]
         self.operator, self.num_extreme, self.rng = operator, num_extreme, rng
-        self.basis = np.zeros((size, 0), order="F")
+        # A full basis, and a block to which random vectors have come.
+        self._space = np.empty((size, 2 * num_extreme + (SPARE_BLOCKS + 2) * block), order="F")
+        self.used = 0
         self.projected = np.zeros((0, 0))
-        self.block = np.linalg.qr(rng.standard_normal((size, block)))[0]
+        self.block = self._random(block)
         self.coupling = np.zeros((block, block))
         self.num_passes = 0
+
+    @property
+    def basis(self) -> Array:
+        """V ``[P, used]``."""
+        return self._space[:, : self.used]
 
     def extend(self) -> None:
         """Let the block join the basis; what its product has outside is the next block."""
         product = np.asarray(self.operator @ self.block, np.float64)
         self.num_passes += 1
-        old = self.basis.shape[1]
-        self.basis = np.hstack([self.basis, self.block])
-        projected = np.zeros((self.basis.shape[1],) * 2)
-        projected[:old, :old] = self.projected
+        old, self.used = self.used, self.used + self.block.shape[1]
+        self.basis[:, old:] = self.block
         overlap = self.basis.T @ product
+        projected = np.zeros((self.used, self.used))
+        projected[:old, :old] = self.projected
         projected[:, old:], projected[old:, :] = overlap, overlap.T
         projected[old:, old:] = (overlap[old:] + overlap[old:].T) / 2
         self.projected = projected
-        rest = product - self.basis @ overlap
+        product -= self.basis @ overlap
         # Twice is enough (B. Parlett, section 6.9).
-        rest -= self.basis @ (self.basis.T @ rest)
-        self.block, self.coupling = self._orthonormal(rest)
-        self.values, self.ritz = np.linalg.eigh(self.projected)
+        product -= self.basis @ (self.basis.T @ product)
+        self.block, self.coupling = self._orthonormal(product)
+        self.values, self.ritz = np.linalg.eigh(projected)
         # A V s = V T s + block coupling s', with s' the last rows of s.
         self.residuals = np.linalg.norm(self.coupling @ self.ritz[old:], axis=0)
 
     def add_random_vectors(self, number: int) -> None:
         """Let random vectors join the next block, to look where nothing has looked."""
-        fresh = self._random(number, np.hstack([self.basis, self.block]))
-        self.block = np.hstack([self.block, fresh])
+        self.block = np.hstack([self.block, self._random(number, self.block)])
         self.coupling = np.vstack([self.coupling, np.zeros((number, self.coupling.shape[1]))])
 
-    def _random(self, number: int, known: Array) -> Array:
-        fresh = self.rng.standard_normal((len(known), number))
+    def _random(self, number: int, beside: Array | None = None) -> Array:
+        # Orthonormal, and orthogonal to the basis and to what is beside it.
+        fresh = self.rng.standard_normal((len(self._space), number))
         for _ in range(2):
-            fresh -= known @ (known.T @ fresh)
-        return np.linalg.qr(fresh)[0]
+            for known in (self.basis, beside):
+                if known is not None:
+                    fresh -= known @ (known.T @ fresh)
+            fresh = np.linalg.qr(fresh)[0]
+        return np.asarray(fresh)
 
     def _orthonormal(self, rest: Array) -> tuple[Array, Array]:
         # Directions in which nothing is left, as when the rank of A is reached, go on at random.
         left, sizes, right = np.linalg.svd(rest, full_matrices=False)
-        scale = np.abs(self.projected).max()
-        lost = sizes <= 1e-14 * scale * np.sqrt(len(rest))
+        lost = sizes <= 1e-14 * np.abs(self.projected).max() * np.sqrt(len(rest))
         if lost.any():
-            known = np.hstack([self.basis, left[:, ~lost]])
-            left[:, lost] = self._random(int(lost.sum()), known)
+            left[:, lost] = self._random(int(lost.sum()), left[:, ~lost])
             sizes[lost] = 0.0
         return left, sizes[:, np.newaxis] * right
 
@@ -220,10 +228,9 @@ class _Search:
         """Whether all wanted residuals are small enough."""
         if len(self.values) < 2 * self.num_extreme:
             return False
-        wanted = self.ends(self.num_extreme)
         if tolerance is None:
             tolerance = _default_tolerance(self.operator, float(np.abs(self.values).max()))
-        return bool((self.residuals[wanted] <= tolerance).all())
+        return bool((self.residuals[self.ends(self.num_extreme)] <= tolerance).all())
 
     def wanted(self) -> Array:
         """Ritz vectors at both ends, ``[P, 2 num_extreme]``."""
@@ -232,6 +239,7 @@ class _Search:
     def restart(self, number: int) -> None:
         """Keep that many Ritz vectors at each end."""
         kept = self.ends(number)
-        self.basis = self.basis @ self.ritz[:, kept]
+        self._space[:, : len(kept)] = self.basis @ self.ritz[:, kept]
+        self.used = len(kept)
         self.values, self.residuals = self.values[kept], self.residuals[kept]
         self.projected, self.ritz = np.diag(self.values), np.eye(len(kept))

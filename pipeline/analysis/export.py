@@ -1,11 +1,10 @@
-"""Stored matrices as files of other programs, block row by block row."""
+"""Stored matrices as files of other programs, a block row or a tile at a time."""
 
 from __future__ import annotations
 
 import io
 import uuid
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -14,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import scipy.io
 
-from hessian_tasks.spec import BlockRow
 from pipeline.analysis.tiles import TiledMatrix, complete_matrix
 from pipeline.errors import ConfigError, StoreError
 from pipeline.store import HessianStore, free_bytes, writing
@@ -45,7 +43,8 @@ def export_matrix(
     7.3 beyond, which is HDF5 as well; MATLAB reads arrays column by column, which a symmetric
     matrix does not show.
 
-    One block row is in memory at a time. The file is put in place when it is complete.
+    One block row is in memory at a time, for HDF5 one tile. The file is put in place when it is
+    complete.
 
     Args:
         store: A complete store, or where it is.
@@ -91,12 +90,6 @@ def export_matrix(
     return path
 
 
-def _blocks(store: HessianStore, matrix: TiledMatrix) -> Iterator[tuple[BlockRow, Array]]:
-    everything = BlockRow(0, 0, store.num_params)
-    for row in store.block_rows:
-        yield row, np.ascontiguousarray(matrix.read(row, everything))
-
-
 def _beside(store: HessianStore) -> dict[str, Array]:
     # What goes with the matrix, by name.
     layout = store.layout
@@ -119,8 +112,13 @@ def _stream(file: IO[bytes], store: HessianStore, matrix: TiledMatrix) -> None:
     shape = (store.num_params,) * 2
     header = {"descr": store.dtype.str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
-    for _, block in _blocks(store, matrix):
-        file.write(block.data)
+    rows = store.block_rows
+    block = np.empty((rows[0].num_rows, store.num_params), store.dtype)
+    for row in rows:
+        # Tile by tile: Zarr would decode all of them side by side.
+        for col in rows:
+            block[: row.num_rows, col.start : col.stop] = matrix.read(row, col)
+        file.write(block[: row.num_rows].data)
 
 
 def _write_npz(path: Path, store: HessianStore, matrix: TiledMatrix) -> None:
@@ -154,8 +152,9 @@ def _reserve(file: h5py.File, store: HessianStore) -> Any:
 
 
 def _fill(target: Any, store: HessianStore, matrix: TiledMatrix) -> None:
-    for row, block in _blocks(store, matrix):
-        target[row.start : row.stop] = block
+    for row in store.block_rows:
+        for col in store.block_rows:
+            target[row.start : row.stop, col.start : col.stop] = matrix.read(row, col)
 
 
 def _write_matlab(path: Path, store: HessianStore, matrix: TiledMatrix) -> None:

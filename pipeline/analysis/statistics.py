@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -25,7 +25,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 # Entries that are looked at together: in float64 they stay in the second-level cache, so that
 # several sums over them cost little more than one.
-STRIP_ENTRIES = 2**16
+STRIP_ENTRIES = 2**17
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def matrix_statistics(
         >>> found.layer_norms.sel(row_layer="output", col_layer="output").item() > 0
         True
         >>> low, high = found.gershgorin_bounds
-        >>> low <= found.diagonal.min() and found.diagonal.max() <= high
+        >>> bool(low <= found.diagonal.min() and found.diagonal.max() <= high)
         True
     """
     opened, matrix = complete_matrix(store, term)
@@ -198,43 +198,53 @@ class _Sums:
 def _add_up(tiles: Sequence[Tile], matrix: TiledMatrix, edges: Array) -> _Sums:
     size = matrix.num_params
     sums = _Sums(np.zeros(size), np.zeros((size, len(edges))), np.zeros(size))
-    # Column v is 1 where a parameter belongs to variable v: sums by variable are a matrix
-    # product with it, the fastest way to add up that NumPy has.
-    members = np.searchsorted(edges, np.arange(size), side="right") - 1
-    indicator = (members[:, np.newaxis] == np.arange(len(edges))).astype(np.float64)
     for row, col in tiles:
         tile = matrix.read(row, col)
+        mirror = tile if row == col else matrix.read(col, row)
         if row == col:
             sums.diagonal[row.start : row.stop] = tile.diagonal()
-        mirror = tile if row == col else matrix.read(col, row)
         height = max(1, STRIP_ENTRIES // tile.shape[1])
         columns = slice(col.start, col.stop)
         for start in range(0, len(tile), height):
             strip, across = tile[start : start + height], mirror[:, start : start + height]
             rows = slice(row.start + start, row.start + start + len(strip))
-            differs = strip != across.T
-            symmetric = not differs.any()
+            symmetric = not (strip != across.T).any()
             if not symmetric:
                 difference = (strip - across.T).astype(np.float64)
                 sums.asymmetry += (1 if row == col else 2) * float(np.vdot(difference, difference))
-            _add_strip(sums, strip, (rows, columns), indicator, symmetric and row != col)
+            _add_strip(sums, strip, (rows, columns), edges, symmetric and row != col)
             if not symmetric and row != col:
-                _add_strip(sums, across, (columns, rows), indicator, False)
+                _add_strip(sums, across, (columns, rows), edges, False)
     return sums
 
 
 def _add_strip(
-    sums: _Sums, strip: Array, at: tuple[slice, slice], indicator: Array, both: bool
+    sums: _Sums, strip: Array, at: tuple[slice, slice], edges: Array, both: bool
 ) -> None:
     """Add the entries of a strip and, if ``both``, of its transpose, which are the same."""
     rows, columns = at
     magnitudes = np.abs(strip)
     sums.max_abs = max(sums.max_abs, float(magnitudes.max()))
     values = magnitudes.astype(np.float64)
-    sums.magnitudes[rows] += values @ np.ones(values.shape[1])
+    # Products with ones are the fastest way to add up that NumPy has.
+    ones = np.ones(max(values.shape))
+    sums.magnitudes[rows] += values @ ones[: values.shape[1]]
     if both:
-        sums.magnitudes[columns] += np.ones(len(values)) @ values
+        sums.magnitudes[columns] += ones[: len(values)] @ values
     np.multiply(values, values, out=values)
-    sums.squares[rows] += values @ indicator[columns]
+    for variable, part in _split(columns, edges):
+        sums.squares[rows, variable] += values[:, part] @ ones[: part.stop - part.start]
     if both:
-        sums.squares[columns] += values.T @ indicator[rows]
+        for variable, part in _split(rows, edges):
+            sums.squares[columns, variable] += ones[: part.stop - part.start] @ values[part]
+
+
+def _split(parameters: slice, edges: Array) -> Iterator[tuple[int, slice]]:
+    # The variables that these parameters belong to, and where in them.
+    first = int(np.searchsorted(edges, parameters.start, side="right")) - 1
+    for variable in range(first, len(edges)):
+        if edges[variable] >= parameters.stop:
+            return
+        stop = edges[variable + 1] if variable + 1 < len(edges) else parameters.stop
+        part = slice(max(int(edges[variable]), parameters.start), min(int(stop), parameters.stop))
+        yield variable, slice(part.start - parameters.start, part.stop - parameters.start)
