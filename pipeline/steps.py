@@ -86,6 +86,7 @@ def try_steps(
     Raises:
         StoreError: If block rows are missing.
         StoreMismatchError: If the stores do not belong together.
+        PlanError: If the eigenvectors do not fit into memory.
         ReproductionError: If the problem is not the one that the store was made from.
 
     Example:
@@ -119,7 +120,7 @@ def try_steps(
 
 
 def _eigenbasis(part: Part) -> Eigenbasis:
-    matrix = part.dense()
+    matrix = part.dense(4)
     norm = float(np.linalg.norm(matrix))
     relative = part.error / norm if norm else 0.0
     return Eigenbasis.of(matrix, noise_floor(len(matrix), relative, norm))

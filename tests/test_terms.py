@@ -20,13 +20,15 @@ from hypothesis import strategies as st
 from hessian_tasks.models import get_theta, set_theta
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from pipeline.analysis import parts as parts_module
 from pipeline.analysis import terms as module
+from pipeline.analysis.eigenpairs import extreme_eigenpairs
 from pipeline.analysis.layers import participation
 from pipeline.analysis.parts import inner_products, open_parts
 from pipeline.analysis.subspaces import overlap, principal_angles
 from pipeline.analysis.terms import TermAnalysis, analyse_terms
 from pipeline.api import compute_hessian, open_store
-from pipeline.errors import StoreError, StoreMismatchError
+from pipeline.errors import PlanError, StoreError, StoreMismatchError
 from pipeline.run import RunOptions
 from pipeline.steps import term_gradients
 from tests.closed_forms import least_squares
@@ -132,6 +134,28 @@ def test_eigenvalues_come_from_the_tiles_where_memory_is_short(
         np.testing.assert_allclose(ends, expected, rtol=0, atol=1e-10 * scale)
     np.testing.assert_allclose(again.curvatures, found.curvatures, rtol=0, atol=1e-8)
     np.testing.assert_allclose(again.overlaps, found.overlaps, rtol=0, atol=1e-6)
+
+
+def test_dense_matrices_beyond_the_memory_are_refused(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_memory = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=2**20))
+    monkeypatch.setattr(parts_module, "psutil", no_memory)
+    with pytest.raises(PlanError, match=r"41 parameters needs .* but 1 MiB are free"):
+        open_parts(pair.hessian)[0].dense()
+
+
+def test_eigenvectors_that_do_not_converge_are_refused(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasty = lambda operator, number: replace(  # noqa: E731
+        extreme_eigenpairs(operator, number), tolerance=0.0
+    )
+    monkeypatch.setattr(module, "extreme_eigenpairs", hasty)
+    no_memory = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=0))
+    monkeypatch.setattr(module, "psutil", no_memory)
+    with pytest.raises(StoreError, match="4 dominant eigenvectors of H did not converge"):
+        analyse_terms(pair.hessian, num_dominant=4)
 
 
 def linear_problem() -> tuple[Problem, dict[str, Array]]:
@@ -275,11 +299,19 @@ def test_command_prints_the_table_and_json(hessian: Cli, tmp_path: Path) -> None
     stores = [tmp_path / "h.zarr", "--ggn", tmp_path / "g.zarr", "--number", 3]
     code, output, errors = hessian("terms", *stores, "--gradients")
     assert code == 0, errors
-    for word in ("H-G pde", "mean squared cosine", "gradients of the terms", "κ"):
+    for word in (
+        "H-G pde",
+        "mean squared cosine",
+        "gradients of the terms",
+        "κ",
+        "weight by layer",
+    ):
         assert word in output
     data = json.loads(hessian("terms", *stores, "--json")[1])
     assert [part["kind"] for part in data["parts"][:3]] == ["hessian", "ggn", "residual_curvature"]
     assert len(data["curvatures"]) == 3
+    weights = np.array(data["participation"]["weights"])
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-12)
     code, _, errors = hessian("terms", tmp_path / "g.zarr")
     assert code == 1
     assert "the Hessian is needed" in errors

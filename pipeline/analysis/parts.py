@@ -14,14 +14,16 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow, Matrix
-from pipeline.analysis.dense import read_symmetric
+from pipeline.analysis.dense import dense_bytes, read_symmetric
 from pipeline.analysis.operator import HessianOperator, open_operator, relative_error
 from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
-from pipeline.errors import StoreMismatchError
+from pipeline.errors import PlanError, StoreMismatchError
 from pipeline.store import HessianStore, differing_inputs
+from pipeline.units import format_bytes
 
 __all__ = [
     "Difference",
@@ -81,8 +83,23 @@ class Part:
         symbol = {"hessian": "H", "ggn": "G", "residual_curvature": "H-G"}[self.kind]
         return f"{symbol} {self.term}" if self.term else symbol
 
-    def dense(self) -> Array:
-        """All of it in float64, exactly symmetric, ``[P, P]``."""
+    def dense(self, num_matrices: int = 1) -> Array:
+        """All of it in float64, exactly symmetric, ``[P, P]``.
+
+        Args:
+            num_matrices: How many such matrices the caller needs at once, this one included.
+
+        Raises:
+            PlanError: If that is more memory than is free.
+        """
+        needed = num_matrices * dense_bytes(self.layout.num_params)
+        free = psutil.virtual_memory().available
+        if needed > free:
+            raise PlanError(
+                f"{self.label} with {self.layout.num_params:,} parameters needs "
+                f"{format_bytes(needed)} as a dense matrix with what is computed of it, but "
+                f"{format_bytes(free)} are free. Its products need less: open_operator."
+            )
         return read_symmetric(self.matrix)
 
     def operator(self, norm: float) -> HessianOperator:

@@ -81,11 +81,12 @@ def preconditioned_spectra(parts: Sequence[Part], history: LbfgsHistory) -> list
     Raises:
         StoreMismatchError: If it led elsewhere.
         StoreError: If block rows are missing or damaged.
+        PlanError: If three matrices do not fit into memory.
     """
     _check_end(parts[0].stores[0], history)
     spectra = []
     for part in parts:
-        matrix = part.dense()
+        matrix = part.dense(3)
         norm = float(np.linalg.norm(matrix))
         relative = part.error / norm if norm else 0.0
         spectra.append(preconditioned_spectrum(matrix, history, relative))

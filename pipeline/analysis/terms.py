@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import psutil
+import scipy.sparse.linalg
 
 from pipeline.analysis.dense import dense_bytes, dense_eigenpairs
 from pipeline.analysis.eigenpairs import extreme_eigenpairs
+from pipeline.analysis.layers import Participation, participation
 from pipeline.analysis.operator import HessianOperator
 from pipeline.analysis.parts import Part, inner_products, open_parts
 from pipeline.analysis.spectrum import Spectrum
@@ -78,6 +80,11 @@ class TermAnalysis:
         return np.array([[overlap(first, second) for second in vectors] for first in vectors])
 
     @property
+    def layers(self) -> Participation:
+        """The weight of the dominant eigenvectors of H in each layer."""
+        return participation(self.dominant[0].vectors, self.parts[0].layout)
+
+    @property
     def conflicts(self) -> npt.NDArray[np.bool_]:
         """Along which dominant eigenvectors of H the terms' curvatures have both signs, ``[k]``.
 
@@ -109,6 +116,7 @@ class TermAnalysis:
             "dominant_eigenvalues": self.dominant[0].eigenvalues.tolist(),
             "curvatures": self.curvatures.tolist(),
             "conflicts": self.conflicts.tolist(),
+            "participation": self.layers.to_json(),
         }
 
 
@@ -164,11 +172,15 @@ def analyse_terms(
     for part, trace, square in zip(parts, traces, np.diag(products), strict=True):
         norm = float(np.sqrt(square))
         matrix = part.dense() if _fits(part) else None
-        operator = part.operator(norm) if matrix is None else _in_memory(part, matrix, norm)
+        operator = part.operator(norm)
+        if matrix is None:
+            dominant.append(_dominant_by_tiles(operator, num_dominant))
+        else:
+            dominant.append(_dominant_in_memory(matrix, num_dominant))
         spectra.append(_spectrum(operator, matrix, float(trace)))
-        dominant.append(_dominant(operator, num_dominant))
         along = dominant[0].vectors
-        curvatures.append(np.einsum("pk,pk->k", along, operator @ along))
+        images = (operator if matrix is None else matrix) @ along
+        curvatures.append(np.einsum("pk,pk->k", along, images))
     return TermAnalysis(
         tuple(parts), traces, products, tuple(spectra), tuple(dominant), np.array(curvatures).T
     )
@@ -180,23 +192,37 @@ def _fits(part: Part) -> bool:
     return needed < psutil.virtual_memory().available
 
 
-def _in_memory(part: Part, matrix: Array, norm: float) -> HessianOperator:
-    error = part.error / norm if norm else 0.0
-    return HessianOperator(
-        lambda vectors: matrix @ vectors, part.layout, relative_error=error, norm=norm
-    )
-
-
 def _spectrum(operator: HessianOperator, matrix: Array | None, trace: float) -> Spectrum:
     norm, floor = operator.norm or 0.0, operator.noise_floor or 0.0
     if matrix is not None:
-        return Spectrum(dense_eigenpairs(matrix.copy())[0], True, floor, trace, norm)
+        values, _ = dense_eigenpairs(matrix.copy())
+        return Spectrum(values, True, floor, trace, norm)
     pairs = extreme_eigenpairs(operator, NUM_EXTREME)
     complete = len(pairs.values) == operator.shape[0]
     return Spectrum(pairs.values, complete, floor, trace, norm, pairs=pairs)
 
 
-def _dominant(operator: HessianOperator, number: int) -> Subspace:
+def _dominant_in_memory(matrix: Array, number: int) -> Subspace:
+    # Products are cheap in memory, so that single vectors do, which ARPACK multiplies; it wants
+    # room, and a matrix that is not zero.
+    if len(matrix) <= 4 * number or not matrix.any():
+        values, vectors = np.linalg.eigh(matrix)
+    else:
+        start = np.random.default_rng(0).standard_normal(len(matrix))
+        values, vectors = _arpack(matrix, number, start)
+    chosen = np.argsort(-np.abs(values))[:number]
+    return Subspace(values[chosen], vectors[:, chosen])
+
+
+def _arpack(matrix: Array, number: int, start: Array) -> tuple[Array, Array]:
+    try:
+        values, vectors = scipy.sparse.linalg.eigsh(matrix, number, which="LM", v0=start)
+    except scipy.sparse.linalg.ArpackNoConvergence as error:
+        raise StoreError(f"The dominant eigenvectors did not converge: {error}") from error
+    return values, vectors
+
+
+def _dominant_by_tiles(operator: HessianOperator, number: int) -> Subspace:
     pairs = extreme_eigenpairs(operator, number)
     chosen = np.argsort(-np.abs(pairs.values))[:number]
     if not pairs.converged[chosen].all():

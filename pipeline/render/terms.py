@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pipeline.render.table import columns
 
 if TYPE_CHECKING:
+    from pipeline.analysis.layers import Participation
     from pipeline.analysis.parts import Part
     from pipeline.analysis.spectrum import Spectrum
     from pipeline.analysis.steps import TriedStep
@@ -33,6 +34,8 @@ def terms(analysis: TermAnalysis) -> str:
             "inner products, as cosines\n" + columns(_square(labels, analysis.cosines)),
             "curvatures along the dominant eigenvectors of H\n"
             + columns(_directions(analysis, labels)),
+            "their weight by layer, and number of parameters that carry them\n"
+            + columns(_layers(analysis.layers)),
         ]
     )
 
@@ -49,6 +52,13 @@ def _summary(analysis: TermAnalysis, labels: list[str]) -> list[list[str]]:
         shares = [f"{trace:.4g}", f"{trace_share:.2%}", f"{norm:.4g}", f"{norm_share:.2%}"]
         rows.append([label, *shares, *_extremes(found)])
     return rows
+
+
+def _layers(found: Participation) -> list[list[str]]:
+    rows = [["", *found.layers, "carried by"]]
+    for rank, (weights, ratio) in enumerate(zip(found.weights, found.ratios, strict=True), 1):
+        rows.append([str(rank), *(f"{weight:.1%}" for weight in weights), f"{ratio:.0f}"])
+    return [*rows, ["all parameters", *(f"{size:.1%}" for size in found.sizes), ""]]
 
 
 _EXTREMES = ["largest", "smallest", "noise", "+", "-", "κ"]
