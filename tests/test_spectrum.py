@@ -10,8 +10,9 @@ import pytest
 from hessian_tasks.problem import LossTerm, Problem
 from pipeline import compute_hessian, verify_hessian
 from pipeline.analysis import spectrum as module
+from pipeline.analysis.operator import noise_floor
 from pipeline.analysis.pictures import draw_matrix, draw_spectrum
-from pipeline.analysis.spectrum import noise_floor, spectrum
+from pipeline.analysis.spectrum import spectrum
 from pipeline.errors import StoreError
 from pipeline.store import HessianStore
 

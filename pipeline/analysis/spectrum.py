@@ -11,11 +11,13 @@ import psutil
 import scipy.linalg
 import scipy.sparse.linalg
 
+from pipeline.analysis.operator import noise_floor, open_operator, relative_error
+from pipeline.analysis.tiles import complete_matrix
 from pipeline.errors import StoreError
 from pipeline.store import HessianStore
 from pipeline.units import format_bytes
 
-__all__ = ["Spectrum", "noise_floor", "spectrum"]
+__all__ = ["Spectrum", "spectrum"]
 
 
 @dataclass(frozen=True)
@@ -72,34 +74,6 @@ class Spectrum:
         }
 
 
-def noise_floor(num_params: int, relative_error: float, norm: float) -> float:
-    """Bound on the error of the computed eigenvalues.
-
-    If the stored matrix is H + E, no eigenvalue is off by more than ``‖E‖₂ ≤ ‖E‖_F``
-    (Weyl's theorem; G. Golub, C. Van Loan, Matrix Computations, section 8.1). A
-    dense float64 solver adds about ``P eps64 ‖H‖₂``.
-
-    Args:
-        num_params: P.
-        relative_error: ``‖E‖_F / ‖H‖_F``.
-        norm: ``‖H‖_F``.
-
-    Example:
-        >>> f"{noise_floor(5301, 1.2e-7, 100.0):.1e}"
-        '1.2e-05'
-    """
-    return float(norm * (relative_error + num_params * np.finfo(np.float64).eps))
-
-
-def _relative_error(store: HessianStore) -> float:
-    # For Gaussian v, E‖E v‖² = ‖E‖_F² and E‖H v‖² = ‖H‖_F²: the certificate's product errors
-    # estimate the relative error of the array. Rounding the entries alone costs eps.
-    certificate = store.attributes.get("certificate") or {}
-    eps = float(np.finfo(store.dtype).eps)
-    errors: list[float] = certificate.get("product_errors", [])
-    return max([eps, *errors])
-
-
 def spectrum(store: HessianStore, term: str | None = None, num_extreme: int = 20) -> Spectrum:
     """All eigenvalues while the dense matrix fits into memory, else the extreme ones.
 
@@ -113,33 +87,19 @@ def spectrum(store: HessianStore, term: str | None = None, num_extreme: int = 20
     Raises:
         StoreError: If block rows are missing, or there is no such array.
     """
-    _check_complete(store)
-    if term not in store.arrays:
-        known = ", ".join(t for t in store.arrays if t) or "none (use --per-term)"
-        raise StoreError(
-            f"{store.path} has no {store.matrix.title} of term {term!r}; it has {known}."
-        )
+    complete_matrix(store, term)
     name = store.arrays[term]
     statistics = [record.statistics[name] for record in store.records().values()]
     norm = float(np.sqrt(sum(s.squares for s in statistics)))
     complete = _dense_bytes(store.num_params) < psutil.virtual_memory().available
-    values = _dense(store, name) if complete else _extreme(store, name, num_extreme)
+    values = _dense(store, name) if complete else _extreme(store, term, num_extreme)
     return Spectrum(
         eigenvalues=values,
         complete=complete,
-        noise_floor=noise_floor(store.num_params, _relative_error(store), norm),
+        noise_floor=noise_floor(store.num_params, relative_error(store), norm),
         trace=float(sum(s.trace for s in statistics)),
         frobenius_norm=norm,
     )
-
-
-def _check_complete(store: HessianStore) -> None:
-    missing = len(store.block_rows) - len(store.records())
-    if missing:
-        raise StoreError(
-            f"{store.path} lacks {missing} of {len(store.block_rows)} block rows. Complete it "
-            f"with: {store.resume_command}"
-        )
 
 
 def _dense_bytes(num_params: int) -> int:
@@ -154,13 +114,10 @@ def _dense(store: HessianStore, name: str) -> npt.NDArray[np.float64]:
     return np.asarray(values, np.float64)
 
 
-def _extreme(store: HessianStore, name: str, number: int) -> npt.NDArray[np.float64]:
-    operator = scipy.sparse.linalg.LinearOperator(
-        (store.num_params,) * 2, matvec=lambda v: _matvec(store, name, v), dtype=np.float64
-    )
+def _extreme(store: HessianStore, term: str | None, number: int) -> npt.NDArray[np.float64]:
     try:
         values = scipy.sparse.linalg.eigsh(
-            operator, k=2 * number, which="BE", return_eigenvectors=False
+            open_operator(store, term), k=2 * number, which="BE", return_eigenvectors=False
         )
     except scipy.sparse.linalg.ArpackNoConvergence as error:
         raise StoreError(
@@ -168,9 +125,3 @@ def _extreme(store: HessianStore, name: str, number: int) -> npt.NDArray[np.floa
             f"{format_bytes(_dense_bytes(store.num_params))} of memory: {error}"
         ) from error
     return np.sort(np.asarray(values, np.float64))
-
-
-def _matvec(store: HessianStore, name: str, vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    matrix = store.hessian(name)
-    parts = [np.asarray(matrix[r.start : r.stop, :]) @ vector for r in store.block_rows]
-    return np.concatenate(parts)
