@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from hessian_tasks.frozen import FrozenInputs, FrozenTerm
 from hessian_tasks.parameters import ParameterLayout
-from hessian_tasks.source import ProblemSource
+from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import BlockRow, EngineChoice
 from pipeline.blocks import BlockTask
 from pipeline.plan import Cost, Request, make_plan
 from pipeline.store import HessianStore
 from pipeline.template import create_template
 
-__all__ = ["matrix_of_spectrum", "store_matrix", "two_layers"]
+__all__ = ["matrix_of_spectrum", "reflected", "store_matrix", "two_layers"]
 
 Array = npt.NDArray[Any]
 
@@ -31,6 +31,20 @@ def matrix_of_spectrum(eigenvalues: Array, seed: int = 0) -> Array:
     basis, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))
     matrix = (basis * eigenvalues) @ basis.T
     return (matrix + matrix.T) / 2
+
+
+def reflected(eigenvalues: Array, seed: int = 0) -> Array:
+    """A matrix with these eigenvalues, exactly similar to their diagonal: (I - 2vvᵀ) Λ (I - 2vvᵀ).
+
+    In O(P²) operations, so for any P, and rows of it do not need the others.
+    """
+    v = np.random.default_rng(seed).standard_normal(len(eigenvalues))
+    v /= np.linalg.norm(v)
+    scaled = eigenvalues * v
+    shift = 2 * scaled - 2 * (v @ scaled) * v
+    matrix = -np.outer(v, shift) - np.outer(shift, v)
+    matrix[np.diag_indices_from(matrix)] += eigenvalues
+    return matrix
 
 
 def two_layers(num_params: int) -> ParameterLayout:
@@ -47,7 +61,7 @@ def store_matrix(
     terms: Mapping[str, Array] | None = None,
     layout: ParameterLayout | None = None,
 ) -> HessianStore:
-    """Store a matrix, and those of terms, as if it were a Hessian."""
+    """Store a matrix as if it were a Hessian; those of terms, if any, have to add up to it."""
     size, terms = len(matrix), dict(terms or {})
     theta = np.zeros(size, matrix.dtype)
     frozen = FrozenInputs(
@@ -57,7 +71,7 @@ def store_matrix(
         layout=layout or two_layers(size),
         terms=tuple(FrozenTerm(name, "loss", 1.0, 1.0, (), {}) for name in terms or ["all"]),
         coordinates=("x",),
-        source=ProblemSource("made-up"),
+        source=ProblemSource(LIVE),
         source_digest="",
         model_config=None,
     )
