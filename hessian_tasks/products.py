@@ -49,6 +49,7 @@ class ShardProducts:
 
     Attributes:
         num_params: P.
+        dtype: The model's, which products are computed in.
         matrix: Which matrix.
 
     Example:
@@ -89,7 +90,7 @@ class ShardProducts:
         self.matrix = matrix
         self._problem = problem
         self._derivative = derivative
-        self._dtype = np.dtype(dtype_of(problem.model))
+        self.dtype = np.dtype(dtype_of(problem.model))
         self._terms = {term.name: term for term in problem.terms}
         self._variables = trainable_variables(problem.model)
         self._compiled: dict[tuple[str, int], Compiled] = {}
@@ -107,7 +108,7 @@ class ShardProducts:
         """
         term = self._terms[shard.term]
         compiled = self._compile(term, shard.batch)
-        rows = tf.constant(np.ascontiguousarray(vectors.T), self._dtype)
+        rows = tf.constant(np.ascontiguousarray(vectors.T), self.dtype)
         total = np.zeros((vectors.shape[1], self.num_params))
         for start, stop in shard.batches():
             points, counts = self._pad(term, start, stop, shard.batch)
@@ -119,12 +120,12 @@ class ShardProducts:
     ) -> tuple[Tensor, Tensor]:
         """A batch, filled up with its first point, where any residual is as finite as it was."""
         if isinstance(term, LossTerm):
-            return tf.zeros((0, 0), self._dtype), tf.ones(1, self._dtype)
+            return tf.zeros((0, 0), self.dtype), tf.ones(1, self.dtype)
         points = np.asarray(term.points)[start:stop]
         missing = batch - len(points)
         padded = np.concatenate([points, np.repeat(points[:1], missing, axis=0)])
         counts = np.arange(batch) < len(points)
-        return tf.constant(padded, self._dtype), tf.constant(counts, self._dtype)
+        return tf.constant(padded, self.dtype), tf.constant(counts, self.dtype)
 
     def _compile(self, term: ResidualTerm | LossTerm, batch: int) -> Compiled:
         with self._lock:
@@ -134,7 +135,7 @@ class ShardProducts:
                 if isinstance(term, ResidualTerm):
                     columns = (batch, np.asarray(term.points).shape[1])
                 shapes = [columns, (batch,), (None, self.num_params)]
-                specs = [tf.TensorSpec(shape, self._dtype) for shape in shapes]
+                specs = [tf.TensorSpec(shape, self.dtype) for shape in shapes]
                 make = self._hessian if self.matrix == HESSIAN else self._gauss_newton
                 function = tf.function(make(term), autograph=False)
                 self._compiled[key] = function.get_concrete_function(*specs)

@@ -10,7 +10,7 @@ A :class:`~hessian_tasks.problem.LossTerm` has no points that could be told apar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 __all__ = ["Shard", "cut"]
@@ -46,6 +46,10 @@ class Shard:
         """
         starts = range(self.start, self.stop, self.batch)
         return [(start, min(start + self.batch, self.stop)) for start in starts]
+
+    def head(self) -> Shard:
+        """The first batch alone."""
+        return replace(self, stop=min(self.start + self.batch, self.stop))
 
     def __str__(self) -> str:
         return f"points {self.start} to {self.stop - 1} of term {self.term!r}"

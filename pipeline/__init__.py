@@ -6,7 +6,13 @@ from hessian_tasks import BlockRow, LossTerm, Problem, ResidualTerm
 from pipeline.errors import HessianError
 
 if TYPE_CHECKING:
-    from pipeline.api import compute_hessian, open_hessian, open_store, verify_hessian
+    from pipeline.api import (
+        compute_hessian,
+        matrix_free_operator,
+        open_hessian,
+        open_store,
+        verify_hessian,
+    )
     from pipeline.gauss_newton import neural_tangent_kernel, residual_curvature
     from pipeline.run import RunOptions
 
@@ -18,6 +24,7 @@ __all__ = [
     "ResidualTerm",
     "RunOptions",
     "compute_hessian",
+    "matrix_free_operator",
     "neural_tangent_kernel",
     "open_hessian",
     "open_store",
@@ -30,6 +37,7 @@ __all__ = [
 _LAZY = {
     "RunOptions": "pipeline.run",
     "compute_hessian": "pipeline.api",
+    "matrix_free_operator": "pipeline.api",
     "neural_tangent_kernel": "pipeline.gauss_newton",
     "open_hessian": "pipeline.api",
     "open_store": "pipeline.api",

@@ -1,0 +1,205 @@
+"""Products without the array: the same matrix as the stored one, on threads and on workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import scipy.sparse.linalg
+
+from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.problem import Problem
+from hessian_tasks.products import cut_points
+from hessian_tasks.source import LIVE, ProblemSource
+from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
+from pipeline.cluster.connect import connect
+from pipeline.cluster.workers import Workers
+from pipeline.errors import ClusterError, ConfigError, ProblemError, StoppedError
+from pipeline.inputs import freeze_source
+from pipeline.matrix_free.distributed import distributed_product
+from pipeline.matrix_free.operator import operator_of
+from pipeline.profiles import Processes
+from pipeline.store import HessianStore
+from tests.test_cluster import processes
+
+Array = npt.NDArray[Any]
+Run = Callable[..., list[Any]]
+
+OPTIONS = {"width": 8, "depth": 2, "num_interior": 60, "num_boundary": 50, "dtype": "float64"}
+
+
+@pytest.fixture(scope="module")
+def poisson() -> FrozenInputs:
+    return freeze_source(ProblemSource("poisson", OPTIONS))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory, run: Run, poisson: FrozenInputs) -> Array:
+    """The matrix as the layered engine stores it."""
+    path = tmp_path_factory.mktemp("stored") / "h.zarr"
+    run(path, poisson, per_term=True)
+    return np.asarray(HessianStore(path).hessian()[...])
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    with connect(processes(), threading.Event()) as found:
+        yield found
+
+
+def extremes(operator: Any) -> Array:
+    found = scipy.sparse.linalg.eigsh(operator, k=8, which="BE", return_eigenvectors=False)
+    return np.sort(found)
+
+
+def assert_same_spectrum(operator: Any, matrix: Array) -> None:
+    exact = np.linalg.eigvalsh(matrix)
+    found = extremes(operator)
+    # Relative to each eigenvalue; the smallest of these is 1e-3 of the largest.
+    np.testing.assert_allclose(found, np.concatenate([exact[:4], exact[-4:]]), rtol=1e-8)
+
+
+def test_threads_give_the_stored_spectrum(poisson: FrozenInputs, stored: Array) -> None:
+    operator = operator_of(poisson, num_threads=2, max_batch=16)
+    unit = np.eye(len(stored))
+    np.testing.assert_allclose(operator @ unit, stored, rtol=0, atol=1e-12 * np.abs(stored).max())
+    assert operator.num_products == len(stored)
+    assert_same_spectrum(operator, stored)
+
+
+def test_the_error_of_products_is_measured(poisson: FrozenInputs, stored: Array) -> None:
+    operator = operator_of(poisson, num_threads=2)
+    np.testing.assert_allclose(operator.norm, np.linalg.norm(stored), rtol=0.5)
+    assert np.finfo(np.float64).eps <= operator.relative_error < 1e-13
+
+
+def test_the_measured_error_covers_that_of_float32() -> None:
+    """Against products in float64 at the same, rounded, weights and points."""
+    from dataclasses import replace
+
+    single = freeze_source(ProblemSource("poisson", {**OPTIONS, "dtype": "float32"}))
+    operator = operator_of(single, num_threads=2)
+    double = freeze_source(ProblemSource("poisson", OPTIONS))
+    problem = double.source.load()
+    from hessian_tasks.models import set_theta
+
+    set_theta(problem.model, single.theta.astype(np.float64))
+    terms = [
+        replace(t, points=np.asarray(t.points, np.float32).astype(np.float64))
+        for t in problem.terms
+    ]
+    problem = replace(problem, terms=terms)
+    exact = operator_of(freeze_source(ProblemSource(LIVE, live=problem)), num_threads=2)
+    unit = np.eye(operator.shape[0])
+    error = np.linalg.norm(operator @ unit - exact @ unit) / np.linalg.norm(exact @ unit)
+    assert error / 3 < operator.relative_error < 10 * error
+
+
+def test_terms_and_the_gauss_newton_matrix(
+    tmp_path: Path, poisson: FrozenInputs, run: Run, stored: Array
+) -> None:
+    unit = np.eye(len(stored))
+    terms = [operator_of(poisson, term=t, num_threads=2) for t in ("pde", "dirichlet")]
+    assert terms[0].title == "Hessian of term pde"
+    total = sum(operator @ unit for operator in terms)
+    np.testing.assert_allclose(total, stored, rtol=0, atol=1e-12 * np.abs(stored).max())
+    run(tmp_path / "g.zarr", poisson, engine="ggn")
+    ggn = np.asarray(HessianStore(tmp_path / "g.zarr").hessian()[...])
+    found = operator_of(poisson, matrix=GAUSS_NEWTON, num_threads=2) @ unit
+    np.testing.assert_allclose(found, ggn, rtol=0, atol=1e-12 * np.abs(ggn).max())
+    with pytest.raises(ProblemError, match="no loss term 'heat'"):
+        operator_of(poisson, term="heat")
+
+
+def test_workers_give_the_stored_spectrum(
+    poisson: FrozenInputs, stored: Array, workers: Workers
+) -> None:
+    operator = operator_of(poisson, workers=workers, max_batch=16)
+    assert_same_spectrum(operator, stored)
+    np.testing.assert_allclose(operator @ np.eye(len(stored)), stored, atol=1e-11)
+    # Nothing stays on the workers but the inputs.
+    kept = {key for keys in workers.client.has_what().values() for key in keys}
+    assert not [key for key in kept if "product" in str(key)]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_worker_that_is_killed(poisson: FrozenInputs, stored: Array, num_workers: int) -> None:
+    """Also if it was the only one, and had all that was sent."""
+    with connect(processes(workers=num_workers), threading.Event()) as workers:
+        shards = cut_points(poisson.source.load(), max_batch=4, num_shards=8)
+        product = distributed_product(workers, poisson, HESSIAN, shards)
+        unit = np.eye(len(stored))
+        product(unit[:, :1])  # compiles
+        victim = next(iter(workers.client.run(os.getpid).values()))
+        timer = threading.Timer(0.05, os.kill, (victim, signal.SIGKILL))
+        timer.start()
+        found = product(unit)
+        timer.join()
+    np.testing.assert_allclose(found, stored, rtol=0, atol=1e-12 * np.abs(stored).max())
+
+
+def test_what_workers_refuse(workers: Workers, tiny_problem: Callable[..., Problem]) -> None:
+    live = freeze_source(ProblemSource(LIVE, live=tiny_problem()))
+    with pytest.raises(ConfigError, match="cannot be given a problem object"):
+        operator_of(live, workers=workers)
+
+
+def test_a_problem_that_the_workers_cannot_rebuild(workers: Workers, tmp_path: Path) -> None:
+    from hessian_tasks.errors import ReproductionError
+
+    file = tmp_path / "problem.py"
+    file.write_text(
+        "import os\nfrom hessian_tasks.problems import poisson\n"
+        "def problem():\n    good = poisson.problem(4, 1, 9, 9, dtype='float64')\n"
+        f"    if os.getpid() != {os.getpid()}:\n"
+        "        import dataclasses\n"
+        "        worse = dataclasses.replace(good.terms[0], residual=lambda x, u: u.value)\n"
+        "        return dataclasses.replace(good, terms=[worse, good.terms[1]])\n"
+        "    return good\n"
+    )
+    frozen = freeze_source(ProblemSource(str(file)))
+    with pytest.raises(ReproductionError, match=r"'pde' is .* but .* was recorded"):
+        operator_of(frozen, workers=workers)
+
+
+@pytest.mark.parametrize("on_workers", [False, True])
+def test_a_product_is_stopped(workers: Workers, poisson: FrozenInputs, on_workers: bool) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(StoppedError):
+        operator_of(poisson, workers=workers if on_workers else None, stop=stop)
+
+
+def test_no_workers_any_more(poisson: FrozenInputs) -> None:
+    profile = Processes.model_validate({**processes(workers=1).model_dump(), "wait": 2.0})
+    with connect(profile, threading.Event()) as workers:
+        shards = cut_points(poisson.source.load())
+        product = distributed_product(workers, poisson, HESSIAN, shards)
+        workers.client.cluster.scale(0)
+        with pytest.raises(ClusterError, match="no worker for 2 s"):
+            product(np.ones((len(poisson.theta), 1)))
+
+
+@pytest.mark.slow
+def test_a_million_parameters() -> None:
+    """Memory: the products' own, and a few vectors."""
+    from hessian_tasks.process import peak_bytes, reset_peak, resident_bytes
+
+    options = {"width": 700, "depth": 3, "num_interior": 500, "num_boundary": 100}
+    frozen = freeze_source(ProblemSource("poisson", options))
+    operator = operator_of(frozen, num_threads=2)
+    reset_peak()
+    before = resident_bytes()
+    rng = np.random.default_rng(0)
+    v, w = rng.standard_normal((2, operator.shape[0]))
+    forms = np.dot(w, operator @ v), np.dot(v, operator @ w)
+    assert abs(forms[0] - forms[1]) < 1e-5 * operator.norm
+    assert operator.shape[0] == 984_201
+    assert peak_bytes() - before < 2**30
