@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import scipy.sparse.linalg
+import xarray as xr
 
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.problem import Problem
@@ -24,6 +27,7 @@ from pipeline.cluster.workers import Workers
 from pipeline.errors import ClusterError, ConfigError, ProblemError, StoppedError
 from pipeline.inputs import freeze_source
 from pipeline.matrix_free.distributed import distributed_product
+from pipeline.matrix_free.estimates import EstimateOptions, estimate
 from pipeline.matrix_free.operator import operator_of
 from pipeline.profiles import Processes
 from pipeline.store import HessianStore
@@ -31,6 +35,7 @@ from tests.test_cluster import processes
 
 Array = npt.NDArray[Any]
 Run = Callable[..., list[Any]]
+Cli = Callable[..., tuple[int, str, str]]
 
 OPTIONS = {"width": 8, "depth": 2, "num_interior": 60, "num_boundary": 50, "dtype": "float64"}
 
@@ -203,3 +208,95 @@ def test_a_million_parameters() -> None:
     assert abs(forms[0] - forms[1]) < 1e-5 * operator.norm
     assert operator.shape[0] == 984_201
     assert peak_bytes() - before < 2**30
+
+
+# ---- answers, and how they are kept --------------------------------------------------------------
+
+
+def test_answers_agree_with_the_stored_matrix(poisson: FrozenInputs, stored: Array) -> None:
+    operator = operator_of(poisson, num_threads=2)
+    options = EstimateOptions(num_pairs=3, max_products=200, num_diagonal=100)
+    found = estimate(operator, poisson.loss, options)
+    exact, vectors = np.linalg.eigh(stored)
+    ends = [0, 1, 2, -3, -2, -1]
+    np.testing.assert_allclose(found.pairs.values, exact[ends], rtol=1e-8)
+    assert np.all(np.abs(found.pairs.values - exact[ends]) <= found.eigenvalue_errors)
+    overlaps = np.abs(np.sum(found.pairs.vectors * vectors[:, ends], axis=0))
+    np.testing.assert_allclose(overlaps, 1, atol=1e-6)
+    norm = np.linalg.norm(stored)
+    for answer, truth in [(found.trace, np.trace(stored)), (found.frobenius_norm, norm)]:
+        assert abs(answer.value - truth) <= 4 * answer.standard_error
+        assert answer.standard_error <= 0.01 * 1.5 * norm  # The norm was only estimated then.
+    assert found.diagonal is not None
+    errors = np.abs(found.diagonal.value - np.diag(stored))
+    assert np.mean(errors <= 2 * found.diagonal.standard_error + 1e-12) > 0.8
+    assert operator.num_products == found.num_products
+
+
+def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
+    options = [f for key, value in OPTIONS.items() for f in ("-o", f"{key}={value}")]
+    path = tmp_path / "e.zarr"
+    command = ["estimate", "poisson", *options, "--pairs", 2, "--max-products", 60]
+    command += ["--density", 1]
+    code, text, errors = hessian(*command, "--threads", 2)
+    assert code == 0, errors
+    assert re.search(r"^largest +\S+ ± \S+  \S+ ± \S+$", text, re.MULTILINE)
+    assert "(standard error; XTrace, " in text
+    assert re.search(r"^  above the floor +[0-9.]+ ± ", text, re.MULTILINE)
+    command += ["--store", path, "--diagonal", 20]
+    code, text, errors = hessian(*command, "--json", "--threads", 2)
+    assert code == 0, errors
+    told = json.loads(text)
+    with xr.open_zarr(path, consolidated=False) as dataset:
+        assert dataset.attrs["estimates"] == told
+        assert dataset.eigenvector.sizes == {"row": told["num_params"], "pair": 4}
+        np.testing.assert_array_equal(dataset.eigenvalue, told["eigenvalues"])
+        assert dataset.diagonal.sizes == dataset.theta.sizes
+    assert hessian(*command, "--engine", "ggn", "--threads", 2)[0] == 0  # replaced
+    other = [*command, "-o", "width=7"]
+    code, text, errors = hessian(*other)
+    assert (code, text) == (1, "")
+    assert "holds estimates of other inputs: network, weights of the network (theta)" in errors
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_store_of_a_matrix_is_not_replaced(
+    tmp_path: Path, hessian: Cli, run: Run, inputs: FrozenInputs
+) -> None:
+    run(tmp_path / "h.zarr", inputs)
+    code, _, errors = hessian("estimate", "regression", "--store", tmp_path / "h.zarr")
+    assert code == 1
+    assert "hessian spectrum" in errors
+    assert HessianStore(tmp_path / "h.zarr").pending() == []
+
+
+def test_the_plan_knows_both_ways(hessian: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ["plan", "poisson", "-o", "width=4", "-o", "depth=1", "--threads", 2]
+    code, text, _ = hessian(*small)
+    assert code == 0
+    assert re.search(r"^matrix-free +\S+ s a product, memory about", text, re.MULTILINE)
+    assert re.search(r"^advice +hessian run: the matrix fits", text, re.MULTILINE)
+    told = json.loads(hessian(*small, "--json")[1])
+    assert told["advice"] == "hessian run"
+    assert told["stored_bytes"] == 4 * told["num_params"] ** 2
+    assert 0 < told["matrix_free"]["seconds_per_product"] < 10
+
+
+@pytest.mark.parametrize(
+    ("memory", "free", "reason"),
+    [
+        ("64MiB", 2**60, "does not fit into memory: projected"),
+        ("1KiB", 2**60, "the smallest block row takes .* KiB of memory, and 1 KiB are allowed"),
+        ("8GiB", 2**10, "only 1 KiB are free at .*runs"),
+    ],
+)
+def test_the_plan_says_why_a_matrix_does_not_fit(
+    memory: str, free: int, reason: str, hessian: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.matrix_free.outlook.free_bytes", lambda path: free)
+    command = ["plan", "poisson", "-o", "width=8", "--memory", memory, "--threads", 2]
+    code, text, errors = hessian(*command)
+    assert code == 0, errors
+    assert re.search(rf"^stored +\S+ KiB: does not fit, .*{reason}", text, re.MULTILINE)
+    assert re.search(r"^advice +hessian estimate: the matrix does not fit", text, re.MULTILINE)
+    assert json.loads(hessian(*command, "--json")[1])["advice"] == "hessian estimate"

@@ -1,14 +1,16 @@
 """What the commands print: text for people, plain data for scripts."""
 
 from pipeline.render.analysis import density, info, spectrum, statistics
-from pipeline.render.runs import certificate, plan, plan_data, status, status_data
+from pipeline.render.matrix_free import estimates, outlook, outlook_data
+from pipeline.render.runs import certificate, status, status_data
 
 __all__ = [
     "certificate",
     "density",
+    "estimates",
     "info",
-    "plan",
-    "plan_data",
+    "outlook",
+    "outlook_data",
     "spectrum",
     "statistics",
     "status",
