@@ -12,7 +12,7 @@ from hessian_tasks.problem import LossTerm, Problem
 from pipeline import compute_hessian, verify_hessian
 from pipeline.analysis import spectrum as module
 from pipeline.analysis.operator import noise_floor
-from pipeline.analysis.pictures import draw_matrix, draw_spectrum
+from pipeline.analysis.pictures import eigenvalue_picture, matrix_picture, save
 from pipeline.analysis.spectrum import eigenvalues_between, spectrum
 from pipeline.errors import PlanError, StoreError
 from pipeline.store import HessianStore
@@ -153,8 +153,8 @@ def test_unknown_term_and_missing_rows_are_refused(store: HessianStore, tmp_path
 
 def test_pictures_are_written(store: HessianStore, tmp_path: Path) -> None:
     for ending in ("png", "svg"):
-        draw_matrix(store, tmp_path / f"matrix.{ending}")
-        draw_spectrum(spectrum(store), "Spectrum", tmp_path / f"spectrum.{ending}")
+        save(matrix_picture(store), tmp_path / f"matrix.{ending}")
+        save(eigenvalue_picture(spectrum(store), "Spectrum"), tmp_path / f"spectrum.{ending}")
         assert (tmp_path / f"matrix.{ending}").stat().st_size > 1000
         assert (tmp_path / f"spectrum.{ending}").stat().st_size > 1000
 

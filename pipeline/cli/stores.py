@@ -84,10 +84,10 @@ def spectrum(
     if vectors is not None:
         _save_pairs(vectors, found)
     if picture is not None:
-        from pipeline.analysis.pictures import draw_spectrum
+        from pipeline.analysis.pictures import eigenvalue_picture, save
 
         title = f"Spectrum of the {opened.matrix.title}, P = {opened.num_params:,}"
-        draw_spectrum(found, title, picture)
+        save(eigenvalue_picture(found, title), picture)
     text, data = render.spectrum(found), found.to_json()
     if density:
         text, data = _with_density(opened, term, found, text, data)
@@ -143,10 +143,10 @@ def export(
 @app.command()
 def info(store: Store, picture: Picture = None, as_json: Json = False) -> None:
     """Say what a store holds and where it came from; optionally draw the matrix."""
-    from pipeline.analysis.pictures import draw_matrix
+    from pipeline.analysis.pictures import matrix_picture, save
     from pipeline.store import HessianStore
 
     opened = HessianStore(store)
     if picture is not None:
-        draw_matrix(opened, picture)
+        save(matrix_picture(opened), picture)
     print_result(render.info(opened), opened.attributes, as_json)
