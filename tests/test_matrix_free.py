@@ -85,6 +85,7 @@ def test_the_error_of_products_is_measured(poisson: FrozenInputs, stored: Array)
     assert np.finfo(np.float64).eps <= operator.relative_error < 1e-13
 
 
+@pytest.mark.slow
 def test_the_measured_error_covers_that_of_float32() -> None:
     """Against products in float64 at the same, rounded, weights and points."""
     from dataclasses import replace
@@ -134,7 +135,7 @@ def test_workers_give_the_stored_spectrum(
     assert not [key for key in kept if "product" in str(key)]
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_worker_that_is_killed(poisson: FrozenInputs, stored: Array, num_workers: int) -> None:
     """Also if it was the only one, and had all that was sent."""
     with connect(processes(workers=num_workers), threading.Event()) as workers:
@@ -182,6 +183,7 @@ def test_a_product_is_stopped(workers: Workers, poisson: FrozenInputs, on_worker
         operator_of(poisson, workers=workers if on_workers else None, stop=stop)
 
 
+@pytest.mark.slow
 def test_no_workers_any_more(poisson: FrozenInputs) -> None:
     profile = Processes.model_validate({**processes(workers=1).model_dump(), "wait": 2.0})
     with connect(profile, threading.Event()) as workers:

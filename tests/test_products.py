@@ -66,7 +66,9 @@ def test_shards_add_up_to_the_hessian(tiny_problem: Make, max_batch: int, num_sh
     assert_same(whole(problem, max_batch=max_batch, num_shards=num_shards), dense(problem))
 
 
-@pytest.mark.parametrize("seed", [0, 2, 3])
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))]
+)
 def test_any_problem(seed: int) -> None:
     problem = draw_problem(np.random.default_rng(seed), "float64")
     assert_same(whole(problem, max_batch=4), dense(problem))
