@@ -25,10 +25,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.autodiff import select_terms, trial_rows
-from hessian_tasks.jets import Tensor, forward_derivative
+from hessian_tasks.jets import Tensor
 from hessian_tasks.linearised import Linearisation
 from hessian_tasks.loss import term_residual
-from hessian_tasks.models import dtype_of, parameter_layout
+from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.spec import BlockRow, TermResiduals
 
@@ -212,7 +212,8 @@ class AutodiffJacobian:
 
     def _make_rows(self, first: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         def rows(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
-            around = Linearisation(self._problem, self._term, forward_derivative, first)
+            variables = trainable_variables(self._problem.model)[first:]
+            around = Linearisation(lambda: term_residual(self._problem, self._term), variables)
 
             def row(index: Tensor) -> tuple[Tensor, Tensor]:
                 one_hot = tf.one_hot(index, around.size, dtype=self._dtype)

@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 
 
 class Linearisation:
-    """The residuals of one term around θ.
+    """Residuals around θ, ``r(θ + v) ≈ r + J v``.
 
     ``Jᵀ c`` is linear in c, and its derivative with respect to c applied to v is ``J v``: two
     reverse passes make one forward pass (J. Townsend, 2017). Use it inside ``tf.function``.
@@ -36,24 +36,16 @@ class Linearisation:
         size: Number of parameters that J is taken with respect to.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        term: ResidualTerm,
-        derivative: Callable[[Tensor, Tensor, int], Tensor],
-        first: int = 0,
-    ) -> None:
+    def __init__(self, residual: Callable[[], Tensor], variables: list[Tensor]) -> None:
         """Build the graph of the residuals and of ``Jᵀ c``.
 
         Args:
-            problem: The problem, its model resolved to a Keras model.
-            term: One of its terms.
-            derivative: How the term's jet differentiates.
-            first: Position of the first variable; those before are constants.
+            residual: Gives the residuals, as :func:`~hessian_tasks.loss.term_residual` does.
+            variables: The variables of the network that are not constants.
         """
-        self._variables = trainable_variables(problem.model)[first:]
+        self._variables = variables
         with tf.GradientTape(persistent=True) as self._inner:
-            self._residual = tf.reshape(term_residual(problem, term, derivative), [-1])
+            self._residual = tf.reshape(residual(), [-1])
         self._cotangent = tf.ones_like(self._residual)
         with tf.GradientTape(persistent=True) as self._outer:
             self._outer.watch(self._cotangent)
@@ -96,7 +88,7 @@ def jacobian_vector_product(problem: Problem, vectors: Array) -> dict[str, Array
     """
 
     def push(term: ResidualTerm) -> Callable[[Tensor], Tensor]:
-        return lambda vector: Linearisation(problem, term, reverse_derivative).push(vector)
+        return lambda vector: _linearise(problem, term).push(vector)
 
     return {t.name: _apply(problem, push(t), vectors) for t in residual_terms(problem)}
 
@@ -117,13 +109,18 @@ def gauss_newton_vector_product(problem: Problem, vectors: Array) -> Array:
     def product(vector: Tensor) -> Tensor:
         parts = []
         for term in residual_terms(problem):
-            around = Linearisation(problem, term, reverse_derivative)
+            around = _linearise(problem, term)
             image = around.push(vector)
             count = tf.cast(tf.size(image), image.dtype)
             parts.append(around.pull(2 * term.weight / count * image))
         return tf.add_n(parts)
 
     return _apply(problem, product, vectors)
+
+
+def _linearise(problem: Problem, term: ResidualTerm) -> Linearisation:
+    variables = trainable_variables(problem.model)
+    return Linearisation(lambda: term_residual(problem, term, reverse_derivative), variables)
 
 
 def _apply(problem: Problem, function: Callable[[Tensor], Tensor], vectors: Array) -> Array:

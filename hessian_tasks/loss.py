@@ -79,6 +79,7 @@ def term_residual(
     problem: Problem,
     term: ResidualTerm,
     derivative: Callable[[Tensor, Tensor, int], Tensor] = forward_derivative,
+    points: Tensor | None = None,
 ) -> Tensor:
     """The residual of a term at its points, ``[N, components]`` in the model's dtype.
 
@@ -88,6 +89,7 @@ def term_residual(
         problem: The problem, its model resolved to a Keras model.
         term: One of its residual terms.
         derivative: How its jet differentiates.
+        points: Other points than the term's, ``[N, d]`` in the model's dtype.
 
     Raises:
         ProblemError: If the residual has the wrong shape, or the network's inputs the wrong dtype.
@@ -95,7 +97,7 @@ def term_residual(
     dtype = dtype_of(problem.model)
     for entry in getattr(problem.model, "inputs", None) or []:
         _check_precision(str(entry.dtype), dtype, "The network's input has")
-    points = _constant(np.asarray(term.points), dtype)
+    points = _constant(np.asarray(term.points), dtype) if points is None else points
     jet = Jet(problem.model, points, problem.coordinates, derivative)
     return residual_columns(term, points, jet)
 

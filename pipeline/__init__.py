@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from pipeline.analysis.spectrum import spectrum
     from pipeline.analysis.statistics import matrix_statistics
     from pipeline.analysis.terms import analyse_terms
-    from pipeline.api import compute_hessian, open_hessian, open_store, verify_hessian
+    from pipeline.api import (
+        compute_hessian,
+        matrix_free_operator,
+        open_hessian,
+        open_store,
+        verify_hessian,
+    )
     from pipeline.gauss_newton import neural_tangent_kernel, residual_curvature
     from pipeline.run import RunOptions
     from pipeline.steps import term_gradients, try_steps
@@ -30,6 +36,7 @@ __all__ = [
     "compute_hessian",
     "export_matrix",
     "extreme_eigenpairs",
+    "matrix_free_operator",
     "matrix_statistics",
     "neural_tangent_kernel",
     "open_hessian",
@@ -53,6 +60,7 @@ _LAZY = {
     "export_matrix": "pipeline.analysis.export",
     "extreme_eigenpairs": "pipeline.analysis.eigenpairs",
     "matrix_statistics": "pipeline.analysis.statistics",
+    "matrix_free_operator": "pipeline.api",
     "neural_tangent_kernel": "pipeline.gauss_newton",
     "open_hessian": "pipeline.api",
     "open_operator": "pipeline.analysis.operator",

@@ -13,16 +13,24 @@ import xarray as xr
 
 from hessian_tasks.problem import Problem
 from hessian_tasks.source import LIVE, ProblemSource
-from hessian_tasks.spec import GAUSS_NEWTON
+from hessian_tasks.spec import GAUSS_NEWTON, EngineName, matrix_of
 from pipeline.analysis.labels import ParameterIndex
 from pipeline.events import Callback
 from pipeline.store import HessianStore, writing
 
 if TYPE_CHECKING:
+    from pipeline.analysis.operator import HessianOperator
+    from pipeline.cluster.workers import Workers
     from pipeline.run import RunOptions
     from pipeline.verify import Certificate
 
-__all__ = ["compute_hessian", "open_hessian", "open_store", "verify_hessian"]
+__all__ = [
+    "compute_hessian",
+    "matrix_free_operator",
+    "open_hessian",
+    "open_store",
+    "verify_hessian",
+]
 
 
 def compute_hessian(
@@ -155,6 +163,45 @@ def verify_hessian(
     with writing(opened.path):
         HessianStore(store, writable=True).set_certificate(certificate.to_json())
     return certificate
+
+
+def matrix_free_operator(
+    problem: Problem | str | Path,
+    *,
+    weights: str | Path | None = None,
+    engine: EngineName = "auto",
+    term: str | None = None,
+    workers: Workers | None = None,
+) -> HessianOperator:
+    """The Hessian of a problem's loss as its products with vectors, without computing the matrix.
+
+    A product costs about as much as a few gradients, and memory some vectors. The result is a
+    :class:`scipy.sparse.linalg.LinearOperator` that knows its error.
+
+    Args:
+        problem: A :class:`Problem`, the name of a built-in problem, or a ``.py`` file.
+        weights: Trained weights, ``.keras`` or ``.weights.h5``.
+        engine: With ``"ggn"`` it is the Gauss-Newton matrix.
+        term: A loss term's matrix instead of the total's.
+        workers: Dask workers that compute, from :func:`~pipeline.cluster.connect.connect`,
+            instead of threads of this process.
+
+    Raises:
+        HessianError: Of a kind that tells the cause.
+
+    Example:
+        >>> from hessian_tasks.problems.poisson import problem
+        >>> from pipeline.analysis.estimators import estimate_trace
+        >>> operator = matrix_free_operator(problem(width=4, depth=1, dtype="float64"))
+        >>> found = estimate_trace(operator, num_products=34)  # as many as it has rows: exact
+        >>> bool(abs(found.value - (operator @ np.eye(17)).trace()) < 1e-9)
+        True
+    """
+    from pipeline.inputs import freeze_source
+    from pipeline.matrix_free.operator import operator_of
+
+    frozen = freeze_source(source_of(problem), weights)
+    return operator_of(frozen, matrix=matrix_of(engine), term=term, workers=workers)
 
 
 def source_of(

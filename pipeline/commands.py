@@ -11,6 +11,7 @@ from rich.console import Console
 
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.source import ProblemSource
+from hessian_tasks.spec import matrix_of
 from pipeline.config import Settings
 from pipeline.errors import ConfigError, StoppedError, StoreError
 from pipeline.inputs import freeze_source, stored_inputs
@@ -23,8 +24,9 @@ from pipeline.units import format_seconds
 if TYPE_CHECKING:
     from pipeline.analysis.lbfgs import LbfgsHistory
     from pipeline.cluster.workers import Workers
+    from pipeline.matrix_free.estimates import EstimateOptions, Estimates
 
-__all__ = ["run_options", "run_settings", "settings_inputs", "train_settings"]
+__all__ = ["estimate_settings", "run_options", "run_settings", "settings_inputs", "train_settings"]
 
 
 def run_options(settings: Settings) -> RunOptions:
@@ -82,6 +84,39 @@ def run_settings(settings: Settings, console: Console, stop: threading.Event) ->
     finally:
         display.close()
     return path
+
+
+def estimate_settings(
+    settings: Settings,
+    options: EstimateOptions,
+    term: str | None,
+    console: Console,
+    stop: threading.Event,
+) -> Estimates:
+    """Estimate from products, showing what is done, and keep the answers if a store is given.
+
+    Raises:
+        StoppedError: If ``stop`` was set.
+    """
+    from pipeline.matrix_free.estimates import check_replaceable, estimate, save
+    from pipeline.matrix_free.operator import operator_of
+
+    frozen = freeze_source(_source(settings), settings.weights)
+    if settings.store is not None:
+        check_replaceable(settings.store, frozen)
+    with _workers(settings, stop) as workers, console.status("measuring products") as status:
+        operator = operator_of(
+            frozen,
+            matrix=matrix_of(settings.engine),
+            term=term,
+            workers=workers,
+            num_threads=settings.threads,
+            stop=stop,
+        )
+        found = estimate(operator, frozen.loss, options, lambda text: status.update(text))
+    if settings.store is not None:
+        save(found, frozen, settings.store)
+    return found
 
 
 def _workers(settings: Settings, stop: threading.Event) -> AbstractContextManager[Workers | None]:

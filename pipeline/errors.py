@@ -6,6 +6,7 @@
     ├── ProblemError, ModelError, ReproductionError
     ├── ConfigError                 also a ValueError
     ├── PlanError                   also a ValueError
+    │   └── DoesNotFitError
     ├── StoreError                  also an OSError
     │   └── StoreMismatchError
     ├── ClusterError
@@ -19,6 +20,7 @@ __all__ = [
     "BlockRowError",
     "ClusterError",
     "ConfigError",
+    "DoesNotFitError",
     "HessianError",
     "ModelError",
     "PlanError",
@@ -36,6 +38,10 @@ class ConfigError(HessianError, ValueError):
 
 class PlanError(HessianError, ValueError):
     """What was asked for cannot be planned: memory is short, or the engine does not apply."""
+
+
+class DoesNotFitError(PlanError):
+    """Memory or disk is too small for what was asked for."""
 
 
 class StoreError(HessianError, OSError):

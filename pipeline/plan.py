@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from hessian_tasks.spec import BlockRow
-from pipeline.errors import PlanError
+from pipeline.errors import DoesNotFitError, PlanError
 from pipeline.units import format_bytes
 
 __all__ = ["Cost", "Plan", "Request", "make_plan", "residual_chunk", "split_rows"]
@@ -152,8 +152,8 @@ def make_plan(request: Request, cost: Cost) -> Plan:
         cost: What a trial of a few rows cost.
 
     Raises:
-        PlanError: If not even one thread with the smallest tile fits, or a given tile
-            side is not in ``[1, P]``.
+        DoesNotFitError: If not even one thread with the smallest tile fits.
+        PlanError: If a given tile side is not in ``[1, P]``.
 
     Example:
         >>> request = Request(5301, 4, 1, num_threads=2, allowed_bytes=2**30)
@@ -184,7 +184,7 @@ def make_plan(request: Request, cost: Cost) -> Plan:
             if tile <= smallest:
                 break
             tile = max(smallest, tile // 2)
-    raise PlanError(
+    raise DoesNotFitError(
         f"The run does not fit into memory: projected {format_bytes(projected)} with one thread "
         f"and tiles of side {tile}, of which {format_bytes(cost.reserved_bytes)} are reserved by "
         f"the process; allowed {format_bytes(request.allowed_bytes)}. Allow more (--memory)"

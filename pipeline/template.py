@@ -28,7 +28,13 @@ from hessian_tasks.spec import EngineChoice, matrix_of
 from pipeline import records
 from pipeline.plan import Plan, residual_chunk
 
-__all__ = ["FORMAT_VERSION", "array_names", "create_template", "jacobian_name"]
+__all__ = [
+    "FORMAT_VERSION",
+    "array_names",
+    "create_template",
+    "describe_inputs",
+    "jacobian_name",
+]
 
 FORMAT_VERSION = 1
 PACKAGES = ("dask", "hessian-pipeline", "keras", "numpy", "tensorflow", "zarr")
@@ -175,6 +181,13 @@ def _attributes(
         "tile": plan.tile,
         "arrays": [{"name": name, "term": term} for term, name in names.items()],
         "jacobians": [{"name": jacobian_name(r.term), "term": r.term} for r in choice.residuals],
+        **describe_inputs(frozen),
+    }
+
+
+def describe_inputs(frozen: FrozenInputs) -> dict[str, Any]:
+    """The inputs beside their arrays, and where and when they are recorded, as JSON data."""
+    return {
         "loss": frozen.loss,
         "terms": [_describe(term) for term in frozen.terms],
         "network_inputs": list(frozen.coordinates),

@@ -28,6 +28,7 @@ from pipeline.cli.parameters import (
     Profile,
     Store,
     StoreFlag,
+    Term,
     Threads,
     Tile,
     Weights,
@@ -36,7 +37,7 @@ from pipeline.cli.parameters import (
 from pipeline.errors import ConfigError
 from pipeline.profiles import Queue
 
-__all__ = ["cancel", "plan", "run", "status", "submit", "train"]
+__all__ = ["cancel", "estimate", "plan", "run", "status", "submit", "train"]
 
 
 @app.command()
@@ -52,17 +53,20 @@ def plan(
     engine: Engine = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a run would cost: tiles, memory, time, disk. Computes a few rows to know."""
+    """Say what a run would cost, what products without the matrix would, and which to prefer.
+
+    Computes a few rows and a few products to know.
+    """
     settings = make_settings(
         config, problem, option, weights=weights, threads=threads, memory=memory, tile=tile,
         per_term=per_term, engine=engine,
     )  # fmt: skip
     configure_tensorflow(settings.threads)
     from pipeline.commands import run_options, settings_inputs
-    from pipeline.run import prepare
+    from pipeline.matrix_free.outlook import look_ahead
 
-    prepared = prepare(settings_inputs(settings), run_options(settings), None)
-    print_result(render.plan(prepared.plan), render.plan_data(prepared.plan), as_json)
+    found = look_ahead(settings_inputs(settings), run_options(settings), settings.store_path)
+    print_result(render.outlook(found), render.outlook_data(found), as_json)
 
 
 @app.command()
@@ -94,6 +98,57 @@ def run(
     with _stop_on_signals() as stop:
         path = run_settings(settings, Console(soft_wrap=True, highlight=False), stop)
     typer.echo(f"stored in {path}; next: hessian verify {path}")
+
+
+@app.command()
+def estimate(
+    problem: Problem = None,
+    option: Options = [],  # noqa: B006
+    weights: Weights = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Where to keep the answers, a Zarr group (nowhere).")
+    ] = None,
+    config: Config = None,
+    profile: Profile = None,
+    assignments: Assignments = [],  # noqa: B006
+    threads: Threads = None,
+    engine: Engine = None,
+    term: Term = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Eigenvalues at each end.")] = 5,
+    tolerance: Annotated[
+        float, typer.Option(help="Residuals of eigenpairs to reach, relative to the norm.")
+    ] = 1e-8,
+    error: Annotated[
+        float,
+        typer.Option(help="Standard errors to reach, relative to the norm; 0 takes all products."),
+    ] = 0.01,
+    max_products: Annotated[
+        int, typer.Option(min=12, help="Products after which an estimate stops.")
+    ] = 400,
+    diagonal: Annotated[int, typer.Option(min=0, help="Products for the diagonal (none).")] = 0,
+    density: Annotated[
+        int, typer.Option(min=0, help="Random vectors for the density, 80 products each (none).")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random vectors.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Extreme eigenvalues, trace and norm from products alone, without computing the matrix.
+
+    For networks whose matrix would not fit; hessian plan says which do.
+    """
+    settings = make_settings(
+        config, problem, option, assignments, weights=weights, store=store, profile=profile,
+        threads=threads, engine=engine,
+    )  # fmt: skip
+    configure_tensorflow(settings.threads)
+    from pipeline.commands import estimate_settings
+    from pipeline.matrix_free.estimates import EstimateOptions
+
+    options = EstimateOptions(pairs, tolerance, error, max_products, diagonal, density, seed)
+    console = Console(soft_wrap=True, highlight=False, stderr=True)
+    with _stop_on_signals() as stop:
+        found = estimate_settings(settings, options, term, console, stop)
+    print_result(render.estimates(found), found.to_json(), as_json)
 
 
 @app.command()

@@ -13,33 +13,31 @@ if TYPE_CHECKING:
     from pipeline.store import HessianStore
     from pipeline.verify import Certificate
 
-__all__ = ["certificate", "plan", "plan_data", "status", "status_data"]
+__all__ = ["certificate", "plan_data", "plan_rows", "status", "status_data"]
 
 
-def plan(plan: Plan) -> str:
-    """A plan, for people."""
+def plan_rows(plan: Plan) -> list[tuple[str, str]]:
+    """A plan, for people: names and values."""
     request, residuals = plan.request, plan.request.num_residuals
     matrix = GAUSS_NEWTON if residuals else HESSIAN
-    return table(
-        [
-            ("parameters", f"{request.num_params:,}"),
-            (matrix.plural, f"{request.num_arrays}, {_dtype(plan)}"),
-            *([("Jacobians", f"{residuals:,} residuals")] if residuals else []),
-            ("stored", f"{format_bytes(plan.stored_bytes)} before compression"),
-            ("tiles", f"{plan.tile} × {plan.tile}, {plan.num_block_rows} block rows"),
-            (
-                "threads",
-                f"{plan.num_threads}, temporaries {format_bytes(plan.workspace_bytes)} each",
-            ),
-            (
-                "memory",
-                f"projected {format_bytes(plan.projected_bytes)}, of which reserved "
-                f"{format_bytes(plan.reserved_bytes)}; allowed "
-                f"{format_bytes(request.allowed_bytes)}",
-            ),
-            ("time", f"about {format_seconds(plan.projected_seconds)}"),
-        ]
-    )
+    return [
+        ("parameters", f"{request.num_params:,}"),
+        (matrix.plural, f"{request.num_arrays}, {_dtype(plan)}"),
+        *([("Jacobians", f"{residuals:,} residuals")] if residuals else []),
+        ("stored", f"{format_bytes(plan.stored_bytes)} before compression"),
+        ("tiles", f"{plan.tile} × {plan.tile}, {plan.num_block_rows} block rows"),
+        (
+            "threads",
+            f"{plan.num_threads}, temporaries {format_bytes(plan.workspace_bytes)} each",
+        ),
+        (
+            "memory",
+            f"projected {format_bytes(plan.projected_bytes)}, of which reserved "
+            f"{format_bytes(plan.reserved_bytes)}; allowed "
+            f"{format_bytes(request.allowed_bytes)}",
+        ),
+        ("time", f"about {format_seconds(plan.projected_seconds)}"),
+    ]
 
 
 def _dtype(plan: Plan) -> str:

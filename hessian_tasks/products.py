@@ -1,0 +1,252 @@
+"""Products of the Hessian, or the Gauss-Newton matrix, with vectors, for a part of the points.
+
+For the points of a shard, a batch at a time, and K vectors v at once:
+
+    H_shard v = ∂⟨∇L_shard(θ), v⟩/∂θ,       G_shard v = 2 w / (N C) J_shardᵀ (J_shard v),
+
+with L_shard the shard's share of the loss: ``w / (N C)`` times the sum of its squared residuals,
+where N counts the points of the whole term. The first-order graph of a batch is evaluated once
+for all vectors; a loop inside the compiled graph then runs one reverse pass a vector, as in
+:mod:`hessian_tasks.autodiff`. ``docs/matrix_free.md`` has the figures of the other ways.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from hessian_tasks.autodiff import pull_back, select_terms
+from hessian_tasks.errors import ProblemError
+from hessian_tasks.jets import Tensor, forward_derivative
+from hessian_tasks.linearised import Linearisation
+from hessian_tasks.loss import gradient, term_loss, term_residual
+from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
+from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.shards import Shard, cut
+from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, Matrix
+
+__all__ = ["MAX_BATCH", "ShardProducts", "cut_points"]
+
+Array = npt.NDArray[Any]
+Derivative = Callable[[Tensor, Tensor, int], Tensor]
+# A batch as ``[B, d]``, one for each of its points that counts and zero for padding, ``[B]``, and
+# vectors ``[K, P]``.
+Compiled = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+MAX_BATCH = 256
+
+
+class ShardProducts:
+    """Multiplies vectors with a shard's part of the Hessian or of the Gauss-Newton matrix.
+
+    Safe to share between threads. One function is compiled for each term and batch size, at its
+    first use; the number of vectors is free.
+
+    Attributes:
+        num_params: P.
+        dtype: The model's, which products are computed in.
+        matrix: Which matrix.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> fit = ResidualTerm("fit", [[1.0], [3.0]], lambda x, u: u.value)
+        >>> problem = Problem(net, [fit], coordinates="x")
+        >>> products = ShardProducts(problem)
+        >>> first, second = cut_points(problem, max_batch=1, num_shards=2)
+        >>> products(first, np.eye(2)) + products(second, np.eye(2))  # mean of 2 (x, 1)ᵀ(x, 1)
+        array([[10.,  4.],
+               [ 4.,  2.]])
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        matrix: Matrix = HESSIAN,
+        derivative: Derivative = forward_derivative,
+    ) -> None:
+        """Prepare the products; nothing is compiled yet.
+
+        Args:
+            problem: The problem, its model resolved to a Keras model.
+            matrix: Which matrix.
+            derivative: How the jets of residual terms differentiate.
+
+        Raises:
+            ProblemError: If the Gauss-Newton matrix is asked for and a term has no residuals.
+        """
+        others = [term.name for term in problem.terms if isinstance(term, LossTerm)]
+        if matrix == GAUSS_NEWTON and others:
+            raise ProblemError(
+                "The Gauss-Newton matrix is made of derivatives of residuals, and a LossTerm has "
+                f"none: {', '.join(others)}. Declare it as a ResidualTerm, or ask for the Hessian."
+            )
+        self.num_params = parameter_layout(problem.model).num_params
+        self.matrix = matrix
+        self._problem = problem
+        self._derivative = derivative
+        self.dtype = np.dtype(dtype_of(problem.model))
+        self._terms = {term.name: term for term in problem.terms}
+        self._variables = trainable_variables(problem.model)
+        self._compiled: dict[tuple[str, int], Compiled] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, shard: Shard, vectors: Array) -> Array:
+        """The shard's part of the product.
+
+        Args:
+            shard: Which points.
+            vectors: ``[P, K]``, one vector a column.
+
+        Returns:
+            ``[P, K]`` float64: computed in the model's dtype, added up in float64.
+        """
+        term = self._terms[shard.term]
+        compiled = self._compile(term, shard.batch)
+        rows = tf.constant(np.ascontiguousarray(vectors.T), self.dtype)
+        total = np.zeros((vectors.shape[1], self.num_params))
+        for start, stop in shard.batches():
+            points, counts = self._pad(term, start, stop, shard.batch)
+            total += compiled(points, counts, rows).numpy()
+        return total.T
+
+    def _pad(
+        self, term: ResidualTerm | LossTerm, start: int, stop: int, batch: int
+    ) -> tuple[Tensor, Tensor]:
+        """A batch, filled up with its first point, where any residual is as finite as it was."""
+        if isinstance(term, LossTerm):
+            return tf.zeros((0, 0), self.dtype), tf.ones(1, self.dtype)
+        points = np.asarray(term.points)[start:stop]
+        missing = batch - len(points)
+        padded = np.concatenate([points, np.repeat(points[:1], missing, axis=0)])
+        counts = np.arange(batch) < len(points)
+        return tf.constant(padded, self.dtype), tf.constant(counts, self.dtype)
+
+    def _compile(self, term: ResidualTerm | LossTerm, batch: int) -> Compiled:
+        with self._lock:
+            key = (term.name, batch)
+            if key not in self._compiled:
+                columns = (0, 0)
+                if isinstance(term, ResidualTerm):
+                    columns = (batch, np.asarray(term.points).shape[1])
+                shapes = [columns, (batch,), (None, self.num_params)]
+                specs = [tf.TensorSpec(shape, self.dtype) for shape in shapes]
+                make = self._hessian if self.matrix == HESSIAN else self._gauss_newton
+                function = tf.function(make(term), autograph=False)
+                self._compiled[key] = function.get_concrete_function(*specs)
+            return self._compiled[key]
+
+    def _hessian(self, term: ResidualTerm | LossTerm) -> Compiled:
+        def products(points: Tensor, counts: Tensor, vectors: Tensor) -> Tensor:
+            def loss() -> Tensor:
+                if isinstance(term, LossTerm):
+                    return term_loss(self._problem, term, self._derivative)
+                residual = term_residual(self._problem, term, self._derivative, points)
+                squares = tf.square(residual) * counts[:, tf.newaxis]
+                return _share(term, counts) * tf.reduce_mean(squares)
+
+            with tf.GradientTape(persistent=True) as tape:
+                grad = gradient(loss, self._variables)
+            return _for_each(vectors, lambda v: pull_back(tape, grad, self._variables, v))
+
+        return products
+
+    def _gauss_newton(self, term: ResidualTerm | LossTerm) -> Compiled:
+        assert isinstance(term, ResidualTerm), term
+
+        def products(points: Tensor, counts: Tensor, vectors: Tensor) -> Tensor:
+            def residual() -> Tensor:
+                return term_residual(self._problem, term, self._derivative, points)
+
+            def product(vector: Tensor) -> Tensor:
+                image = tf.reshape(around.push(vector), (counts.shape[0], -1))
+                factor = 2 * _share(term, counts) / tf.cast(tf.size(image), image.dtype)
+                return around.pull(tf.reshape(factor * counts[:, tf.newaxis] * image, [-1]))
+
+            around = Linearisation(residual, self._variables)
+            return _for_each(vectors, product)
+
+        return products
+
+
+def _share(term: ResidualTerm, counts: Tensor) -> float:
+    """``w B / N``: factor of a mean over a batch of B of the term's N points, in the loss."""
+    return term.weight * int(counts.shape[0]) / len(np.asarray(term.points))
+
+
+def _for_each(vectors: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+    return tf.map_fn(product, vectors, fn_output_signature=vectors.dtype)
+
+
+def cut_points(
+    problem: Problem,
+    *,
+    max_batch: int = MAX_BATCH,
+    num_shards: int = 1,
+    term: str | None = None,
+) -> list[Shard]:
+    """Cut the terms of a problem into shards.
+
+    A residual that is not a function of its point alone cannot be cut: one that captures an
+    array with a row for each point, or takes a mean over them. Where the residuals of
+    parts differ from those of the whole, the term goes as one shard, computed at once.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+        max_batch: Largest number of points to compute at once.
+        num_shards: Number of shards of each term, as far as it has as many batches.
+        term: Name of the only term to cut, or None for all.
+
+    Raises:
+        ProblemError: If there is no such term.
+    """
+    shards: list[Shard] = []
+    for chosen in select_terms(problem, term):
+        if isinstance(chosen, LossTerm):
+            shards.append(Shard(chosen.name, 0, 1, 1))
+            continue
+        parts = cut(chosen.name, len(np.asarray(chosen.points)), max_batch, num_shards)
+        if not _is_pointwise(problem, chosen, parts):
+            parts = cut(chosen.name, parts[-1].stop, parts[-1].stop, 1)
+        shards += parts
+    return shards
+
+
+def _is_pointwise(problem: Problem, term: ResidualTerm, shards: list[Shard]) -> bool:
+    """Whether a residual at some points is the same, whatever the others are, and without them."""
+    batches = [batch for shard in shards for batch in shard.batches()]
+    if len(batches) == 1:
+        return True
+    points = np.asarray(term.points).astype(dtype_of(problem.model))
+
+    def at(points: Array) -> Array:
+        function = tf.function(lambda x: term_residual(problem, term, points=x), autograph=False)
+        compiled = function.get_concrete_function(tf.TensorSpec(points.shape, points.dtype))
+        return np.asarray(compiled(tf.constant(points)).numpy())
+
+    first, last = (slice(*batch) for batch in (batches[0], batches[-1]))
+    others = points.copy()
+    others[first.stop :] = points[0]
+    whole = at(points)
+    try:
+        parts = [at(points[first]), at(points[last])]
+    except Exception:  # Whatever user code raises for fewer points than it was written for.
+        return False
+    # A row of a product of matrices does not depend on the other rows, but its rounding may on
+    # how many there are; residuals are small differences of larger numbers.
+    eps = float(np.finfo(whole.dtype).eps)
+    size = float(np.abs(whole).max())
+    return (
+        _close(at(others)[first], whole[first], 10 * eps * size)
+        and _close(parts[0], whole[first], 1e4 * eps * (1 + size))
+        and _close(parts[1], whole[last], 1e4 * eps * (1 + size))
+    )
+
+
+def _close(values: Array, expected: Array, tolerance: float) -> bool:
+    return values.shape == expected.shape and bool(np.abs(values - expected).max() <= tolerance)

@@ -1,0 +1,275 @@
+"""What products alone say of a matrix, each answer with its error, and how that is kept."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import xarray as xr
+
+from hessian_tasks.frozen import FrozenInputs
+from pipeline.analysis.density import SpectralDensity, spectral_density
+from pipeline.analysis.eigenpairs import Eigenpairs, extreme_eigenpairs
+from pipeline.analysis.estimators import (
+    Estimate,
+    TraceMethod,
+    estimate_diagonal,
+    estimate_frobenius_norm,
+    estimate_trace,
+)
+from pipeline.analysis.operator import HessianOperator
+from pipeline.errors import StoreError, StoreMismatchError
+from pipeline.matrix_free.products import Array
+from pipeline.store import differing_inputs, writing
+from pipeline.template import describe_inputs
+
+__all__ = ["EstimateOptions", "Estimates", "check_replaceable", "estimate", "save"]
+
+KIND = "estimates"
+# XTrace keeps that many arrays of all its vectors.
+XTRACE_COPIES = 5
+
+
+# A product costs in proportion to its vectors, unlike a pass over an array: blocks need only be
+# large enough for several cores and multiple eigenvalues.
+BLOCK = 4
+MAX_PASSES = 500
+
+
+@dataclass(frozen=True)
+class EstimateOptions:
+    """What is estimated, and how well.
+
+    Attributes:
+        num_pairs: Eigenpairs at each end.
+        tolerance: Residuals of eigenpairs to reach, relative to ``‖H‖_F``.
+        error: Standard errors to reach for trace and Frobenius norm, relative to ``‖H‖_F``.
+        max_products: Products after which an estimate stops, whatever its error.
+        num_diagonal: Products for the diagonal; 0 leaves it out.
+        num_density: Random vectors for the spectral density, of 80 products each; 0 leaves it out.
+        seed: Of the random vectors.
+    """
+
+    num_pairs: int = 5
+    tolerance: float = 1e-8
+    error: float = 0.01
+    max_products: int = 400
+    num_diagonal: int = 0
+    num_density: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """The answers.
+
+    Attributes:
+        title: Name of the matrix.
+        num_params: P.
+        loss: The loss at θ.
+        relative_error: Of a product, as measured.
+        pairs: Extreme eigenpairs, with the norms of their residuals.
+        trace: The trace.
+        frobenius_norm: ``‖H‖_F``.
+        diagonal: The diagonal ``[P]``, or None.
+        density: The spectral density, or None.
+        num_products: Products with single vectors, of all this.
+        seconds: Time that they took.
+    """
+
+    title: str
+    num_params: int
+    loss: float
+    relative_error: float
+    pairs: Eigenpairs
+    trace: Estimate
+    frobenius_norm: Estimate
+    diagonal: Estimate | None
+    density: SpectralDensity | None
+    num_products: int
+    seconds: float
+
+    @property
+    def noise_floor(self) -> float:
+        """Bound on the error of eigenvalues by that of products, ``‖E‖₂ ≤ ‖E‖_F``."""
+        return self.relative_error * float(self.frobenius_norm.value)
+
+    @property
+    def eigenvalue_errors(self) -> Array:
+        """Bounds on the errors of the eigenvalues.
+
+        Within ``‖A u - λ u‖`` of λ is an eigenvalue of A, if ``‖u‖ = 1`` (B. Parlett, The Symmetric
+        Eigenvalue Problem, section 4.5); that of H is no further from it than the noise floor.
+        """
+        return self.pairs.residuals + self.noise_floor
+
+    def density_data(self) -> dict[str, Any] | None:
+        """The counts and the curve of the density, if there is one."""
+        return None if self.density is None else self.density.to_json(self.noise_floor)
+
+    def to_json(self) -> dict[str, Any]:
+        """The answers as JSON data, without vectors."""
+        return {
+            "matrix": self.title,
+            "num_params": self.num_params,
+            "loss": self.loss,
+            "eigenvalues": self.pairs.values.tolist(),
+            "eigenvalue_errors": self.eigenvalue_errors.tolist(),
+            "trace": self.trace.to_json(),
+            "frobenius_norm": self.frobenius_norm.to_json(),
+            "relative_error": self.relative_error,
+            "noise_floor": self.noise_floor,
+            "residuals": self.pairs.residuals.tolist(),
+            "converged": self.pairs.converged.tolist(),
+            "density": self.density_data(),
+            "num_products": self.num_products,
+            "seconds": self.seconds,
+        }
+
+
+def estimate(
+    operator: HessianOperator,
+    loss: float,
+    options: EstimateOptions,
+    report: Callable[[str], None] = lambda text: None,
+) -> Estimates:
+    """Ask everything of an operator.
+
+    Args:
+        operator: The matrix.
+        loss: The loss at θ.
+        options: What, and how well.
+        report: Told what is done now.
+
+    Raises:
+        ConfigError: If options have no valid value.
+    """
+    started, before = time.perf_counter(), operator.num_products
+    assert operator.norm is not None, operator
+    method = _method(operator.shape[0], options.max_products)
+    given: dict[str, Any] = {
+        "num_products": options.max_products,
+        "error": (options.error * operator.norm) or None,
+        "seed": options.seed,
+    }
+    report("trace")
+    trace = estimate_trace(operator, method, **given)
+    report("Frobenius norm")
+    norm = estimate_frobenius_norm(operator, method, **given)
+    diagonal = None
+    if options.num_diagonal:
+        report("diagonal")
+        diagonal = estimate_diagonal(operator, num_products=options.num_diagonal, seed=options.seed)
+    report("eigenpairs")
+    pairs = extreme_eigenpairs(
+        operator,
+        options.num_pairs,
+        tolerance=max(options.tolerance, operator.relative_error) * operator.norm,
+        block=BLOCK,
+        max_passes=MAX_PASSES,
+        seed=options.seed,
+    )
+    density = None
+    if options.num_density:
+        report("density")
+        density = spectral_density(
+            operator, num_vectors=options.num_density, known=pairs, seed=options.seed
+        )
+    return Estimates(
+        operator.title,
+        operator.shape[0],
+        loss,
+        operator.relative_error,
+        pairs,
+        trace,
+        norm,
+        diagonal,
+        density,
+        operator.num_products - before,
+        time.perf_counter() - started,
+    )
+
+
+def _method(num_params: int, max_products: int) -> TraceMethod:
+    """The best method whose vectors fit into half of the free memory."""
+    needed = XTRACE_COPIES * (max_products // 2) * num_params * np.dtype(np.float64).itemsize
+    return "xtrace" if needed < psutil.virtual_memory().available / 2 else "hutchinson"
+
+
+def check_replaceable(path: Path, frozen: FrozenInputs) -> None:
+    """Find out before the first product whether answers can be saved to a path.
+
+    Raises:
+        StoreMismatchError: If there are answers of other inputs.
+        StoreError: If something else is there.
+    """
+    if not path.exists():
+        return
+    try:
+        with xr.open_zarr(path, consolidated=False) as dataset:
+            attributes = dict(dataset.attrs)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise StoreError(f"{path} exists, and holds no estimates: {error}") from error
+    if attributes.get("kind") != KIND:
+        raise StoreError(
+            f"{path} exists, and holds no estimates. If it is a store of the matrix, ask that: "
+            "hessian spectrum. Or give another --store."
+        )
+    differing = differing_inputs(attributes["fingerprint"], frozen.fingerprint())
+    if differing:
+        raise StoreMismatchError(
+            f"{path} holds estimates of other inputs: {', '.join(differing)} differ"
+            f"{'s' if len(differing) == 1 else ''}. Give another --store."
+        )
+
+
+def save(found: Estimates, frozen: FrozenInputs, path: Path) -> None:
+    """Write the answers and the inputs that they belong to, as a Zarr group that xarray opens.
+
+    Arrays: ``eigenvalue``, ``eigenvalue_error`` ``[pair]``, ``eigenvector`` ``[row, pair]``,
+    ``theta`` and ``gradient`` ``[row]``, the points, and ``diagonal`` with ``diagonal_error``
+    ``[row]`` where it was asked for. Attributes: those of :meth:`Estimates.to_json` under
+    ``estimates``, and the inputs as a store of the matrix has them. It is made under another name
+    and renamed.
+
+    Raises:
+        StoreError: If it cannot be written.
+    """
+    half_made = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.creating")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _dataset(found, frozen).to_zarr(half_made, zarr_format=3, consolidated=False)
+            if path.exists():
+                shutil.rmtree(path)
+            half_made.rename(path)
+    except BaseException:
+        shutil.rmtree(half_made, ignore_errors=True)
+        raise
+
+
+def _dataset(found: Estimates, frozen: FrozenInputs) -> xr.Dataset:
+    arrays: dict[str, tuple[tuple[str, ...], Array]] = {
+        "eigenvalue": (("pair",), found.pairs.values),
+        "eigenvalue_error": (("pair",), found.eigenvalue_errors),
+        "eigenvector": (("row", "pair"), found.pairs.vectors),
+        "theta": (("row",), frozen.theta),
+        "gradient": (("row",), frozen.gradient),
+    }
+    if found.diagonal is not None:
+        arrays["diagonal"] = (("row",), found.diagonal.value)
+        arrays["diagonal_error"] = (("row",), found.diagonal.standard_error)
+    for term in frozen.terms:
+        for key, array in term.arrays.items():
+            name = f"{term.name}_{key}"
+            arrays[name] = (tuple(f"{name}_{axis}" for axis in range(array.ndim)), array)
+    return xr.Dataset(
+        arrays, attrs={"kind": KIND, "estimates": found.to_json(), **describe_inputs(frozen)}
+    )

@@ -1,0 +1,73 @@
+"""Sums of products over shards, on threads of this process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from hessian_tasks.products import ShardProducts
+from hessian_tasks.shards import Shard
+from pipeline.errors import StoppedError
+
+__all__ = ["Array", "Product", "add_up", "deal", "threaded_product"]
+
+Array: TypeAlias = npt.NDArray[Any]
+Product: TypeAlias = Callable[[Array], Array]
+
+
+def threaded_product(
+    products: ShardProducts,
+    shards: Sequence[Shard],
+    num_threads: int,
+    stop: threading.Event | None = None,
+) -> Product:
+    """``V ↦ H V``, each thread adding up the products of its share of the shards.
+
+    Args:
+        products: Multiplies with the matrix of a shard.
+        shards: All shards.
+        num_threads: Number of threads; each has a sum ``[P, K]`` in float64 of its own.
+        stop: Set to end a product, with a StoppedError.
+    """
+    shares = deal(shards, num_threads)
+
+    def multiply(shard: Shard, vectors: Array) -> Array:
+        if stop is not None and stop.is_set():
+            raise StoppedError("The product was stopped.")
+        return products(shard, vectors)
+
+    def product(vectors: Array) -> Array:
+        with ThreadPoolExecutor(len(shares)) as pool:
+            parts = pool.map(lambda share: add_up(multiply, share, vectors), shares)
+            return np.asarray(sum(parts, np.zeros(vectors.shape)))
+
+    return product
+
+
+def deal(shards: Sequence[Shard], number: int) -> list[list[Shard]]:
+    """Give the shards out in turns, so that every share has its part of every term.
+
+    Example:
+        >>> shards = [Shard(term, i, i + 1, 1) for term in ("pde", "dirichlet") for i in range(2)]
+        >>> for share in deal(shards, 2):
+        ...     print(*share, sep="; ")
+        points 0 to 0 of term 'pde'; points 0 to 0 of term 'dirichlet'
+        points 1 to 1 of term 'pde'; points 1 to 1 of term 'dirichlet'
+    """
+    return [list(shards[first::number]) for first in range(min(number, len(shards)))]
+
+
+def add_up(
+    multiply: Callable[[Shard, Array], Array], shards: Sequence[Shard], vectors: Array
+) -> Array:
+    """The sum of the products of some shards, ``[P, K]`` float64."""
+    first, *others = shards
+    total = multiply(first, vectors)
+    for shard in others:
+        total += multiply(shard, vectors)
+    return total
