@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.jets import Tensor, reverse_derivative
 from hessian_tasks.loss import flatten, gradient, term_loss
@@ -63,15 +64,20 @@ class AutodiffEngine:
     name = "autodiff"
     tile_multiple = 1
 
-    def __init__(self, problem: Problem, row_batch: int = 64) -> None:
+    def __init__(
+        self, problem: Problem, row_batch: int = 64, devices: DevicePool | None = None
+    ) -> None:
         """Prepare the engine; nothing is compiled yet.
 
         Args:
             problem: The problem, its model resolved to a Keras model.
             row_batch: Number of rows computed by one call into TensorFlow. It bounds
                 memory and the time to react to an interruption, not the speed.
+            devices: The devices to compute on; each block row takes a free one. By default
+                TensorFlow chooses.
         """
         self.problem = problem
+        self.devices = devices or DevicePool()
         self.layout = parameter_layout(problem.model)
         self.dtype = np.dtype(dtype_of(problem.model))
         self.row_batch = row_batch
@@ -99,11 +105,12 @@ class AutodiffEngine:
         offset = self.layout.variables[first].offset
         compiled = self._compile(term, first)
         block = np.empty((row.num_rows, self.layout.num_params - row.start), self.dtype)
-        for start in range(row.start, row.stop, self.row_batch):
-            check()
-            stop = min(start + self.row_batch, row.stop)
-            rows = compiled(tf.constant(start - offset), tf.constant(stop - offset))
-            block[start - row.start : stop - row.start] = rows.numpy()[:, row.start - offset :]
+        with self.devices.take() as device, tf.device(device):
+            for start in range(row.start, row.stop, self.row_batch):
+                check()
+                stop = min(start + self.row_batch, row.stop)
+                rows = compiled(tf.constant(start - offset), tf.constant(stop - offset))
+                block[start - row.start : stop - row.start] = rows.numpy()[:, row.start - offset :]
         return block
 
     def trial_rows(self) -> list[BlockRow]:

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.autodiff import select_terms, trial_rows
+from hessian_tasks.devices import DevicePool
 from hessian_tasks.jets import Tensor
 from hessian_tasks.linearised import Linearisation
 from hessian_tasks.loss import term_residual
@@ -85,7 +86,11 @@ class GaussNewtonEngine:
     tile_multiple = 1
 
     def __init__(
-        self, problem: Problem, jacobians: Sequence[TermJacobian], by_layers: bool
+        self,
+        problem: Problem,
+        jacobians: Sequence[TermJacobian],
+        by_layers: bool,
+        devices: DevicePool | None = None,
     ) -> None:
         """Prepare the engine.
 
@@ -93,8 +98,11 @@ class GaussNewtonEngine:
             problem: The problem, its model resolved to a Keras model.
             jacobians: One for every term of the problem.
             by_layers: Whether they are computed by layers.
+            devices: The devices to compute on; each block row takes a free one. By default
+                TensorFlow chooses. By layers NumPy computes, without them.
         """
         self.problem = problem
+        self.devices = devices or DevicePool()
         self.layout = parameter_layout(problem.model)
         self.by_layers = by_layers
         self._jacobians = {jacobian.residuals.term: jacobian for jacobian in jacobians}
@@ -139,7 +147,8 @@ class GaussNewtonEngine:
             ``[N C, rows]``.
         """
         jacobian = self._jacobians[term]
-        columns, product = jacobian.block_row(row, check)
+        with self.devices.take() as device, tf.device(device):
+            columns, product = jacobian.block_row(row, check)
         product *= product.dtype.type(jacobian.residuals.factor)
         return product, columns
 

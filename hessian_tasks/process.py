@@ -1,4 +1,4 @@
-"""The worker's process: thread pools, arithmetic and memory.
+"""The worker's process: GPUs, thread pools, arithmetic and memory.
 
 Call :func:`configure_tensorflow` before the first TensorFlow operation.
 """
@@ -17,14 +17,14 @@ from typing import Any
 
 import psutil
 
-__all__ = ["configure_tensorflow", "first_gpu", "peak_bytes", "reset_peak", "resident_bytes"]
+__all__ = ["configure_tensorflow", "gpu_names", "peak_bytes", "reset_peak", "resident_bytes"]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
-def configure_tensorflow(num_threads: int | None = None) -> int:
-    """Import TensorFlow and size its thread pools for ``num_threads`` cores.
+def configure_tensorflow(num_threads: int | None = None, num_gpus: int | None = None) -> int:
+    """Import TensorFlow, size its thread pools for ``num_threads`` cores, and choose its GPUs.
 
     A single operation of a small network is too short to be split, so operations run
     on one thread each (intra-op 1) and the cores are filled with different operations:
@@ -35,6 +35,7 @@ def configure_tensorflow(num_threads: int | None = None) -> int:
 
     Args:
         num_threads: Number of cores to fill; all that the process may run on by default.
+        num_gpus: Number of GPUs to use, the first ones; by default all that the process sees.
 
     Returns:
         Number of block rows to compute at once: ``num_threads``, or 1 where TensorFlow had
@@ -44,7 +45,10 @@ def configure_tensorflow(num_threads: int | None = None) -> int:
     tf = _import_tensorflow()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
-        for gpu in _list_gpus(tf):
+        gpus = _list_gpus(tf)[:num_gpus]
+        if num_gpus is not None:
+            tf.config.set_visible_devices(gpus, "GPU")
+        for gpu in gpus:
             # Or the first process to start takes all of its memory.
             tf.config.experimental.set_memory_growth(gpu, True)
         tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -55,10 +59,9 @@ def configure_tensorflow(num_threads: int | None = None) -> int:
     return num_threads
 
 
-def first_gpu() -> str | None:
-    """TensorFlow's name of the GPU that this process computes on, if it sees one."""
-    gpus = _import_tensorflow().config.list_logical_devices("GPU")
-    return str(gpus[0].name) if gpus else None
+def gpu_names() -> list[str]:
+    """TensorFlow's names of the GPUs that this process computes on."""
+    return [str(gpu.name) for gpu in _import_tensorflow().config.list_logical_devices("GPU")]
 
 
 def _import_tensorflow() -> Any:

@@ -72,6 +72,8 @@ def run_settings(settings: Settings, console: Console, stop: threading.Event) ->
     display = ProgressDisplay(console)
     try:
         with _workers(settings, stop) as workers:
+            if workers is not None and workers.dashboard is not None:
+                console.print(f"dashboard: {workers.dashboard}")
             execute(path, inputs, run_options(settings), [display], stop, workers)
     except StoppedError as error:
         if not path.exists():

@@ -12,17 +12,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, fi
 
 from hessian_tasks.spec import EngineName
 from pipeline.errors import ConfigError
-from pipeline.profiles import (
-    DEFAULTS,
-    Address,
-    ClusterProfile,
-    InProcess,
-    Processes,
-    Profile,
-    Queue,
-    Ssh,
-    Tls,
-)
+from pipeline.profiles import DEFAULTS, MODELS, NESTED, ClusterProfile, InProcess, Profile
 
 __all__ = ["Settings", "load_settings", "parse_options"]
 
@@ -172,10 +162,11 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
     if len(location) < 3 or location[0] != "profiles":
         return list(Settings.model_fields)
     # A profile's own keys come after its name and its kind.
-    for model in (InProcess, Processes, Address, Ssh, Queue):
+    if len(location) > 4:
+        return list(NESTED[str(location[3])].model_fields)
+    for model in MODELS:
         if location[2] in get_args(model.model_fields["kind"].annotation):
-            inner = model.model_fields.get(str(location[3])) if len(location) > 4 else None
-            return list(model.model_fields if inner is None else Tls.model_fields)
+            return list(model.model_fields)
     return []
 
 

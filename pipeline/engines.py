@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from hessian_tasks.autodiff import AutodiffEngine
+from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.gauss_newton import AutodiffJacobian, GaussNewtonEngine
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_jacobians
 from hessian_tasks.linearised import residual_terms
 from hessian_tasks.problem import LossTerm, Problem
-from hessian_tasks.process import first_gpu
+from hessian_tasks.process import gpu_names
 from hessian_tasks.spec import EngineChoice, EngineName
 from pipeline.errors import PlanError
 
@@ -34,26 +35,30 @@ def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, Engine
         >>> choose_engine(problem(width=4, depth=2), "auto")[1].name
         'layered'
     """
+    devices = DevicePool(gpu_names())
     if name == "ggn":
-        return _choose_jacobians(problem)
+        return _choose_jacobians(problem, devices)
     if name == "autodiff":
-        return AutodiffEngine(problem), EngineChoice("autodiff", "asked for")
+        return AutodiffEngine(problem, devices=devices), EngineChoice("autodiff", "asked for")
     try:
-        engine = LayeredEngine(problem, first_gpu())
+        engine = LayeredEngine(problem, devices)
     except NotLayeredError as error:
         if name == "layered":
             raise PlanError(
                 f"The layered engine does not take this problem: {error}. "
                 "Leave --engine out, or give --engine autodiff."
             ) from error
-        return AutodiffEngine(problem), EngineChoice("autodiff", f"because {error}")
+        reason = f"because {error}"
+        return AutodiffEngine(problem, devices=devices), EngineChoice("autodiff", reason)
     others = [f"{term} {reason}" for term, reason in engine.left_out.items()]
     return engine, EngineChoice(
         "layered", f"but by autodiff: {'; '.join(others)}" if others else ""
     )
 
 
-def _choose_jacobians(problem: Problem) -> tuple[GaussNewtonEngine, EngineChoice]:
+def _choose_jacobians(
+    problem: Problem, devices: DevicePool
+) -> tuple[GaussNewtonEngine, EngineChoice]:
     others = [term.name for term in problem.terms if isinstance(term, LossTerm)]
     if others:
         raise PlanError(
@@ -66,7 +71,7 @@ def _choose_jacobians(problem: Problem) -> tuple[GaussNewtonEngine, EngineChoice
         reason = ""
     except NotLayeredError as error:
         jacobians = [AutodiffJacobian(problem, term) for term in residual_terms(problem)]
-        engine = GaussNewtonEngine(problem, jacobians, by_layers=False)
+        engine = GaussNewtonEngine(problem, jacobians, by_layers=False, devices=devices)
         reason = f"by autodiff because {error}"
     return engine, EngineChoice("ggn", reason, engine.residuals)
 
@@ -75,4 +80,4 @@ def uses_numpy(engine: AnyEngine) -> bool:
     """Whether a block row is NumPy on one core, rather than TensorFlow on all."""
     if isinstance(engine, GaussNewtonEngine):
         return engine.by_layers
-    return isinstance(engine, LayeredEngine) and engine.device is None
+    return isinstance(engine, LayeredEngine) and not engine.devices

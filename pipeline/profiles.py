@@ -9,13 +9,20 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 __all__ = [
     "DEFAULTS",
+    "MODELS",
+    "NESTED",
+    "Adapt",
     "Address",
     "ClusterProfile",
+    "Cuda",
     "InProcess",
+    "Kubernetes",
+    "Listening",
     "Processes",
     "Profile",
     "Queue",
     "QueueKind",
+    "ScaledProfile",
     "Ssh",
     "StartedProfile",
     "Tls",
@@ -46,17 +53,71 @@ class ClusterProfile(_Strict):
         description="How often a block row may fail, or lose its worker, before it is set aside.",
     )
 
+    @property
+    def most_workers(self) -> int:
+        """Workers that there will be; 1 if only the workers themselves can tell."""
+        return 1
+
+    @property
+    def gpus_of_worker(self) -> int | None:
+        """GPUs that one worker uses of those that it sees; None for all."""
+        return None
+
 
 class StartedProfile(ClusterProfile):
     """What all profiles have whose workers we start."""
 
-    workers: int = Field(1, ge=1, description="Workers to start; the first may begin alone.")
     threads: int = Field(
         1, ge=1, description="Block rows that one worker computes at once, a core for each."
     )
     memory: ByteSize | None = Field(
         None, description="Memory of one worker, as 8GiB; its share of the machine's by default."
     )
+
+
+class Adapt(_Strict):
+    """As many workers as there are block rows to compute, within bounds."""
+
+    minimum: int = Field(0, ge=0, description="Workers to keep when there is less to compute.")
+    maximum: int = Field(ge=1, description="Workers to have at most.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Adapt:
+        if self.minimum > self.maximum:
+            raise ValueError("expected minimum to be at most maximum")
+        return self
+
+
+class ScaledProfile(StartedProfile):
+    """What all profiles have whose workers come and go one by one."""
+
+    workers: int = Field(1, ge=1, description="Workers to start; the first may begin alone.")
+    adapt: Adapt | None = Field(
+        None,
+        description="In place of workers: as many as there are block rows left, within bounds.",
+    )
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Workers to have at least, and at most."""
+        if self.adapt is None:
+            return self.workers, self.workers
+        return self.adapt.minimum, self.adapt.maximum
+
+    @property
+    def first_workers(self) -> int:
+        """Workers to start before it is known how many block rows there are."""
+        return max(1, self.bounds[0])
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that there will be, or may be."""
+        return self.bounds[1]
+
+
+class Listening(_Strict):
+    """What all profiles have whose scheduler is a process on one of our machines."""
+
     interface: str = Field(
         "lo",
         description="Network interface that scheduler and workers listen on, as ib0; lo is for "
@@ -65,12 +126,28 @@ class StartedProfile(ClusterProfile):
     encrypt: bool = Field(
         False, description="Encrypt connections with TLS, by certificates made for this run."
     )
+    dashboard: str = Field(
+        "127.0.0.1:0",
+        description="Where the scheduler's dashboard listens (it needs bokeh); by default on "
+        "loopback, on any free port.",
+    )
 
 
-class Processes(StartedProfile):
+class Processes(ScaledProfile, Listening):
     """Worker processes on this machine."""
 
     kind: Literal["processes"]
+
+
+class Cuda(StartedProfile, Listening):
+    """A worker process for each GPU of this machine that CUDA_VISIBLE_DEVICES names, or for all."""
+
+    kind: Literal["cuda"]
+
+    @property
+    def gpus_of_worker(self) -> int:
+        """The first: dask-cuda shows a worker those of the others too, after its own."""
+        return 1
 
 
 class Tls(_Strict):
@@ -100,13 +177,14 @@ class Address(ClusterProfile):
         return self
 
 
-class Ssh(StartedProfile):
+class Ssh(StartedProfile, Listening):
     """Workers on machines that ssh reaches; the first also runs the scheduler."""
 
     kind: Literal["ssh"]
     hosts: list[str] = Field(
-        min_length=1, description="Machines, each of which starts that many workers."
+        min_length=1, description="Machines; the scheduler runs on the first, workers on all."
     )
+    workers: int = Field(1, ge=1, description="Workers to start on each machine.")
     python: str | None = Field(
         None, description="Python on these machines; the path of this one by default."
     )
@@ -114,11 +192,16 @@ class Ssh(StartedProfile):
         default_factory=dict, description="Passed on to asyncssh, such as port or username."
     )
 
+    @property
+    def most_workers(self) -> int:
+        """Workers on all machines."""
+        return self.workers * len(self.hosts)
+
 
 QueueKind: TypeAlias = Literal["slurm", "pbs", "lsf", "sge", "htcondor"]
 
 
-class Queue(StartedProfile):
+class Queue(ScaledProfile, Listening):
     """One job of a queueing system for each worker."""
 
     kind: QueueKind
@@ -129,12 +212,45 @@ class Queue(StartedProfile):
     )
 
 
+class Kubernetes(ScaledProfile):
+    """Pods of a Kubernetes cluster in which the Dask operator runs."""
+
+    kind: Literal["kubernetes"]
+    image: str = Field(description="Container image with this package, for scheduler and workers.")
+    namespace: str | None = Field(
+        None, description="Namespace of the pods; that of the current context by default."
+    )
+    gpus: int = Field(0, ge=0, description="GPUs of one worker; the scheduler has none.")
+    env: dict[str, str] = Field(
+        default_factory=dict, description="Environment variables of scheduler and workers."
+    )
+    volumes: dict[str, str] = Field(
+        default_factory=dict,
+        description="Persistent volume claims, and where workers mount them: the store's place.",
+    )
+    pod: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Added to the specification of every pod, such as imagePullSecrets.",
+    )
+    worker_pod: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Added to that of workers alone, such as nodeSelector and tolerations.",
+    )
+
+
+# All models of profiles, and of the keys that have keys of their own.
+MODELS = (InProcess, Processes, Cuda, Address, Ssh, Queue, Kubernetes)
+NESTED: dict[str, type[BaseModel]] = {"adapt": Adapt, "tls": Tls}
+
 Profile: TypeAlias = Annotated[
-    InProcess | Processes | Address | Ssh | Queue, Field(discriminator="kind")
+    InProcess | Processes | Cuda | Address | Ssh | Queue | Kubernetes,
+    Field(discriminator="kind"),
 ]
 
 # Profiles that need no settings, by the name of their kind.
 DEFAULTS = {
     kind: {"kind": kind}
-    for kind in ("threads", "serial", "processes", "slurm", "pbs", "lsf", "sge", "htcondor")
-}
+    for kind in (
+        "threads", "serial", "processes", "cuda", "slurm", "pbs", "lsf", "sge", "htcondor",
+    )
+}  # fmt: skip

@@ -107,6 +107,9 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
     engine, choice = choose_engine(rebuild(frozen), name)
     if uses_numpy(engine):
         num_threads = options.num_threads or available_cores()
+    elif options.num_threads is None:
+        # Those without a device store what they have computed.
+        num_threads = max(num_threads, len(engine.devices))
     if options.executor == "serial":
         num_threads = 1
     with threadpool_limits(1, "blas"):
@@ -118,7 +121,7 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
         num_threads=num_threads,
         allowed_bytes=options.allowed_bytes or psutil.virtual_memory().available // 2,
         tile=tile,
-        num_block_rows=_wanted_block_rows(engine, num_threads * options.num_workers),
+        num_block_rows=_wanted_block_rows(engine, num_threads, options.num_workers),
         tile_multiple=engine.tile_multiple,
         num_residuals=sum(residuals.count for residuals in choice.residuals),
     )
@@ -126,9 +129,17 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
     return Prepared(engine, choice, plan, time.perf_counter() - started)
 
 
-def _wanted_block_rows(engine: AnyEngine, num_threads: int) -> int:
+def _wanted_block_rows(engine: AnyEngine, num_threads: int, num_workers: int) -> int:
+    at_once = num_workers * _at_once(engine, num_threads)
     # By layers a block row costs something apart from its rows, so that fewer are better.
-    return BLOCK_ROWS_PER_THREAD * num_threads if uses_numpy(engine) else WANTED_BLOCK_ROWS
+    fewest = 1 if uses_numpy(engine) else WANTED_BLOCK_ROWS
+    return max(fewest, BLOCK_ROWS_PER_THREAD * at_once)
+
+
+def _at_once(engine: AnyEngine, num_threads: int) -> int:
+    """Block rows that a process computes at once, as fast as one alone."""
+    # TensorFlow fills all cores, or a device, with the rows of one block row, NumPy only one core.
+    return num_threads if uses_numpy(engine) else max(1, len(engine.devices))
 
 
 def _measure(engine: AnyEngine, per_term: bool, num_threads: int, num_workers: int) -> Cost:
@@ -142,8 +153,7 @@ def _measure(engine: AnyEngine, per_term: bool, num_threads: int, num_workers: i
     per_row = max(0.0, seconds[1] - seconds[0]) / max(1, long.num_rows - short.num_rows)
     fixed = max(0.0, seconds[0] - per_row * short.num_rows)
     columns = engine.layout.num_params - long.start
-    # TensorFlow fills all cores with the rows of one block row, NumPy only one of them.
-    share = num_workers * (num_threads if uses_numpy(engine) else 1)
+    share = num_workers * _at_once(engine, num_threads)
     return Cost(
         reserved_bytes=reserved,
         graphs_bytes=graphs,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,10 @@ from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.problem import Problem
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.source import ProblemSource
+from tests import clusters
+
+if TYPE_CHECKING:
+    from pipeline.cluster.workers import Workers
 
 Run = Callable[..., list[Any]]
 Snapshot = Callable[[Path], dict[str, bytes]]
@@ -109,3 +114,29 @@ def hessian(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return int(code), output, errors
 
     return call
+
+
+@pytest.fixture(scope="session")
+def expected(
+    tmp_path_factory: pytest.TempPathFactory, run: Run, inputs: FrozenInputs, snapshot: Snapshot
+) -> dict[str, bytes]:
+    """The objects of a run of the small problem in this process, one block row after the other."""
+    path = tmp_path_factory.mktemp("expected") / "h.zarr"
+    run(path, inputs, tile=clusters.TILE, executor="serial")
+    return clusters.objects(path, snapshot)
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[Workers]:
+    """Two worker processes."""
+    from pipeline.cluster.connect import connect
+
+    with connect(clusters.processes(), threading.Event()) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[None]:
+    """SLURM on this machine."""
+    with clusters.slurm_server():
+        yield

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from pipeline.config import Settings, load_settings, parse_options
 from pipeline.errors import ConfigError
-from pipeline.profiles import Address, InProcess, Processes, Queue, Ssh, Tls
+from pipeline.profiles import MODELS, NESTED, Address, Cuda, InProcess, Kubernetes, Processes, Queue
 
 CLUSTER_YAML = Path(__file__).parent.parent / "cluster.yaml"
 
@@ -24,9 +24,10 @@ def assert_documented(model: type[BaseModel], indent: str) -> None:
 def test_cluster_yaml_names_every_key_with_its_description() -> None:
     assert list(yaml.safe_load(CLUSTER_YAML.read_text())) == list(Settings.model_fields)
     assert_documented(Settings, "")
-    for profile in (InProcess, Processes, Address, Ssh, Queue):
+    for profile in MODELS:
         assert_documented(profile, 4 * " ")
-    assert_documented(Tls, 6 * " ")
+    for model in NESTED.values():
+        assert_documented(model, 6 * " ")
 
 
 def test_cluster_yaml_is_valid() -> None:
@@ -36,6 +37,10 @@ def test_cluster_yaml_is_valid() -> None:
     kinds = {name: type(profile) for name, profile in settings.profiles.items()}
     assert kinds["standing"] is Address
     assert kinds["slurm"] is Queue
+    assert kinds["cuda"] is Cuda
+    kubernetes = settings.profiles["kubernetes"]
+    assert isinstance(kubernetes, Kubernetes)
+    assert kubernetes.bounds == (0, 16)
     assert kinds["serial"] is InProcess  # by default
 
 
@@ -90,6 +95,16 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
             "profiles: {a: {kind: address, address: b, tls: {pem: c}}}",
             r"unknown key 'profiles.a.address.tls.pem'; the keys are ca, cert, key",
         ),
+        (
+            "profiles: {a: {kind: slurm, adapt: {min: 1, maximum: 2}}}",
+            r"unknown key 'profiles.a.slurm.adapt.min'; the keys are minimum, maximum",
+        ),
+        (
+            "profiles: {a: {kind: slurm, adapt: {minimum: 3, maximum: 2}}}",
+            r"profiles.a.slurm.adapt is .*expected minimum to be at most maximum",
+        ),
+        ("profiles: {a: {kind: ssh, hosts: [b], adapt: {maximum: 2}}}", r"'profiles.a.ssh.adapt'"),
+        ("profiles: {a: {kind: kubernetes}}", r"profiles.a.kubernetes.image"),
         ("just words", r"run.yaml holds no keys"),
         ("a: [", r"run.yaml cannot be read"),
     ],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from hessian_tasks.devices import DevicePool
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.layered import compiled
 from hessian_tasks.layered.engine import LayeredEngine
@@ -29,7 +30,7 @@ SEEDS = [pytest.param(s, marks=[] if s in (0, 3, 4) else [pytest.mark.slow]) for
 
 def assert_equals_numpy(problem: Problem, row: BlockRow, tolerance: float) -> None:
     expected = LayeredEngine(problem).block_row(row)
-    found = LayeredEngine(problem, SECOND).block_row(row)
+    found = LayeredEngine(problem, DevicePool([SECOND])).block_row(row)
     assert found.dtype == expected.dtype
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
@@ -80,7 +81,7 @@ def test_computes_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
         return product
 
     monkeypatch.setattr(tf, "matmul", watched)
-    engine = LayeredEngine(of(poisson.problem(3, 1, 4, 3)), SECOND)
+    engine = LayeredEngine(of(poisson.problem(3, 1, 4, 3)), DevicePool([SECOND]))
     engine.block_row(BlockRow(0, 0, 4))
     assert len(devices) == 1
     assert devices.pop().endswith(SECOND)
@@ -90,7 +91,7 @@ def test_runs_use_a_gpu_where_there_is_one(
     tmp_path: Path, inputs: FrozenInputs, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path / "numpy.zarr", inputs)
-    monkeypatch.setattr(engines, "first_gpu", lambda: SECOND)
+    monkeypatch.setattr(engines, "gpu_names", lambda: [SECOND])
     engine, choice = choose_engine(of(poisson.problem(3, 1, 4, 3)), "auto")
     assert choice.name == "layered"
     assert not uses_numpy(engine)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.autodiff import AutodiffEngine
+from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.layered.compiled import CompiledContraction
 from hessian_tasks.layered.contract import Contraction
@@ -36,7 +35,7 @@ class LayeredEngine:
     those terms that only automatic differentiation can take. Safe to share between threads.
 
     Attributes:
-        device: The device that does the products, or None.
+        devices: The devices that do the products; none where NumPy does.
         left_out: The terms that are left to automatic differentiation, and why.
 
     Example:
@@ -52,43 +51,52 @@ class LayeredEngine:
 
     name = "layered"
 
-    def __init__(self, problem: Problem, device: str | None = None) -> None:
+    def __init__(self, problem: Problem, devices: DevicePool | None = None) -> None:
         """Read the network and expand every term around θ.
 
         Args:
             problem: The problem, its model resolved to a Keras model.
-            device: TensorFlow's name of a device, as ``"GPU:0"``, that does the products,
-                compiled by XLA; by default NumPy does them.
+            devices: The devices that do the products, compiled by XLA; by default NumPy does
+                them. Each slab of a block row takes a free one.
 
         Raises:
             NotLayeredError: If the network, or every term, is not of the kind that this engine
                 takes; the message says what it found.
         """
         self.problem = problem
-        self.device = device
+        self.devices = devices or DevicePool()
         self.layout = parameter_layout(problem.model)
         self.dtype = np.dtype(dtype_of(problem.model))
         network = read_network(problem)
         self._program = network.program
-        workspace = Workspace(self.dtype)
-        # One block row at a time has a GPU, and its memory, to itself.
-        self._turn = nullcontext() if device is None else threading.Lock()
-        self._contractions: dict[str, list[Contraction | CompiledContraction]] = {}
         self.left_out: dict[str, str] = {}
+        expansions: dict[str, list[Expansion]] = {}
         for term in problem.terms:
             try:
-                expansions = _expand(problem, network, term)
+                expansions[term.name] = _expand(problem, network, term)
             except NotLayeredError as error:
                 self.left_out[term.name] = str(error)
-            else:
-                self._contractions[term.name] = [
-                    Contraction(e, workspace) if device is None else CompiledContraction(e, device)
-                    for e in expansions
-                ]
-        if not self._contractions:
+        if not expansions:
             raise NotLayeredError("; ".join(f"term {k!r} {v}" for k, v in self.left_out.items()))
+        self._contractions = {
+            device: self._contract(expansions, device) for device in self.devices.names or (None,)
+        }
+        self._others: AutodiffEngine | None = None
         others = [term for term in problem.terms if term.name in self.left_out]
-        self._others = AutodiffEngine(replace(problem, terms=others)) if others else None
+        if others:
+            self._others = AutodiffEngine(replace(problem, terms=others), devices=self.devices)
+
+    def _contract(
+        self, expansions: dict[str, list[Expansion]], device: str | None
+    ) -> dict[str, list[Contraction | CompiledContraction]]:
+        workspace = Workspace(self.dtype)
+        return {
+            term: [
+                Contraction(e, workspace) if device is None else CompiledContraction(e, device)
+                for e in parts
+            ]
+            for term, parts in expansions.items()
+        }
 
     def block_row(
         self,
@@ -109,19 +117,20 @@ class LayeredEngine:
         Raises:
             ProblemError: If there is no such term.
         """
-        if self._others is not None and (term is None or term not in self._contractions):
+        terms = [t.name for t in self.problem.terms if t.name not in self.left_out]
+        if self._others is not None and (term is None or term not in terms):
             block = self._others.block_row(row, term, check)
         else:
             block = np.zeros((row.num_rows, self.layout.num_params - row.start), self.dtype)
-        terms = [name for name in self._contractions if term in (None, name)]
-        chosen = [part for name in terms for part in self._contractions[name]]
+        chosen = [name for name in terms if term in (None, name)]
         if not chosen:
             return block
         layered = np.zeros_like(block) if self._others is not None else block
         for slab in slabs(self._program, row, layered):
-            with self._turn:
-                for contraction in chosen:
-                    contraction.add(slab.targets(), check)
+            with self.devices.take() as device:
+                for name in chosen:
+                    for contraction in self._contractions[device][name]:
+                        contraction.add(slab.targets(), check)
             for entries, pair in slab.targets():
                 if pair.same:
                     mirror(entries)
@@ -132,8 +141,8 @@ class LayeredEngine:
 
     def forget(self) -> None:
         """Drop the tangents that are kept between block rows; the next ones compute them anew."""
-        for parts in self._contractions.values():
-            for contraction in parts:
+        for terms in self._contractions.values():
+            for contraction in (part for parts in terms.values() for part in parts):
                 contraction.forget()
 
     def trial_rows(self) -> list[BlockRow]:

@@ -7,8 +7,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -35,7 +36,7 @@ from pipeline.cli.parameters import (
     make_settings,
 )
 from pipeline.errors import ConfigError
-from pipeline.profiles import Queue
+from pipeline.profiles import InProcess, Queue
 
 __all__ = ["cancel", "estimate", "plan", "run", "status", "submit", "train"]
 
@@ -92,7 +93,9 @@ def run(
         config, problem, option, assignments, weights=weights, store=store, profile=profile,
         threads=threads, memory=memory, tile=tile, per_term=per_term, engine=engine,
     )  # fmt: skip
-    configure_tensorflow(settings.threads)
+    # Where workers compute, this process tries a few rows alone.
+    num_gpus = None if isinstance(settings.chosen, InProcess) else 1
+    configure_tensorflow(settings.threads, num_gpus)
     from pipeline.commands import run_settings
 
     with _stop_on_signals() as stop:
@@ -160,14 +163,20 @@ def submit(
     config: Config = None,
     profile: Profile = None,
     assignments: Assignments = [],  # noqa: B006
+    threads: Threads = None,
+    memory: Memory = None,
+    tile: Tile = None,
+    per_term: PerTerm = None,
+    engine: Engine = None,
 ) -> None:
     """Hand the whole run to the queue of a profile, and return.
 
     What it does is: hessian run, with the same arguments, as a job.
     """
     settings = make_settings(
-        config, problem, option, assignments, weights=weights, store=store, profile=profile
-    )
+        config, problem, option, assignments, weights=weights, store=store, profile=profile,
+        threads=threads, memory=memory, tile=tile, per_term=per_term, engine=engine,
+    )  # fmt: skip
     from pipeline.cluster.submit import submit_job
 
     chosen = settings.chosen
@@ -196,12 +205,13 @@ def status(store: Store, as_json: Json = False) -> None:
     from pipeline.store import HessianStore
 
     job = find_job(store)
-    if job is not None and not as_json:
-        typer.echo(f"submitted as {job}")
-        if not store.exists():
-            return
-    opened = HessianStore(store)
-    print_result(render.status(opened), render.status_data(opened), as_json)
+    text = [] if job is None else [f"submitted as {job}"]
+    data: dict[str, Any] = {} if job is None else {"job": asdict(job)}
+    if job is None or store.exists():
+        opened = HessianStore(store)
+        text.append(render.status(opened))
+        data.update(render.status_data(opened))
+    print_result("\n".join(text), data, as_json)
 
 
 @app.command()

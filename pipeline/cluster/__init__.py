@@ -1,7 +1,9 @@
 """Runs on Dask workers: how they start, whether they fit, what they do, who gives them work.
 
-- :mod:`~pipeline.cluster.connect`: from a profile to a Dask client, with
-  :mod:`~pipeline.cluster.queues` for queueing systems;
+- :mod:`~pipeline.cluster.connect`: from a profile to a Dask client;
+- :mod:`~pipeline.cluster.start`: workers that are started for a run, with
+  :mod:`~pipeline.cluster.queues` for queueing systems, :mod:`~pipeline.cluster.cuda` for the GPUs
+  of a machine and :mod:`~pipeline.cluster.kubernetes` for pods;
 - :mod:`~pipeline.cluster.workers`: whether the workers fit, before the first block row;
 - :mod:`~pipeline.cluster.job`: what a worker does;
 - :mod:`~pipeline.cluster.schedule`: which block row when, and how often;

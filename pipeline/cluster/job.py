@@ -7,15 +7,18 @@ for it, until the worker gets another job.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from distributed import get_worker
 from threadpoolctl import threadpool_limits
 
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
 from pipeline.blocks import BlockTask
+from pipeline.cluster.versions import check_versions, own_versions
 from pipeline.records import BlockRecord
 from pipeline.store import HessianStore
 
@@ -31,18 +34,23 @@ class Job:
         store: The store's absolute path, the same for all workers.
         source: Where to build the problem from.
         num_threads: Block rows that fit into a worker's memory at once.
+        num_gpus: GPUs that a worker uses of those that it sees; all by default.
+        versions: Those of the client's packages.
     """
 
     token: str
     store: Path
     source: ProblemSource
     num_threads: int
+    num_gpus: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, row: BlockRow) -> BlockRecord:
         """Compute a block row and store it.
 
         Raises:
             StoreError: If the store cannot be read or written from this worker.
+            ClusterError: If a package has another version here than in the client.
             ReproductionError: If the problem is not the one that was frozen.
             ProblemError: If its source cannot be read here.
             BlockRowError: If the block row cannot be computed.
@@ -70,8 +78,10 @@ _lock = threading.Lock()
 
 
 def _prepare(job: Job) -> _Ready:
+    # The workers that were there before are checked already; this one may have come later.
+    check_versions(get_worker().address, own_versions(), job.versions)
     # TensorFlow is imported here, on a thread for tasks: the worker's event loop has to answer.
-    configure_tensorflow(job.num_threads)
+    configure_tensorflow(job.num_threads, job.num_gpus)
     from hessian_tasks.rebuild import rebuild
     from pipeline.engines import choose_engine
     from pipeline.inputs import stored_inputs

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
+from pathlib import Path
 from typing import Any
 
+from pipeline.cluster.extras import require
 from pipeline.errors import ConfigError
 from pipeline.profiles import Queue
 
-__all__ = ["check_programs", "job_options", "queue_class", "require"]
+__all__ = ["job_options", "queue_class", "start_queue"]
+
+# On loopback alone, on any free port; workers listen with theirs on all interfaces by default.
+WORKER_DASHBOARD = ["--dashboard-address", "127.0.0.1:0"]
 
 CLASSES = {
     "slurm": "SLURMCluster",
@@ -29,12 +33,37 @@ def queue_class(kind: str) -> Any:
     return getattr(require("dask_jobqueue"), CLASSES[kind])
 
 
-def check_programs(kind: str) -> None:
-    """Find out whether jobs can be submitted from this machine.
+def start_queue(profile: Queue, common: dict[str, Any]) -> Any:
+    """Start a scheduler in this process, and submit a job for each worker.
+
+    Args:
+        profile: Which queue, and the resources.
+        common: How scheduler and workers are connected.
 
     Raises:
-        ConfigError: If not.
+        ConfigError: If jobs cannot be submitted from this machine.
     """
+    _check_programs(profile.kind)
+    options = job_options(profile)
+    options["worker_extra_args"] = [*WORKER_DASHBOARD, *options.get("worker_extra_args", [])]
+    given = {
+        **common,
+        "scheduler_options": {"dashboard_address": profile.dashboard},
+        "n_workers": profile.first_workers,
+    }
+    if profile.encrypt:
+        given["shared_temp_directory"] = str(_certificate_directory())
+    return queue_class(profile.kind)(**given | options)
+
+
+def _certificate_directory() -> Path:
+    # Jobs read certificates and keys from files, in a place that they share with this process.
+    directory = Path.home() / ".hessian-pipeline"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return directory
+
+
+def _check_programs(kind: str) -> None:
     program = queue_class(kind).job_cls.submit_command.split()[0]
     if shutil.which(program) is None:
         raise ConfigError(
@@ -51,18 +80,3 @@ def job_options(profile: Queue) -> dict[str, Any]:
         "memory": f"{int(profile.memory)}B" if profile.memory else None,
     }
     return given | profile.options
-
-
-def require(package: str) -> Any:
-    """Import a package that not all installations have.
-
-    Raises:
-        ConfigError: Saying how to install it.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ConfigError(
-            f"This profile needs {package.replace('_', '-')}. Install it with: "
-            "pip install 'hessian-pipeline[clusters]'"
-        ) from error

@@ -46,6 +46,8 @@ class Schedule:
         wait: Seconds to go on without any worker.
         on_stored: Called with the record of every stored block row.
         stop: Set to end the run.
+        expected_threads: Threads that workers may come to have. So many futures are open even
+            before: adaptive scaling asks for as many workers as there are tasks.
     """
 
     token: str
@@ -53,6 +55,7 @@ class Schedule:
     wait: float
     on_stored: Callable[[BlockRecord], None]
     stop: threading.Event
+    expected_threads: int = 0
 
 
 def run_block_rows(
@@ -102,7 +105,7 @@ class _Run:
         while self.waiting or self.open:
             if self.schedule.stop.is_set():
                 raise StoppedError("The run was stopped.")
-            self.fill(self.count_threads())
+            self.fill(max(self.count_threads(), self.schedule.expected_threads))
             try:
                 future = self.ended.get(timeout=POLL_SECONDS)
             except Empty:
@@ -137,6 +140,8 @@ class _Run:
     def settle(self, future: Future[BlockRecord], row: BlockRow) -> None:
         if future.status == "finished":
             self.schedule.on_stored(future.result())
+            # Or its worker, when it is given back, would have a result to pass on.
+            future.release()
         elif future.status == "error":
             self.retry(row, future.exception())
         elif future.status == "cancelled":

@@ -61,8 +61,10 @@ def submit_job(profile: Queue, command: list[str], store: Path) -> SubmittedJob:
     template = _job_template(profile)
     script = _beside(store, "job.sh")
     script.parent.mkdir(parents=True, exist_ok=True)
-    # In place of the shell, so that a signal from the queue reaches the run.
     lines = ["#!/usr/bin/env bash", template.job_header, *template._job_script_prologue]
+    # Some queues start jobs in the home directory, but the command's paths are relative to here.
+    lines.append(f"cd {shlex.quote(str(Path.cwd()))}")
+    # In place of the shell, so that a signal from the queue reaches the run.
     script.write_text("\n".join([*lines, f"exec {shlex.join(command)}", ""]))
     # LSF reads a script from its input, the others take a name and do not mind.
     arguments = [] if profile.kind == "lsf" else [str(script)]

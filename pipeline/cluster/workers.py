@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
 import threading
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from distributed import Client
 
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
+from pipeline.cluster.gpus import visible_uuids
 from pipeline.cluster.job import Job
 from pipeline.cluster.schedule import Schedule, run_block_rows
+from pipeline.cluster.versions import check_versions, own_versions, worker_versions
 from pipeline.errors import ClusterError, ConfigError
-from pipeline.profiles import ClusterProfile
+from pipeline.profiles import ClusterProfile, Listening, ScaledProfile
 from pipeline.records import BlockRecord
 from pipeline.store import HessianStore
 
 __all__ = ["Workers"]
-
-PACKAGES = ("dask", "distributed", "hessian-pipeline", "keras", "numpy", "tensorflow", "zarr")
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,20 @@ class Workers:
     @property
     def number(self) -> int:
         """How many there are, or will be when all have come."""
-        return max(len(self._infos()), getattr(self.profile, "workers", 1))
+        return max(len(self._infos()), self.profile.most_workers)
 
     @property
     def num_threads(self) -> int:
         """Threads of the worker that has fewest."""
         return min(info["nthreads"] for info in self._infos())
+
+    @property
+    def dashboard(self) -> str | None:
+        """Link to the scheduler's dashboard, if it has one."""
+        if isinstance(self.profile, Listening) and importlib.util.find_spec("bokeh") is None:
+            return None  # the scheduler serves pages for machines alone
+        link: str | None = self.client.dashboard_link
+        return link
 
     @property
     def memory(self) -> int | None:
@@ -57,24 +67,30 @@ class Workers:
 
         Raises:
             ConfigError: If the problem is an object of this process.
-            ClusterError: If a worker lacks a package, or has another version than this process;
-                names the worker, the package and both versions.
+            ClusterError: If a worker lacks a package, or has another version than this process, or
+                two workers would share a GPU; names them.
         """
         if source.live is not None:
             raise ConfigError(
                 "Workers cannot be given a problem object of this process. Put the problem into a "
                 "file, and give path/to/problem.py:name."
             )
-        for package in PACKAGES:
-            own = _version(package)
-            # Asked by a function of Python's own, which a worker has that lacks everything else.
-            answers = self.client.run(version, package, on_error="return")
-            for worker, answer in answers.items():
-                found = answer if isinstance(answer, str) else "no version"
-                if found != own:
+        own = own_versions()
+        for worker, found in worker_versions(self.client).items():
+            check_versions(worker, found, own)
+        self._check_gpus()
+
+    def _check_gpus(self) -> None:
+        owners: dict[str, str] = {}
+        for worker, gpus in self.client.run(visible_uuids).items():
+            for gpu in gpus[: self.profile.gpus_of_worker]:
+                other = owners.setdefault(gpu, worker)
+                if other != worker:
                     raise ClusterError(
-                        f"Worker {worker} has {found} of {package}, but this process has {own}. "
-                        "Install the same versions in the Pythons of both, and start again."
+                        f"Workers {other} and {worker} would both compute on {gpu}. Give every "
+                        "worker a GPU of its own: --profile cuda on one machine, "
+                        'job_extra_directives: ["--gres=gpu:1"] or the like in a queue, or '
+                        "another CUDA_VISIBLE_DEVICES for each."
                     )
 
     def compute(
@@ -106,15 +122,31 @@ class Workers:
                     "all workers share."
                 )
         token = uuid.uuid4().hex[:8]
-        schedule = Schedule(token, self.profile.attempts, self.profile.wait, on_stored, stop)
-        run_block_rows(self.client, Job(token, path, source, num_threads), pending, schedule)
+        task = Job(token, path, source, num_threads, self.profile.gpus_of_worker, own_versions())
+        schedule = Schedule(
+            token,
+            self.profile.attempts,
+            self.profile.wait,
+            on_stored,
+            stop,
+            expected_threads=self._scale(len(pending)),
+        )
+        run_block_rows(self.client, task, pending, schedule)
+
+    def _scale(self, num_block_rows: int) -> int:
+        """Have workers come and go as needed; returns the threads that they may come to have.
+
+        Lost ones are replaced, and no more are asked for than there are block rows.
+        """
+        if not isinstance(self.profile, ScaledProfile):
+            return 0
+        threads = self.profile.threads
+        useful = math.ceil(num_block_rows / threads)
+        minimum, maximum = (min(bound, useful) for bound in self.profile.bounds)
+        if maximum:
+            cluster: Any = self.client.cluster
+            cluster.adapt(minimum=minimum, maximum=maximum)
+        return maximum * threads
 
     def _infos(self) -> list[dict[str, int]]:
         return list(self.client.scheduler_info(n_workers=-1)["workers"].values())
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "no version"

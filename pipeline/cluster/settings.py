@@ -1,0 +1,22 @@
+"""What a scheduler has to be told, of block rows that take seconds to hours each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.profiles import ClusterProfile
+
+__all__ = ["scheduler_settings"]
+
+
+def scheduler_settings(profile: ClusterProfile) -> dict[str, Any]:
+    """Dask's settings of a scheduler that is started for a run."""
+    return {
+        # Only block rows that are being computed are on a worker, so that only these are
+        # suspected if it dies.
+        "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.scheduler.allowed-failures": profile.attempts - 1,
+        # A worker for every block row that is open: Dask divides the time that they will take by
+        # this, and then asks for no more threads than there are block rows.
+        "distributed.adaptive.target-duration": "1ms",
+    }

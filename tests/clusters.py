@@ -1,0 +1,189 @@
+"""Clusters on this machine, for tests: schedulers by hand, ssh, SLURM, and stand-ins of queues."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from hessian_tasks.spec import BlockRow
+from pipeline.events import BlockRowStored
+from pipeline.profiles import Address, ClusterProfile, Cuda, Processes, Queue, Ssh, Tls
+
+Run = Callable[..., list[Any]]
+Snapshot = Callable[[Path], dict[str, bytes]]
+Cli = Callable[..., tuple[int, str, str]]
+
+SERVERS = Path(__file__).parent / "servers"
+DASK = Path(sys.executable).with_name("dask")
+# Of the session's small problem.
+TILE = 5
+NUM_BLOCK_ROWS = 8
+
+
+def processes(**keys: Any) -> Processes:
+    return Processes.model_validate({"kind": "processes", "workers": 2, "memory": "4GiB", **keys})
+
+
+def rows(number: int) -> list[BlockRow]:
+    return [BlockRow(i, i, i + 1) for i in range(number)]
+
+
+def objects(path: Path, snapshot: Snapshot) -> dict[str, bytes]:
+    """What was computed: tiles, not records with their times."""
+    return {key: data for key, data in snapshot(path).items() if key.startswith("hessian/c/")}
+
+
+def computed(events: list[Any]) -> list[int]:
+    return sorted(e.record.row.index for e in events if isinstance(e, BlockRowStored))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@contextmanager
+def standing_scheduler(
+    directory: Path, tls: Tls | None = None, num_workers: int = 2
+) -> Iterator[str]:
+    """A scheduler and workers, started by hand."""
+    file = directory / "scheduler.json"
+    protocol = "tcp" if tls is None else "tls"
+    options = ["--scheduler-file", str(file), "--host", f"{protocol}://127.0.0.1"]
+    if tls is not None:
+        options += ["--tls-ca-file", str(tls.ca), "--tls-cert", str(tls.cert)]
+        options += ["--tls-key", str(tls.key)]
+    scheduler = [DASK, "scheduler", "--port", "0", "--no-dashboard", "--no-show"]
+    worker = [DASK, "worker", "--nthreads", "1", "--nworkers", num_workers, "--no-dashboard"]
+    worker += ["--memory-limit", "4GiB"]
+    with ExitStack() as stack:
+        for command in (scheduler, worker)[: 1 + bool(num_workers)]:
+            process = subprocess.Popen(
+                [*map(str, command), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            if command is scheduler:
+                wait_for(file.exists)
+        yield str(file)
+
+
+def make_certificate(directory: Path) -> Tls:
+    """A certificate that is its own authority."""
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test"
+    subprocess.run(
+        [*command.split(), "-out", cert, "-keyout", key], check=True, capture_output=True
+    )
+    return Tls(ca=cert, cert=cert, key=key)
+
+
+@contextmanager
+def slurm_server() -> Iterator[None]:
+    """SLURM on this machine."""
+    if os.getuid() != 0:
+        pytest.skip("SLURM on loopback is started by root")
+    # Not pytest's directory, which the user of the authentication daemon cannot enter.
+    directory = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
+    subprocess.run([SERVERS / "slurm.sh", "up", directory], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(directory / "slurm.conf"))
+        yield
+    subprocess.run([SERVERS / "slurm.sh", "down", directory], check=True)
+
+
+@contextmanager
+def ssh_server(directory: Path) -> Iterator[Ssh]:
+    """An ssh server on this machine, and a profile with two workers that it starts."""
+    if os.getuid() != 0:
+        pytest.skip("an ssh server of its own is started by root")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [SERVERS / "ssh.sh", directory, str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        try:
+            assert any("listening" in line for line in server.stderr)
+            keys = {"client_keys": [str(directory / "client")], "known_hosts": None}
+            options = {"port": port, "username": "root", **keys}
+            hosts = ["127.0.0.1", "127.0.0.1"]
+            profile = {"kind": "ssh", "hosts": hosts, "memory": "4GiB", "connect_options": options}
+            yield Ssh.model_validate(profile)
+        finally:
+            server.terminate()
+
+
+def on_slurm(log_directory: Path, **options: Any) -> Queue:
+    options = {"walltime": "00:10:00", "log_directory": str(log_directory), **options}
+    profile = {"kind": "slurm", "workers": 2, "memory": "4GiB", "options": options, "wait": 60}
+    return Queue.model_validate(profile)
+
+
+@contextmanager
+def queue_programs(directory: Path) -> Iterator[Path]:
+    """The commands of PBS, LSF, SGE and HTCondor, of which this machine is the queue."""
+    programs = directory / "queue"
+    subprocess.run([SERVERS / "queue.sh", programs], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+        # Jobs start elsewhere, and have to find what tests give them.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+        yield programs
+    wait_for(lambda: not queue_jobs(programs))
+
+
+def queue_jobs(programs: Path) -> list[psutil.Process]:
+    """Processes of the jobs that are not at their end."""
+    numbers = [int(line) for line in (programs / "jobs").read_text().split()]
+    found = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError):  # it has ended since
+            if os.getsid(process.pid) in numbers:
+                found.append(process)
+    return found
+
+
+def in_queue(kind: str, directory: Path, **keys: Any) -> Queue:
+    options = {"local_directory": str(directory), "log_directory": str(directory / "logs")}
+    if keys.get("encrypt"):
+        options["shared_temp_directory"] = str(directory)
+    if kind == "htcondor":
+        options["disk"] = "1GB"
+    profile = {"kind": kind, "memory": "4GiB", "wait": 60, "options": options, **keys}
+    return Queue.model_validate(profile)
+
+
+@contextmanager
+def profile_of(kind: str, directory: Path) -> Iterator[ClusterProfile]:
+    """A profile of that kind, and what it needs on this machine."""
+    with ExitStack() as stack:
+        if kind == "processes":
+            yield processes()
+        elif kind == "cuda":
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+            yield Cuda.model_validate({"kind": "cuda", "memory": "4GiB"})
+        elif kind == "slurm":
+            yield on_slurm(directory)
+        elif kind == "ssh":
+            yield stack.enter_context(ssh_server(directory))
+        elif kind.startswith("address"):
+            tls = make_certificate(directory) if kind == "address with TLS" else None
+            file = stack.enter_context(standing_scheduler(directory, tls))
+            yield Address(kind="address", scheduler_file=Path(file), tls=tls, wait=60)
+        else:
+            stack.enter_context(queue_programs(directory))
+            name, _, tls_too = kind.partition(" ")
+            yield in_queue(name, directory, encrypt=bool(tls_too))
