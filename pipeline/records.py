@@ -19,6 +19,7 @@ import numpy.typing as npt
 import zarr
 
 from hessian_tasks.spec import BlockRow
+from pipeline.retrying import RetryingFiles
 
 __all__ = ["BlockRecord", "Statistics", "checksum", "damaged_objects"]
 
@@ -83,7 +84,7 @@ class BlockRecord:
     def save(self, root: Path) -> None:
         """Put the record in place, as one object, by rename."""
         zarr.create_group(
-            root,
+            RetryingFiles(root),
             path=f"{GROUP}/{self.row.index:06d}",
             attributes=asdict(self),
             zarr_format=3,

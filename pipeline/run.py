@@ -228,7 +228,7 @@ def execute(
     reporter = _Reporter(callbacks)
     reporter.tell(RunStarted(prepared.plan, tuple(pending), resumed, prepared.startup_seconds))
     if workers is not None:
-        job = (store, frozen.source, prepared.plan.num_threads)
+        job = (store, frozen.source, prepared.plan)
         workers.compute(job, pending, reporter.stored, stop)
     else:
         task = BlockTask(prepared.engine, store, stop, reporter.stored)

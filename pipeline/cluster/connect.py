@@ -55,6 +55,8 @@ def _settings(profile: ClusterProfile) -> dict[str, Any]:
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.scheduler.allowed-failures": profile.attempts - 1,
         "distributed.scheduler.work-stealing": False,
+        # Silent for so long, a worker is taken for lost: while it computes, it still answers.
+        "distributed.scheduler.worker-ttl": "2 minutes",
     }
 
 
