@@ -144,10 +144,12 @@ def _measure(engine: AnyEngine, per_term: bool, num_threads: int, num_workers: i
     columns = engine.layout.num_params - long.start
     # TensorFlow fills all cores with the rows of one block row, NumPy only one of them.
     share = num_workers * (num_threads if uses_numpy(engine) else 1)
+    # Threads share what is kept from one block row to the next.
+    kept, most_kept = engine.kept_bytes if isinstance(engine, LayeredEngine) else (0, 0)
     return Cost(
         reserved_bytes=reserved,
-        graphs_bytes=graphs,
-        workspace_bytes=max(0, peak_bytes() - reserved),
+        shared_bytes=graphs + most_kept,
+        workspace_bytes=max(0, peak_bytes() - reserved - kept),
         seconds_per_row=per_row * engine.layout.num_params / columns / share,
         seconds_per_block_row=fixed / share,
     )
