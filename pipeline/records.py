@@ -55,7 +55,8 @@ class Statistics:
         return cls(
             trace=float(np.trace(block, dtype=np.float64)),
             squares=float(squares[:side].sum() + 2 * squares[side:].sum()),
-            max_abs=float(np.abs(block).max()),
+            # NaN wins; the absolute values of all entries would be a copy of the block.
+            max_abs=float(np.maximum(block.max(), -block.min())),
         )
 
 
