@@ -71,9 +71,14 @@ class Counted(WorkerPlugin):
         if fault is not None and number < times:
             fault()
 
+    def order(self) -> list[int]:
+        """The block rows in the order in which they were begun."""
+        files = sorted(self.directory.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+        return [int(file.name.split("-")[0]) for file in files]
+
     def begun(self) -> Counter[int]:
         """How often each block row was begun."""
-        return Counter(int(file.name.split("-")[0]) for file in self.directory.iterdir())
+        return Counter(self.order())
 
 
 def kill() -> None:

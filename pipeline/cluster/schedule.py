@@ -184,7 +184,8 @@ class _Run:
         for future, record in zip(finished, self.collect(finished), strict=False):
             self.finish(future, record)
         for future in ended:
-            if future not in finished:
+            # Of two copies the second is given up when the first has ended.
+            if future in self.open and future not in finished:
                 self.mend(future)
 
     def collect(self, futures: list[Future[BlockRecord]]) -> list[BlockRecord]:
