@@ -76,6 +76,8 @@ class Standing:
         self.file = directory / "scheduler.json"
         settings = {"ALLOWED_FAILURES": "1000", "WORKER_SATURATION": "1.0"}
         settings = {f"DASK_DISTRIBUTED__SCHEDULER__{k}": v for k, v in settings.items()}
+        # The scheduler reads tasks, too, and so imports what tests give it.
+        settings["PYTHONPATH"] = str(Path(__file__).parents[1])
         self.environment = {**os.environ, **settings, **(environment or {})}
         self.processes = ExitStack()
 
