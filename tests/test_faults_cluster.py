@@ -255,6 +255,7 @@ def test_a_store_that_errs_one_time_in_ten_costs_nothing_but_time(
     assert objects(tmp_path / "h.zarr", snapshot) == expected
 
 
+@pytest.mark.slow
 def test_lost_connections_are_made_again(tmp_path: Path) -> None:
     """Of the client, all the time; of the workers once, which then end, and are replaced."""
     task = Counted(tmp_path / "begun", seconds=0.5)
@@ -288,7 +289,8 @@ def address_of(scheduler_file: Path) -> tuple[str, int]:
     return host, int(port)
 
 
-@pytest.mark.parametrize("num_kills", [2, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_kills", [50])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_workers_cost_what_they_were_computing(
     number: signal.Signals, num_kills: int, tmp_path: Path
@@ -349,8 +351,9 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("num_kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [20])
 def test_killed_clients_leave_a_store_that_resumes(
     num_kills: int,
     tmp_path: Path,
@@ -463,6 +466,7 @@ def test_a_disk_that_is_full_for_workers_is_one_clear_message(
     assert objects(path, snapshot) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FAKETIME.exists(), reason="needs Debian's package faketime")
 def test_clocks_that_jump_change_nothing(
     tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes], snapshot: Snapshot
