@@ -239,6 +239,7 @@ def test_a_block_row_that_eats_all_memory_is_set_aside(
 # ---- what happens at random moments -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_store_that_errs_one_time_in_ten_costs_nothing_but_time(
     tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes], snapshot: Snapshot
 ) -> None:
