@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -83,10 +84,13 @@ class BlockTask:
             started = time.perf_counter()
             blocks, columns = self._compute(row)
             computed = time.perf_counter()
+            statistics = {name: self._examine(row, name, block) for name, block in blocks.items()}
             with writing(self.store.path):
                 for name, part in columns.items():
                     self.store.write_columns(row, name, part)
-                record = self._store(row, blocks, computed - started, computed)
+                for name, block in blocks.items():
+                    self.store.write_block_row(row, name, block)
+                record = self._record(row, statistics, computed - started, computed)
             self.on_stored(record)
             return record
         except HessianError:
@@ -112,8 +116,6 @@ class BlockTask:
             blocks = {names[t]: self.engine.block_row(row, t, self.check) for t in terms}
         if names[None] not in blocks:
             blocks[names[None]] = np.sum(list(blocks.values()), axis=0)
-        for name, block in blocks.items():
-            self._check_finite(row, name, block)
         return blocks, columns
 
     def _compute_products(self, engine: JacobianEngine, row: BlockRow) -> tuple[Blocks, Blocks]:
@@ -130,9 +132,11 @@ class BlockTask:
                 blocks[target] = product
         return blocks, columns
 
-    def _check_finite(self, row: BlockRow, name: str, block: npt.NDArray[Any]) -> None:
-        bad = ~np.isfinite(block)
-        if bad.any():
+    def _examine(self, row: BlockRow, name: str, block: npt.NDArray[Any]) -> Statistics:
+        """Statistics of a block, which has to be finite."""
+        statistics = Statistics.of(block)
+        if not math.isfinite(statistics.max_abs):
+            bad = ~np.isfinite(block)
             i, j = np.argwhere(bad)[0]
             describe = self.store.layout.describe
             raise BlockRowError(
@@ -141,14 +145,15 @@ class BlockTask:
                 f"{describe(row.start + int(j))}. Look for an operation in the loss with a "
                 "singular derivative, first or second, such as sqrt or a norm at 0."
             )
+        return statistics
 
-    def _store(self, row: BlockRow, blocks: Blocks, seconds: float, since: float) -> BlockRecord:
-        for name, block in blocks.items():
-            self.store.write_block_row(row, name, block)
+    def _record(
+        self, row: BlockRow, statistics: dict[str, Statistics], seconds: float, since: float
+    ) -> BlockRecord:
         record = BlockRecord(
             row=row,
             checksums=self.store.checksums(row),
-            statistics={name: Statistics.of(block) for name, block in blocks.items()},
+            statistics=statistics,
             engine=self.engine.name,
             compute_seconds=seconds,
             store_seconds=time.perf_counter() - since,

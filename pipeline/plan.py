@@ -67,7 +67,8 @@ class Cost:
 
     Attributes:
         reserved_bytes: Resident memory before the first row is computed.
-        graphs_bytes: What the compiled graphs of all layers and terms keep.
+        shared_bytes: What all threads share: the compiled graphs of all layers and terms, and what
+            one block row leaves for the next.
         workspace_bytes: What one thread needs on top while it computes, apart
             from the rows themselves.
         seconds_per_row: Time of one whole row, with all cores.
@@ -76,7 +77,7 @@ class Cost:
     """
 
     reserved_bytes: int
-    graphs_bytes: int
+    shared_bytes: int
     workspace_bytes: int
     seconds_per_row: float
     seconds_per_block_row: float = 0.0
@@ -193,14 +194,14 @@ def make_plan(request: Request, cost: Cost) -> Plan:
 
 
 def project_bytes(request: Request, cost: Cost, tile: int, num_threads: int) -> int:
-    """Upper bound of resident memory: reserved + graphs + threads x (workspace + block rows)."""
+    """Upper bound of resident memory: reserved + shared + threads x (workspace + block rows)."""
     row_bytes = request.num_params * request.itemsize
     # Per-term block rows are kept until the total, their sum, is complete.
     num_rows = (COPIES + request.num_arrays - 1) * tile + COPIES * min(MAX_ROW_BATCH, tile)
     # A block row's columns of all Jacobians are kept until it is stored.
     jacobian_bytes = COPIES * request.num_residuals * tile * request.itemsize
     per_thread = cost.workspace_bytes + num_rows * row_bytes + jacobian_bytes
-    return cost.reserved_bytes + cost.graphs_bytes + STORE_BYTES + num_threads * per_thread
+    return cost.reserved_bytes + cost.shared_bytes + STORE_BYTES + num_threads * per_thread
 
 
 def project_seconds(request: Request, cost: Cost, tile: int) -> float:

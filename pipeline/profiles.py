@@ -52,6 +52,12 @@ class ClusterProfile(_Strict):
         ge=1,
         description="How often a block row may fail, or lose its worker, before it is set aside.",
     )
+    limit: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds that a block row may take before its worker is restarted; by default "
+        "20 times the longest so far, and an hour at least.",
+    )
 
     @property
     def most_workers(self) -> int:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import zarr
 
 from hessian_tasks.spec import BlockRow
+from pipeline.retrying import RetryingFiles
 
 __all__ = ["BlockRecord", "Statistics", "checksum", "damaged_objects"]
 
@@ -54,7 +55,8 @@ class Statistics:
         return cls(
             trace=float(np.trace(block, dtype=np.float64)),
             squares=float(squares[:side].sum() + 2 * squares[side:].sum()),
-            max_abs=float(np.abs(block).max()),
+            # NaN wins; the absolute values of all entries would be a copy of the block.
+            max_abs=float(np.maximum(block.max(), -block.min())),
         )
 
 
@@ -83,7 +85,7 @@ class BlockRecord:
     def save(self, root: Path) -> None:
         """Put the record in place, as one object, by rename."""
         zarr.create_group(
-            root,
+            RetryingFiles(root),
             path=f"{GROUP}/{self.row.index:06d}",
             attributes=asdict(self),
             zarr_format=3,

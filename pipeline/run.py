@@ -154,10 +154,12 @@ def _measure(engine: AnyEngine, per_term: bool, num_threads: int, num_workers: i
     fixed = max(0.0, seconds[0] - per_row * short.num_rows)
     columns = engine.layout.num_params - long.start
     share = num_workers * _at_once(engine, num_threads)
+    # Threads share what is kept from one block row to the next.
+    kept, most_kept = engine.kept_bytes if isinstance(engine, LayeredEngine) else (0, 0)
     return Cost(
         reserved_bytes=reserved,
-        graphs_bytes=graphs,
-        workspace_bytes=max(0, peak_bytes() - reserved),
+        shared_bytes=graphs + most_kept,
+        workspace_bytes=max(0, peak_bytes() - reserved - kept),
         seconds_per_row=per_row * engine.layout.num_params / columns / share,
         seconds_per_block_row=fixed / share,
     )
@@ -238,7 +240,7 @@ def execute(
     reporter = _Reporter(callbacks)
     reporter.tell(RunStarted(prepared.plan, tuple(pending), resumed, prepared.startup_seconds))
     if workers is not None:
-        job = (store, frozen.source, prepared.plan.num_threads)
+        job = (store, frozen.source, prepared.plan)
         workers.compute(job, pending, reporter.stored, stop)
     else:
         task = BlockTask(prepared.engine, store, stop, reporter.stored)

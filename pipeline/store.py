@@ -23,6 +23,7 @@ from hessian_tasks.spec import BlockRow, EngineName, matrix_of
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.plan import split_rows
 from pipeline.records import GROUP, BlockRecord, checksum, damaged_objects
+from pipeline.retrying import RetryingFiles
 from pipeline.template import FORMAT_VERSION
 
 __all__ = ["HessianStore", "differing_inputs", "free_bytes", "writing"]
@@ -55,7 +56,8 @@ class HessianStore:
         if not self.path.is_dir():
             raise StoreError(f"There is no Hessian store at {path}. Start one with: hessian run")
         try:
-            self._group = zarr.open_group(self.path, mode="r+" if writable else "r")
+            files = RetryingFiles(self.path, read_only=not writable)
+            self._group = zarr.open_group(files, mode="r+" if writable else "r")
             self.attributes: dict[str, Any] = dict(self._group.attrs)
             _check_format(self.path, self.attributes["format_version"])
             self._read_attributes()

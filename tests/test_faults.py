@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -295,25 +295,6 @@ def test_damaged_metadata_is_refused(
 
 
 # ---- full and read-only disks ----------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a file system of a given size."""
-    mount_point = tmp_path / "disk"
-    mount_point.mkdir()
-
-    def mount(options: str) -> Path:
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(mount_point)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
-        return mount_point
-
-    if shutil.which("mount") is None:
-        pytest.skip("there is no mount command")
-    yield mount
-    subprocess.run(["umount", "--lazy", str(mount_point)], capture_output=True, check=False)
 
 
 def fill(disk: Path, *, leave: int) -> Path:

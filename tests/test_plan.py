@@ -32,7 +32,7 @@ def requests(draw: st.DrawFn) -> Request:
 costs = st.builds(
     Cost,
     reserved_bytes=st.integers(0, 2**36),
-    graphs_bytes=st.integers(0, 2**36),
+    shared_bytes=st.integers(0, 2**36),
     workspace_bytes=st.integers(0, 2**36),
     seconds_per_row=st.floats(0, 1e3),
 )

@@ -99,6 +99,11 @@ class Contraction:
         """Drop the tangents that are kept between block rows."""
         self._prober.forget()
 
+    @property
+    def kept_bytes(self) -> tuple[int, int]:
+        """Bytes kept between block rows: now, and at most once the largest site was cut."""
+        return self._prober.kept_bytes
+
     def _add_rows(
         self, targets: list[_Target], rows: RowFactors, check: Callable[[], None]
     ) -> None:

@@ -145,6 +145,13 @@ class LayeredEngine:
             for contraction in (part for parts in terms.values() for part in parts):
                 contraction.forget()
 
+    @property
+    def kept_bytes(self) -> tuple[int, int]:
+        """Bytes of tangents that threads share: now, and at most once the trial rows are done."""
+        parts = [part for parts in self._contractions.values() for part in parts]
+        kept = [part.kept_bytes for part in parts if isinstance(part, Contraction)]
+        return sum(now for now, _ in kept), sum(most for _, most in kept)
+
     def trial_rows(self) -> list[BlockRow]:
         """A few rows that are typical of the whole: of the first site, then of the largest."""
         sites = [self._program.site(wire) for wire in self._program.sites]

@@ -2,15 +2,17 @@
 
 A group of the probe's neurons gives matrices wide enough for products to run at full speed; it is
 computed in parts narrow enough for their tangents to stay in the cache. Where block rows cut a
-site, the matrices are kept for the next block row, as far as memory is set aside for it.
+site, the matrices are kept for the next block row, as far as memory is set aside for it; those of
+sites that block rows have left make room.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
@@ -25,8 +27,9 @@ __all__ = ["Job", "Prober"]
 
 # Bytes of the tangents by all pairs of streams at one wire, of which a few wires are kept.
 TANGENTS_BYTES = 6 * 2**20
-# Bytes of matrices that one term keeps from one block row to the next.
-KEPT_BYTES = 64 * 2**20
+# Bytes of matrices that one term keeps from one block row to the next: those of one site of 100
+# neurons, 4 streams and 1,000 points in float32.
+KEPT_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,18 @@ class Job:
     name: tuple[int, int, str] | None
 
 
+# The job's name, first point, first neuron and neuron after the last.
+Key: TypeAlias = tuple[tuple[int, int, str] | None, int, int, int]
+
+
+@dataclass
+class _Kept:
+    """A matrix, and whether its numbers are there."""
+
+    matrix: Array
+    filled: bool = False
+
+
 class Prober:
     """Adds the products of one term, probe by probe."""
 
@@ -62,8 +77,8 @@ class Prober:
         self._expansion = expansion
         self._products = products
         self._workspace = workspace
-        self._kept: dict[tuple[object, ...], Array] = {}
-        self._valid: set[tuple[object, ...]] = set()
+        self._kept: dict[Key, _Kept] = {}
+        self._lock = threading.Lock()
 
     def add_diagonal(self, jobs: Sequence[Job], whole: Tangents) -> None:
         """Add products with tangents of a whole probe that are diagonals."""
@@ -93,39 +108,58 @@ class Prober:
 
     def forget(self) -> None:
         """Take what is kept between block rows for outdated; its memory will be used again."""
-        self._valid.clear()
+        for kept in list(self._kept.values()):
+            kept.filled = False
 
     def _matrices(self, jobs: Sequence[Job], site: int, points: slice, group: slice) -> list[Array]:
         """Tangents below each other, with one row a point ``[tangents·n, j·b]``, for each job."""
         found: list[Array] = []
         missing: list[tuple[Job, Array]] = []
-        keys = [(job.name, points.start, points.stop, group.start, group.stop) for job in jobs]
-        for number, (job, key) in enumerate(zip(jobs, keys, strict=True)):
-            if key in self._valid:
-                matrix = self._kept[key]
+        num_points, num_neurons = points.stop - points.start, group.stop - group.start
+        fresh: list[_Kept] = []
+        for number, job in enumerate(jobs):
+            shape = (job.num_tangents, num_points, num_neurons, job.entries.shape[3])
+            kept = self._keep((job.name, points.start, group.start, group.stop), shape)
+            if kept is None:
+                matrix = self._workspace.take(f"tangents {number}", *shape)
             else:
-                num_points, num_neurons = points.stop - points.start, group.stop - group.start
-                shape = (job.num_tangents, num_points, num_neurons, job.entries.shape[3])
-                matrix = self._make(key, f"tangents {number}", shape)
+                matrix = kept.matrix
+            if kept is None or not kept.filled:
                 missing.append((job, matrix))
+                fresh += [] if kept is None else [kept]
             found.append(matrix)
         # Threads that miss the same at the same time fill in the same numbers.
         self._fill(missing, site, points, group)
-        # Another thread may keep, half filled, what this one had no room for.
-        for key, matrix in zip(keys, found, strict=True):
-            if self._kept.get(key) is matrix:
-                self._valid.add(key)
+        for kept in fresh:
+            kept.filled = True
         return [matrix.reshape(matrix.shape[0] * matrix.shape[1], -1) for matrix in found]
 
-    def _make(self, key: tuple[Any, ...], purpose: str, shape: tuple[int, ...]) -> Array:
-        """Memory for a matrix: kept if block rows share it and there is room, else a buffer."""
-        if key in self._kept:
-            return self._kept[key]
+    def _keep(self, key: Key, shape: tuple[int, ...]) -> _Kept | None:
+        """Memory for a matrix that block rows share, unless there is no room for it."""
+        name = key[0]
+        if name is None:
+            return None
         dtype = self._expansion.network.dtype
-        kept_bytes = sum(array.nbytes for array in list(self._kept.values()))
-        if key[0] is None or kept_bytes + math.prod(shape) * dtype.itemsize > KEPT_BYTES:
-            return self._workspace.take(purpose, *shape)
-        return self._kept.setdefault(key, np.empty(shape, dtype))
+        with self._lock:
+            if key not in self._kept:
+                size = math.prod(shape) * dtype.itemsize
+                # Block rows come in the order of the sites.
+                left = [k for k in self._kept if k[0] is not None and k[0][0] < name[0]]
+                while left and self._kept_now() + size > KEPT_BYTES:
+                    del self._kept[left.pop(0)]
+                if self._kept_now() + size > KEPT_BYTES:
+                    return None
+                self._kept[key] = _Kept(np.empty(shape, dtype))
+            return self._kept[key]
+
+    @property
+    def kept_bytes(self) -> tuple[int, int]:
+        """Bytes kept between block rows: now, and at most once the largest site was cut."""
+        now = self._kept_now()
+        return now, min(KEPT_BYTES, len(self._expansion.network.program.sites) * now)
+
+    def _kept_now(self) -> int:
+        return sum(kept.matrix.nbytes for kept in list(self._kept.values()))
 
     def _fill(
         self, matrices: Sequence[tuple[Job, Array]], site: int, points: slice, group: slice

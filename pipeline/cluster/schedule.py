@@ -3,14 +3,20 @@
 Few futures are open at a time, so that the scheduler's memory does not depend on the number of
 block rows; they are submitted in order, the largest first. The records that workers leave in the
 store say what is done, so that nothing here has to survive.
+
+A block row that takes too long has its worker restarted, which counts as a failed attempt, as does
+the death of a worker. Once none is waiting, an idle worker is given a second copy of one that is
+slow: tasks are idempotent, and the first copy to end counts.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
@@ -18,6 +24,7 @@ from typing import TypeAlias
 from distributed import Client, Future, KilledWorker
 
 from hessian_tasks.spec import BlockRow
+from pipeline.cluster.watch import Watch
 from pipeline.errors import (
     BlockRowError,
     ClusterError,
@@ -29,9 +36,12 @@ from pipeline.records import BlockRecord
 
 __all__ = ["Schedule", "run_block_rows"]
 
-# Futures beyond those that are computed; enough that no worker waits for the client.
-SPARE = 2
+# Futures beyond those that are computed, at least, and for each of so many threads one; enough that
+# no worker waits for the client.
+SPARE, THREADS_PER_SPARE = 2, 4
 POLL_SECONDS = 0.2
+# How often the scheduler is asked what its workers do.
+WATCH_SECONDS = 1.0
 
 Compute: TypeAlias = Callable[[BlockRow], BlockRecord]
 
@@ -48,6 +58,9 @@ class Schedule:
         stop: Set to end the run.
         expected_threads: Threads that workers may come to have. So many futures are open even
             before: adaptive scaling asks for as many workers as there are tasks.
+        limit: Seconds that a block row may take before its worker is restarted; by default 20 times
+            the longest so far, or that the plan expects, and at least an hour.
+        expected: Seconds of the largest block row by the plan.
     """
 
     token: str
@@ -56,6 +69,8 @@ class Schedule:
     on_stored: Callable[[BlockRecord], None]
     stop: threading.Event
     expected_threads: int = 0
+    limit: float | None = None
+    expected: float = 0.0
 
 
 def run_block_rows(
@@ -95,67 +110,142 @@ class _Run:
     ) -> None:
         self.client, self.compute, self.waiting = client, compute, waiting
         self.schedule = schedule
+        self.watch = Watch(client, schedule.expected, schedule.limit)
         self.open: dict[Future[BlockRecord], BlockRow] = {}
         self.ended: SimpleQueue[Future[BlockRecord]] = SimpleQueue()
-        self.attempts: Counter[BlockRow] = Counter()
+        self.numbers = itertools.count()
+        self.copied: set[BlockRow] = set()
+        self.failures: Counter[BlockRow] = Counter()
         self.set_aside: dict[BlockRow, str] = {}
-        self.alone = 0.0
+        self.next_look = self.last_seen = time.monotonic()
 
     def loop(self) -> None:
         while self.waiting or self.open:
             if self.schedule.stop.is_set():
                 raise StoppedError("The run was stopped.")
-            self.fill(max(self.count_threads(), self.schedule.expected_threads))
-            try:
-                future = self.ended.get(timeout=POLL_SECONDS)
-            except Empty:
-                continue
-            self.settle(future, self.open.pop(future))
+            if self.client.status not in ("running", "connecting"):
+                raise ClusterError(f"The connection to the scheduler is {self.client.status}.")
+            if self.client.status == "running":
+                if time.monotonic() >= self.next_look:
+                    self.look()
+                self.fill()
+            self.settle([future for future in self.take_ended() if future in self.open])
 
-    def count_threads(self) -> int:
-        """Threads of all workers; their absence is waited out, but not for ever."""
-        if self.client.status not in ("running", "connecting"):
-            raise ClusterError(f"The connection to the scheduler is {self.client.status}.")
-        threads: int = sum(self.client.nthreads().values())
-        self.alone = 0.0 if threads else self.alone + POLL_SECONDS
-        if self.alone > self.schedule.wait:
+    def take_ended(self) -> list[Future[BlockRecord]]:
+        """Wait for the next future to end, and take all others that have."""
+        ended: list[Future[BlockRecord]] = []
+        with suppress(Empty):
+            ended.append(self.ended.get(timeout=POLL_SECONDS))
+            while True:
+                ended.append(self.ended.get_nowait())
+        return ended
+
+    def look(self) -> None:
+        """Wait out the absence of workers, but not for ever; find what takes too long."""
+        self.watch.look()
+        now = time.monotonic()
+        self.next_look = now + WATCH_SECONDS
+        if self.watch.num_threads:
+            self.last_seen = now
+        elif now - self.last_seen > self.schedule.wait:
             raise ClusterError(
                 f"There has been no worker for {self.schedule.wait:g} s. Look into the workers' "
                 "logs; resume when there are some again."
             )
-        return threads
+        for future, row in list(self.open.items()):
+            if self.watch.stuck(future.key):
+                self.abandon(future)
+                self.retry(row, BlockRowError(f"It took longer than {self.watch.limit:.0f} s."))
+        self.copy_slow()
 
-    def fill(self, num_threads: int) -> None:
-        while self.waiting and len(self.open) < num_threads + SPARE:
-            row = self.waiting.popleft()
-            self.attempts[row] += 1
-            key = f"block-row-{self.schedule.token}-{row.index}-{self.attempts[row]}"
-            future = self.client.submit(self.compute, row, key=key, pure=False)
-            self.watch(future, row)
+    def copy_slow(self) -> None:
+        """Give idle workers a second copy of block rows that are slow, once none is waiting."""
+        for future, row in list(self.open.items()):
+            idle = self.watch.num_threads > len(self.open) and not self.waiting
+            others = self.watch.other_workers(future.key)
+            if idle and others and row not in self.copied and self.watch.slow(future.key):
+                self.copied.add(row)
+                self.submit([row], others)
 
-    def watch(self, future: Future[BlockRecord], row: BlockRow) -> None:
-        self.open[future] = row
-        future.add_done_callback(self.ended.put)
+    def fill(self) -> None:
+        threads = max(self.watch.num_threads, self.schedule.expected_threads)
+        room = threads + max(SPARE, threads // THREADS_PER_SPARE) - len(self.open)
+        self.submit([self.waiting.popleft() for _ in range(min(room, len(self.waiting)))])
 
-    def settle(self, future: Future[BlockRecord], row: BlockRow) -> None:
-        if future.status == "finished":
-            self.schedule.on_stored(future.result())
-            # Or its worker, when it is given back, would have a result to pass on.
-            future.release()
-        elif future.status == "error":
-            self.retry(row, future.exception())
+    def submit(self, rows: list[BlockRow], workers: list[str] | None = None) -> None:
+        if not rows:
+            return
+        # Keys of one name, or the scheduler would keep statistics of each.
+        keys = [(f"block-row-{self.schedule.token}", next(self.numbers)) for _ in rows]
+        futures = self.client.map(self.compute, rows, key=keys, pure=False, workers=workers)
+        for future, row in zip(futures, rows, strict=True):
+            self.open[future] = row
+            future.add_done_callback(self.ended.put)
+
+    def settle(self, ended: list[Future[BlockRecord]]) -> None:
+        finished = [future for future in ended if future.status == "finished"]
+        for future, record in zip(finished, self.collect(finished), strict=False):
+            self.finish(future, record)
+        for future in ended:
+            # Of two copies the second is given up when the first has ended.
+            if future in self.open and future not in finished:
+                self.mend(future)
+
+    def collect(self, futures: list[Future[BlockRecord]]) -> list[BlockRecord]:
+        """The results, all in one message; none if some were lost in the meantime."""
+        try:
+            return list(self.client.gather(futures)) if futures else []
+        except Exception as error:
+            if not isinstance(error, OSError) and all(f.status == "finished" for f in futures):
+                raise
+        # Lost with the connection, or with a worker: what has become of them is seen next time.
+        self.wait_for(futures)
+        return []
+
+    def wait_for(self, futures: list[Future[BlockRecord]]) -> None:
+        time.sleep(POLL_SECONDS)
+        for future in futures:
+            future.add_done_callback(self.ended.put)
+
+    def finish(self, future: Future[BlockRecord], record: BlockRecord) -> None:
+        row = self.open.pop(future, None)
+        if row is None:
+            return  # a copy that ended just after the other
+        self.watch.end(future.key)
+        if row in self.copied:
+            for other in [other for other, same in self.open.items() if same == row]:
+                self.abandon(other)
+        self.schedule.on_stored(record)
+        # Or its worker, when it is given back, would have a result to pass on.
+        future.release()
+
+    def mend(self, future: Future[BlockRecord]) -> None:
+        """See what to do about a future that did not end well."""
+        if future.status == "error":
+            self.retry(self.open.pop(future), future.exception())
         elif future.status == "cancelled":
-            raise ClusterError("The scheduler is lost, and with it the block rows that it had.")
+            # The connection to the scheduler was lost, which then forgets what it was given.
+            row = self.open.pop(future)
+            if row not in self.open.values():
+                self.waiting.appendleft(row)
         else:
             # The worker died before it could pass on the record; Dask has the task done again.
-            time.sleep(POLL_SECONDS)
-            self.watch(future, row)
+            self.wait_for([future])
+
+    def abandon(self, future: Future[BlockRecord]) -> None:
+        """Neither wait for a future any more nor let it write."""
+        del self.open[future]
+        self.client.cancel([future], force=True)
+        self.watch.restart(future.key)
 
     def retry(self, row: BlockRow, error: BaseException) -> None:
-        spent = self.attempts[row] >= self.schedule.attempts
+        self.failures[row] += 1
+        spent = self.failures[row] >= self.schedule.attempts
+        if row in self.open.values():
+            return  # a second copy is still computed
         if isinstance(error, KilledWorker):
             # Dask has tried it on several workers, all of which ended.
-            self.put_aside(row, "Its workers died, one after the other: is memory short?")
+            self.set_aside[row] = "Its workers died, one after the other: is memory short?"
         elif isinstance(error, HessianError) and not isinstance(error, BlockRowError | StoreError):
             raise error
         elif not spent:
@@ -163,10 +253,7 @@ class _Run:
         elif isinstance(error, StoreError):
             raise error
         else:
-            self.put_aside(row, str(error))
-
-    def put_aside(self, row: BlockRow, reason: str) -> None:
-        self.set_aside[row] = reason
+            self.set_aside[row] = str(error)
 
     def cancel(self) -> None:
         if self.open and self.client.status == "running":

@@ -16,6 +16,8 @@ def scheduler_settings(profile: ClusterProfile) -> dict[str, Any]:
         # suspected if it dies.
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.scheduler.allowed-failures": profile.attempts - 1,
+        # Silent for so long, a worker is taken for lost: while it computes, it still answers.
+        "distributed.scheduler.worker-ttl": "2 minutes",
         # A worker for every block row that is open: Dask divides the time that they will take by
         # this, and then asks for no more threads than there are block rows.
         "distributed.adaptive.target-duration": "1ms",

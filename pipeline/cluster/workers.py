@@ -19,6 +19,7 @@ from pipeline.cluster.job import Job
 from pipeline.cluster.schedule import Schedule, run_block_rows
 from pipeline.cluster.versions import check_versions, own_versions, worker_versions
 from pipeline.errors import ClusterError, ConfigError
+from pipeline.plan import Plan
 from pipeline.profiles import ClusterProfile, Listening, ScaledProfile
 from pipeline.records import BlockRecord
 from pipeline.store import HessianStore
@@ -95,7 +96,7 @@ class Workers:
 
     def compute(
         self,
-        job: tuple[HessianStore, ProblemSource, int],
+        job: tuple[HessianStore, ProblemSource, Plan],
         pending: Sequence[BlockRow],
         on_stored: Callable[[BlockRecord], None],
         stop: threading.Event,
@@ -103,8 +104,7 @@ class Workers:
         """Compute and store block rows; see :func:`~pipeline.cluster.schedule.run_block_rows`.
 
         Args:
-            job: The store, where to build the problem from, and how many block rows fit into a
-                worker's memory at once.
+            job: The store, where to build the problem from, and the plan for each worker.
             pending: The block rows.
             on_stored: Called with the record of each.
             stop: Set to end the run.
@@ -113,7 +113,7 @@ class Workers:
             ClusterError: If a worker does not see the store.
             HessianError: As run_block_rows does.
         """
-        store, source, num_threads = job
+        store, source, plan = job
         path = store.path.resolve()
         for worker, seen in self.client.run(path.is_dir).items():
             if not seen:
@@ -122,7 +122,11 @@ class Workers:
                     "all workers share."
                 )
         token = uuid.uuid4().hex[:8]
-        task = Job(token, path, source, num_threads, self.profile.gpus_of_worker, own_versions())
+        task = Job(
+            token, path, source, plan.num_threads, self.profile.gpus_of_worker, own_versions()
+        )
+        # The first block row has about twice the entries of the average one.
+        expected = 2 * plan.projected_seconds * self.number * plan.num_threads / plan.num_block_rows
         schedule = Schedule(
             token,
             self.profile.attempts,
@@ -130,6 +134,8 @@ class Workers:
             on_stored,
             stop,
             expected_threads=self._scale(len(pending)),
+            limit=self.profile.limit,
+            expected=expected,
         )
         run_block_rows(self.client, task, pending, schedule)
 
@@ -149,4 +155,10 @@ class Workers:
         return maximum * threads
 
     def _infos(self) -> list[dict[str, int]]:
-        return list(self.client.scheduler_info(n_workers=-1)["workers"].values())
+        scheduler = self.client.scheduler
+        assert scheduler is not None
+        # Not what the client has noted, which may be older than the workers.
+        infos = self.client.sync(scheduler.identity, n_workers=-1)["workers"]
+        if not infos:
+            raise ClusterError("All workers are gone. Look into their logs, and start again.")
+        return list(infos.values())

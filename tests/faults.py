@@ -1,0 +1,192 @@
+"""Faults to be injected into workers, connections and stores, and counts of what they cost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import selectors
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from distributed import WorkerPlugin
+
+from hessian_tasks.spec import BlockRow
+
+__all__ = ["Counted", "FlakyDisk", "Proxy", "gobble", "hang", "kill", "pause", "stop"]
+
+Fault = Callable[[], None]
+
+
+class Counted(WorkerPlugin):
+    """Counts how often a block row is begun, and makes some of them fail.
+
+    Either as a plugin of all workers, or as a task of its own, which then does nothing else.
+
+    Attributes:
+        directory: Holds one file for each time that a block row was begun.
+        faults: By index of the block row: what happens, and how many times.
+        seconds: How long a task of its own takes.
+    """
+
+    name = "counted"
+
+    def __init__(
+        self,
+        directory: Path,
+        faults: dict[int, tuple[Fault, int]] | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        self.directory, self.faults, self.seconds = directory, faults or {}, seconds
+        directory.mkdir(exist_ok=True)
+
+    def setup(self, worker: Any) -> None:
+        from pipeline.blocks import BlockTask
+
+        begin = BlockTask.__call__
+
+        def call(task: BlockTask, row: BlockRow) -> Any:
+            self.happen(row)
+            return begin(task, row)
+
+        BlockTask.__call__ = call  # type: ignore[method-assign]
+
+    def __call__(self, row: BlockRow) -> Any:
+        self.happen(row)
+        time.sleep(self.seconds)
+        return row.index
+
+    def happen(self, row: BlockRow) -> None:
+        number = self.begun()[row.index]
+        (self.directory / f"{row.index}-{uuid.uuid4().hex}").touch()
+        fault, times = self.faults.get(row.index, (None, 0))
+        if fault is not None and number < times:
+            fault()
+
+    def order(self) -> list[int]:
+        """The block rows in the order in which they were begun."""
+        files = sorted(self.directory.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+        return [int(file.name.split("-")[0]) for file in files]
+
+    def begun(self) -> Counter[int]:
+        """How often each block row was begun."""
+        return Counter(self.order())
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop() -> None:
+    """As a machine that is suspended: no thread goes on, no heartbeat is sent."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def hang() -> None:
+    """As a task that never returns, on a worker that is otherwise well."""
+    time.sleep(10_000)
+
+
+def pause() -> None:
+    """As a worker that is much slower than the others."""
+    time.sleep(30)
+
+
+def gobble() -> None:
+    """Take ever more memory, at most 16 GiB."""
+    taken = []
+    for _ in range(256):
+        taken.append(bytearray(os.urandom(1)) * (64 * 2**20))
+        time.sleep(0.05)
+
+
+class FlakyDisk(WorkerPlugin):
+    """Makes some of the operations of every worker's file system fail, below Zarr.
+
+    Attributes:
+        directory: Holds one file for each failure.
+        share: Which share of them fails.
+    """
+
+    name = "flaky disk"
+
+    def __init__(self, directory: Path, share: float) -> None:
+        self.directory, self.share = directory, share
+        directory.mkdir(exist_ok=True)
+
+    def setup(self, worker: Any) -> None:
+        from zarr.storage import LocalStore
+
+        rng = random.Random(os.getpid())
+        for name in ("get", "set"):
+            setattr(LocalStore, name, self.flaky(getattr(LocalStore, name), rng))
+
+    def flaky(self, operation: Callable[..., Any], rng: random.Random) -> Callable[..., Any]:
+        async def fail_sometimes(*arguments: Any, **keys: Any) -> Any:
+            before = rng.random() < 0.5
+            failing = rng.random() < self.share
+            if not (failing and before):
+                result = await operation(*arguments, **keys)
+            if failing:
+                (self.directory / uuid.uuid4().hex).touch()
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return result
+
+        return fail_sometimes
+
+
+class Proxy:
+    """Passes a port of this machine on, and cuts all of its connections when told to."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self.target = target
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self.server.getsockname()[1]}"
+        self.pairs: list[tuple[socket.socket, socket.socket]] = []
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.close()
+        self.cut()
+
+    def accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                near = self.server.accept()[0]
+                far = socket.create_connection(self.target)
+                self.pairs.append((near, far))
+                threading.Thread(target=pump, args=(near, far), daemon=True).start()
+
+    def cut(self) -> int:
+        """Close all connections; their number."""
+        pairs, self.pairs = self.pairs, []
+        for pair in pairs:
+            for end in pair:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+        return len(pairs)
+
+
+def pump(near: socket.socket, far: socket.socket) -> None:
+    """Copy both ways until one of the ends is closed."""
+    with near, far, selectors.DefaultSelector() as selector, suppress(OSError):
+        selector.register(near, selectors.EVENT_READ, far)
+        selector.register(far, selectors.EVENT_READ, near)
+        while True:
+            for key, _ in selector.select():
+                source: Any = key.fileobj
+                data = source.recv(2**16)
+                if not data:
+                    return
+                key.data.sendall(data)
