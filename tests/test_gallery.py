@@ -1,0 +1,32 @@
+"""The scripts of the gallery run at small size; what they assert themselves is the test."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+GALLERY = Path(__file__).parents[1] / "examples" / "gallery"
+PICTURES = {"gauss_newton": ["gauss_newton"], "training": ["training"]}
+
+
+def test_every_script_and_picture_of_the_gallery_is_in_the_documentation() -> None:
+    scripts = {path.stem for path in GALLERY.glob("*.py")}
+    assert scripts - {"style"} == set(PICTURES)
+    docs = GALLERY.parents[1] / "docs"
+    text = (docs / "gallery.md").read_text()
+    for script, pictures in PICTURES.items():
+        assert f"examples/gallery/{script}.py" in text
+        for picture in pictures:
+            assert f"images/gallery/{picture}.png" in text
+            assert (docs / "images" / "gallery" / f"{picture}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("script", PICTURES)
+def test_script_runs(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(GALLERY))
+    monkeypatch.setattr(sys, "argv", [script, "--small", "--out", str(tmp_path)])
+    runpy.run_path(str(GALLERY / f"{script}.py"), run_name="__main__")
+    assert {path.stem for path in tmp_path.glob("*.png")} == set(PICTURES[script])
