@@ -14,8 +14,10 @@ import xarray as xr
 from hessian_tasks.problem import Problem
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON
+from pipeline.errors import StoreError
 from pipeline.events import Callback
-from pipeline.store import HessianStore, writing
+from pipeline.storage import Place
+from pipeline.store import HessianStore
 
 if TYPE_CHECKING:
     from pipeline.run import RunOptions
@@ -26,7 +28,7 @@ __all__ = ["compute_hessian", "open_hessian", "open_store", "verify_hessian"]
 
 def compute_hessian(
     problem: Problem | str | Path,
-    store: str | Path,
+    store: Place,
     *,
     weights: str | Path | None = None,
     options: RunOptions | None = None,
@@ -39,7 +41,7 @@ def compute_hessian(
 
     Args:
         problem: A :class:`Problem`, the name of a built-in problem, or a ``.py`` file.
-        store: Directory of the store; made if it does not exist.
+        store: Path or URL of the store; made if it does not exist.
         weights: Trained weights, ``.keras`` or ``.weights.h5``.
         options: Threads, memory, tile side, matrices of single loss terms, and the engine:
             with ``RunOptions(engine="ggn")`` this is the Gauss-Newton matrix.
@@ -72,11 +74,11 @@ def compute_hessian(
     return open_store(store)
 
 
-def open_store(store: str | Path) -> xr.Dataset:
+def open_store(store: Place) -> xr.Dataset:
     """Open a store lazily, with labels.
 
     Args:
-        store: Directory of the store.
+        store: Path or URL of the store, such as ``s3://bucket/path/h.zarr``.
 
     Returns:
         ``hessian`` ``[row, col]`` and, if stored, ``hessian_<term>``, as Dask
@@ -89,14 +91,23 @@ def open_store(store: str | Path) -> xr.Dataset:
     Raises:
         StoreError: If there is no readable store.
     """
-    path = HessianStore(store).path
-    dataset: xr.Dataset = xr.open_zarr(path, consolidated=False)
-    labels = {}
-    for name in [n for n in dataset.coords if "flag_meanings" in dataset[n].attrs]:
-        codes = dataset[name]
-        names = np.array(codes.attrs["flag_meanings"])
-        labels[name] = (codes.dims, names[codes.to_numpy()])
-    return dataset.assign_coords(labels)
+    opened = HessianStore(store)
+    try:
+        dataset: xr.Dataset = xr.open_zarr(opened.objects, consolidated=False, zarr_format=3)
+        labels = {}
+        for name in [n for n in dataset.coords if "flag_meanings" in dataset[n].attrs]:
+            codes = dataset[name]
+            names = np.array(codes.attrs["flag_meanings"])
+            labels[name] = (codes.dims, names[codes.to_numpy()])
+        labelled: xr.Dataset = dataset.assign_coords(labels)
+    except StoreError:
+        raise
+    # Axes that contradict each other, and damaged labels, surface as whatever xarray makes of them.
+    except Exception as error:
+        raise StoreError(
+            f"{opened.location} cannot be opened as a dataset ({type(error).__name__}: {error})."
+        ) from error
+    return labelled
 
 
 # What most stores are opened for.
@@ -104,12 +115,12 @@ open_hessian = open_store
 
 
 def verify_hessian(
-    store: str | Path, problem: Problem | str | Path | None = None, num_vectors: int = 3
+    store: Place, problem: Problem | str | Path | None = None, num_vectors: int = 3
 ) -> Certificate:
     """Verify a store and record the certificate in it.
 
     Args:
-        store: Directory of the store.
+        store: Path or URL of the store, such as ``s3://bucket/path/h.zarr``.
         problem: The problem, if the store was made from a live object or its file has moved.
         num_vectors: Number of random vectors to multiply with.
 
@@ -135,8 +146,7 @@ def verify_hessian(
         certificate = certify(opened, product, num_vectors, images)
     else:
         certificate = certify(opened, partial(hessian_vector_product, rebuilt), num_vectors)
-    with writing(opened.path):
-        HessianStore(store, writable=True).set_certificate(certificate.to_json())
+    HessianStore(opened.location, writable=True).set_certificate(certificate.to_json())
     return certificate
 
 

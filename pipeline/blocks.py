@@ -16,7 +16,7 @@ from hessian_tasks.process import peak_bytes
 from hessian_tasks.spec import BlockRow
 from pipeline.errors import BlockRowError, StoppedError
 from pipeline.records import BlockRecord, Statistics
-from pipeline.store import HessianStore, writing
+from pipeline.store import HessianStore
 
 __all__ = ["BlockTask", "Engine", "JacobianEngine"]
 
@@ -83,7 +83,7 @@ class BlockTask:
             started = time.perf_counter()
             blocks, columns = self._compute(row)
             computed = time.perf_counter()
-            with writing(self.store.path):
+            with self.store.location.writing():
                 for name, part in columns.items():
                     self.store.write_columns(row, name, part)
                 record = self._store(row, blocks, computed - started, computed)
@@ -147,12 +147,12 @@ class BlockTask:
             self.store.write_block_row(row, name, block)
         record = BlockRecord(
             row=row,
-            checksums=self.store.checksums(row),
+            checksums=self.store.take_checksums(row),
             statistics={name: Statistics.of(block) for name, block in blocks.items()},
             engine=self.engine.name,
             compute_seconds=seconds,
             store_seconds=time.perf_counter() - since,
             peak_bytes=peak_bytes(),
         )
-        record.save(self.store.path)
+        record.save(self.store.location)
         return record

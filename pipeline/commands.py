@@ -17,7 +17,8 @@ from pipeline.inputs import freeze_source, stored_inputs
 from pipeline.profiles import InProcess
 from pipeline.progress import LossDisplay, ProgressDisplay
 from pipeline.run import RunOptions, execute
-from pipeline.store import HessianStore, writing
+from pipeline.storage import Location, writing
+from pipeline.store import HessianStore
 from pipeline.units import format_seconds
 
 if TYPE_CHECKING:
@@ -58,29 +59,29 @@ def _source(settings: Settings) -> ProblemSource:
     return ProblemSource(settings.problem, settings.options)
 
 
-def run_settings(settings: Settings, console: Console, stop: threading.Event) -> Path:
-    """Run, showing progress; returns the store's path.
+def run_settings(settings: Settings, console: Console, stop: threading.Event) -> Location:
+    """Run, showing progress; returns where the store is.
 
     Raises:
         StoppedError: Saying how far the run came and how to resume it.
     """
     inputs = settings_inputs(settings)
-    path = settings.store_path
+    location = settings.location
     display = ProgressDisplay(console)
     try:
         with _workers(settings, stop) as workers:
-            execute(path, inputs, run_options(settings), [display], stop, workers)
+            execute(location, inputs, run_options(settings), [display], stop, workers)
     except StoppedError as error:
-        if not path.exists():
+        if not location.exists():
             raise
-        store = HessianStore(path)
+        store = HessianStore(location)
         raise StoppedError(
             f"stopped; {len(store.records())} of {len(store.block_rows)} block rows are "
             f"stored. Resume with: {store.resume_command}"
         ) from error
     finally:
         display.close()
-    return path
+    return location
 
 
 def _workers(settings: Settings, stop: threading.Event) -> AbstractContextManager[Workers | None]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import dask.array as da
 import numpy as np
 import xarray as xr
@@ -11,12 +9,13 @@ import xarray as xr
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, Matrix
 from pipeline.api import open_store
 from pipeline.errors import StoreMismatchError
+from pipeline.storage import Place
 from pipeline.store import HessianStore, differing_inputs
 
 __all__ = ["neural_tangent_kernel", "residual_curvature"]
 
 
-def neural_tangent_kernel(store: str | Path) -> xr.DataArray:
+def neural_tangent_kernel(store: Place) -> xr.DataArray:
     """The neural tangent kernel ``K = J Jᵀ`` of the residuals of all terms, lazily.
 
     J = ∂r/∂θ has one row for each term, point and component, and is not scaled: neither by the
@@ -67,7 +66,7 @@ def neural_tangent_kernel(store: str | Path) -> xr.DataArray:
     )
 
 
-def residual_curvature(hessian_store: str | Path, ggn_store: str | Path) -> xr.DataArray:
+def residual_curvature(hessian_store: Place, ggn_store: Place) -> xr.DataArray:
     """What the Gauss-Newton matrix leaves out, ``H - G = Σ 2 w / (N C) Σ r ∂²r/∂θ²``, lazily.
 
     Args:
@@ -99,14 +98,14 @@ def residual_curvature(hessian_store: str | Path, ggn_store: str | Path) -> xr.D
     differing = differing_inputs(hessian.attributes["fingerprint"], ggn.attributes["fingerprint"])
     if differing:
         raise StoreMismatchError(
-            f"{hessian.path} and {ggn.path} were made from different inputs: "
+            f"{hessian.location} and {ggn.location} were made from different inputs: "
             f"{', '.join(differing)}. Compute both from the same problem, options and weights."
         )
     total = open_store(hessian_store)[HESSIAN.name]
     return (total - open_store(ggn_store)[GAUSS_NEWTON.name]).rename("residual_curvature")
 
 
-def _expect(store: str | Path, matrix: Matrix) -> HessianStore:
+def _expect(store: Place, matrix: Matrix) -> HessianStore:
     opened = HessianStore(store)
     if opened.matrix != matrix:
         way = "with --engine ggn" if matrix == GAUSS_NEWTON else "without --engine ggn"

@@ -89,7 +89,7 @@ def test_unknown_term_and_missing_rows_are_refused(store: HessianStore, tmp_path
     import shutil
 
     copy = tmp_path / "copy.zarr"
-    shutil.copytree(store.path, copy)
+    shutil.copytree(str(store.location), copy)
     shutil.rmtree(copy / "records" / "000000")
     with pytest.raises(StoreError, match=r"lacks 1 of 1 block rows.*hessian run --store"):
         spectrum(HessianStore(copy))

@@ -87,9 +87,9 @@ def _coarsen(store: HessianStore) -> tuple[npt.NDArray[np.float64], int]:
     edges = np.arange(0, num_params, cut)
     counts = np.diff(np.append(edges, num_params))
     squares = np.zeros((len(edges), len(edges)))
-    matrix = store.hessian()
     for row in store.block_rows:
-        block = np.asarray(matrix[row.start : row.stop, :], np.float64) ** 2
+        rows = store.read_part(slice(row.start, row.stop), slice(0, num_params))
+        block = rows.astype(np.float64) ** 2
         columns = np.add.reduceat(block, edges, axis=1)
         np.add.at(squares, np.arange(row.start, row.stop) // cut, columns)
     return np.sqrt(squares / np.outer(counts, counts)), cut

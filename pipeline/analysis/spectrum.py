@@ -117,7 +117,7 @@ def spectrum(store: HessianStore, term: str | None = None, num_extreme: int = 20
     if term not in store.arrays:
         known = ", ".join(t for t in store.arrays if t) or "none (use --per-term)"
         raise StoreError(
-            f"{store.path} has no {store.matrix.title} of term {term!r}; it has {known}."
+            f"{store.location} has no {store.matrix.title} of term {term!r}; it has {known}."
         )
     name = store.arrays[term]
     statistics = [record.statistics[name] for record in store.records().values()]
@@ -137,7 +137,7 @@ def _check_complete(store: HessianStore) -> None:
     missing = len(store.block_rows) - len(store.records())
     if missing:
         raise StoreError(
-            f"{store.path} lacks {missing} of {len(store.block_rows)} block rows. Complete it "
+            f"{store.location} lacks {missing} of {len(store.block_rows)} block rows. Complete it "
             f"with: {store.resume_command}"
         )
 
@@ -148,7 +148,13 @@ def _dense_bytes(num_params: int) -> int:
 
 
 def _dense(store: HessianStore, name: str) -> npt.NDArray[np.float64]:
-    matrix = np.asarray(store.hessian(name)[...], np.float64)
+    everything = slice(0, store.num_params)
+    matrix = store.read_part(everything, everything, name).astype(np.float64, copy=False)
+    if not np.isfinite(matrix).all():  # with which LAPACK may never end
+        raise StoreError(
+            f"{store.location} lacks entries, although its records say that they are stored. Find "
+            f"out which: hessian verify {store.location}"
+        )
     matrix = (matrix + matrix.T) / 2
     values = scipy.linalg.eigh(matrix, eigvals_only=True, overwrite_a=True, check_finite=False)
     return np.asarray(values, np.float64)
@@ -171,6 +177,6 @@ def _extreme(store: HessianStore, name: str, number: int) -> npt.NDArray[np.floa
 
 
 def _matvec(store: HessianStore, name: str, vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    matrix = store.hessian(name)
-    parts = [np.asarray(matrix[r.start : r.stop, :]) @ vector for r in store.block_rows]
-    return np.concatenate(parts)
+    everything = slice(0, store.num_params)
+    rows = [slice(row.start, row.stop) for row in store.block_rows]
+    return np.concatenate([store.read_part(r, everything, name) @ vector for r in rows])

@@ -92,8 +92,8 @@ def run(
     from pipeline.commands import run_settings
 
     with _stop_on_signals() as stop:
-        path = run_settings(settings, Console(soft_wrap=True, highlight=False), stop)
-    typer.echo(f"stored in {path}; next: hessian verify {path}")
+        place = run_settings(settings, Console(soft_wrap=True, highlight=False), stop)
+    typer.echo(f"stored in {place}; next: hessian verify {place}")
 
 
 @app.command()
@@ -120,7 +120,12 @@ def submit(
         raise ConfigError(
             f"Profile {settings.profile!r} is not that of a queueing system. Use: hessian run"
         )
-    path = settings.store_path
+    path = settings.location.directory
+    if path is None:
+        raise ConfigError(
+            "What is known of a submitted job lies beside its store, which therefore has to be in "
+            f"a directory, but --store is {settings.location}. Use: hessian run"
+        )
     command = [str(Path(sys.executable).with_name("hessian")), "run", *sys.argv[2:]]
     job = submit_job(chosen, command, path)
     typer.echo(f"submitted as {job}; next: hessian status {path}, or: hessian cancel {path}")
@@ -130,20 +135,26 @@ def submit(
 def cancel(store: Store) -> None:
     """Cancel the job that was submitted for a store; what is stored stays."""
     from pipeline.cluster.submit import cancel_job
+    from pipeline.storage import locate
 
-    typer.echo(f"cancelled {cancel_job(store)}; resume with: hessian submit")
+    directory = locate(store).directory
+    if directory is None:
+        raise ConfigError(f"No job can have been submitted for {store}, which is no directory.")
+    typer.echo(f"cancelled {cancel_job(directory)}; resume with: hessian submit")
 
 
 @app.command()
 def status(store: Store, as_json: Json = False) -> None:
     """Say how much of a store is computed, from its records alone."""
     from pipeline.cluster.submit import find_job
+    from pipeline.storage import locate
     from pipeline.store import HessianStore
 
-    job = find_job(store)
+    directory = locate(store).directory
+    job = None if directory is None else find_job(directory)
     if job is not None and not as_json:
         typer.echo(f"submitted as {job}")
-        if not store.exists():
+        if not locate(store).exists():
             return
     opened = HessianStore(store)
     print_result(render.status(opened), render.status_data(opened), as_json)

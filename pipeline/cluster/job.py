@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
@@ -17,6 +16,7 @@ from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
 from pipeline.blocks import BlockTask
 from pipeline.records import BlockRecord
+from pipeline.storage import Location
 from pipeline.store import HessianStore
 
 __all__ = ["Job"]
@@ -28,13 +28,13 @@ class Job:
 
     Attributes:
         token: Names the job.
-        store: The store's absolute path, the same for all workers.
+        store: Where the store is, the same for all workers.
         source: Where to build the problem from.
         num_threads: Block rows that fit into a worker's memory at once.
     """
 
     token: str
-    store: Path
+    store: Location
     source: ProblemSource
     num_threads: int
 

@@ -98,16 +98,17 @@ class Workers:
             HessianError: As run_block_rows does.
         """
         store, source, num_threads = job
-        path = store.path.resolve()
-        for worker, seen in self.client.run(path.is_dir).items():
-            if not seen:
+        location = store.location.resolve()
+        for worker, seen in self.client.run(location.exists, on_error="return").items():
+            if seen is not True:
+                reason = f"{seen} " if isinstance(seen, Exception) else ""
                 raise ClusterError(
-                    f"Worker {worker} does not see {path}. Give a --store on a file system that "
-                    "all workers share."
+                    f"Worker {worker} does not see {location}. {reason}Give a --store on a file "
+                    "system, or an URL, that all workers share."
                 )
         token = uuid.uuid4().hex[:8]
         schedule = Schedule(token, self.profile.attempts, self.profile.wait, on_stored, stop)
-        run_block_rows(self.client, Job(token, path, source, num_threads), pending, schedule)
+        run_block_rows(self.client, Job(token, location, source, num_threads), pending, schedule)
 
     def _infos(self) -> list[dict[str, int]]:
         return list(self.client.scheduler_info(n_workers=-1)["workers"].values())
