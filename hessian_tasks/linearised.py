@@ -20,6 +20,7 @@ __all__ = [
     "gauss_newton_vector_product",
     "jacobian_vector_product",
     "residual_terms",
+    "residuals",
 ]
 
 Array = npt.NDArray[Any]
@@ -71,6 +72,14 @@ class Linearisation:
 def residual_terms(problem: Problem) -> list[ResidualTerm]:
     """The terms that have residuals."""
     return [term for term in problem.terms if isinstance(term, ResidualTerm)]
+
+
+def residuals(problem: Problem) -> dict[str, Array]:
+    """The residuals r of every term, ``[N, C]``, in the model's dtype."""
+    terms = residual_terms(problem)
+    compiled = tf.function(lambda: [term_residual(problem, t) for t in terms], autograph=False)
+    found = compiled.get_concrete_function()()
+    return {term.name: values.numpy() for term, values in zip(terms, found, strict=True)}
 
 
 def jacobian_vector_product(problem: Problem, vectors: Array) -> dict[str, Array]:

@@ -14,6 +14,7 @@ import xarray as xr
 from hessian_tasks.problem import Problem
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON
+from pipeline.analysis.labels import ParameterIndex
 from pipeline.errors import StoreError
 from pipeline.events import Callback
 from pipeline.storage import Place
@@ -81,25 +82,31 @@ def open_store(store: Place) -> xr.Dataset:
         store: Path or URL of the store, such as ``s3://bucket/path/h.zarr``.
 
     Returns:
-        ``hessian`` ``[row, col]`` and, if stored, ``hessian_<term>``, as Dask
-        arrays; ``theta`` and ``gradient`` ``[row]``; the points. Coordinates
-        ``row_layer``, ``row_variable`` and ``row_index`` name the parameter of each row,
-        ``col_layer`` and so on that of each column. Entries that are not computed
-        yet are NaN. Of a Gauss-Newton matrix the arrays are ``ggn``, ``ggn_<term>``, and
+        ``hessian`` ``[row, col]`` and, if stored, ``hessian_<term>``, as Dask arrays;
+        ``theta`` and ``gradient`` ``[row]``; the points. Coordinates ``row_layer``,
+        ``row_variable`` and ``row_index`` name the parameter of each row, ``col_layer`` and so on
+        that of each column, and select them, alone or together. Entries that are not computed yet
+        are NaN. Of a Gauss-Newton matrix the arrays are ``ggn``, ``ggn_<term>``, and
         ``jacobian_<term>`` ``[<term>_residual, col]``.
 
     Raises:
         StoreError: If there is no readable store.
+
+    Example:
+        >>> import tempfile
+        >>> from hessian_tasks.problems.poisson import problem
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     _ = compute_hessian(problem(width=4, depth=2), f"{directory}/h.zarr")
+        ...     opened = open_store(f"{directory}/h.zarr")
+        ...     block = opened.hessian.sel(
+        ...         row_layer="hidden_2", row_variable="kernel", col_layer="output"
+        ...     )
+        >>> dict(block.sizes)
+        {'row': 16, 'col': 5}
     """
     opened = HessianStore(store)
     try:
-        dataset: xr.Dataset = xr.open_zarr(opened.objects, consolidated=False, zarr_format=3)
-        labels = {}
-        for name in [n for n in dataset.coords if "flag_meanings" in dataset[n].attrs]:
-            codes = dataset[name]
-            names = np.array(codes.attrs["flag_meanings"])
-            labels[name] = (codes.dims, names[codes.to_numpy()])
-        labelled: xr.Dataset = dataset.assign_coords(labels)
+        return _labelled(xr.open_zarr(opened.objects, consolidated=False, zarr_format=3))
     except StoreError:
         raise
     # Axes that contradict each other, and damaged labels, surface as whatever xarray makes of them.
@@ -107,7 +114,19 @@ def open_store(store: Place) -> xr.Dataset:
         raise StoreError(
             f"{opened.location} cannot be opened as a dataset ({type(error).__name__}: {error})."
         ) from error
-    return labelled
+
+
+def _labelled(dataset: xr.Dataset) -> xr.Dataset:
+    labels = {}
+    for name in [n for n in dataset.coords if "flag_meanings" in dataset[n].attrs]:
+        codes = dataset[name]
+        names = np.array(codes.attrs["flag_meanings"])
+        labels[name] = (codes.dims, names[codes.to_numpy()])
+    dataset = dataset.assign_coords(labels)
+    for axis in ("row", "col"):
+        keys = [f"{axis}_{label}" for label in ("layer", "variable", "index")]
+        dataset = dataset.set_xindex(keys, ParameterIndex)
+    return dataset
 
 
 # What most stores are opened for.

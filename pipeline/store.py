@@ -6,17 +6,14 @@ store is data: opening one runs no code from it.
 
 from __future__ import annotations
 
-import contextlib
-import math
 import shlex
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import zarr
 
 from hessian_tasks.parameters import ParameterLayout
@@ -24,9 +21,9 @@ from hessian_tasks.spec import BlockRow, EngineName, matrix_of
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.metadata import check_arrays, read_array, read_attributes
 from pipeline.plan import split_rows
+from pipeline.reading import read_entries, reading
 from pipeline.records import GROUP, BlockRecord, group_json, record_key
 from pipeline.storage import Place, locate
-from pipeline.units import format_bytes
 
 __all__ = ["HessianStore", "differing_inputs"]
 
@@ -88,7 +85,7 @@ class HessianStore:
         """
         name = self.arrays[None] if name is None else name
         if name not in self._open:
-            with self._reading(f"Array {name!r}"):
+            with reading(f"Array {name!r} of {self.location}"):
                 if name not in self.metadata:
                     raise KeyError(f"it has {', '.join(self.metadata)}")
                 found = zarr.open_array(self.objects, path=name, mode=self._mode, zarr_format=3)
@@ -103,7 +100,7 @@ class HessianStore:
             StoreError: If it is missing or damaged.
         """
         array = self.hessian(name)
-        with self._reading(f"Array {name!r}"):
+        with reading(f"Array {name!r} of {self.location}"):
             return np.asarray(array[...])
 
     def read_part(self, rows: slice, columns: slice, name: str | None = None) -> npt.NDArray[Any]:
@@ -113,30 +110,7 @@ class HessianStore:
             StoreError: If a tile is damaged, or they do not fit into memory.
         """
         array = self.hessian(name)
-        what = f"Rows {rows.start} to {rows.stop} of {array.basename}"
-        shape = [
-            len(range(size)[part]) for size, part in zip(array.shape, (rows, columns), strict=True)
-        ]
-        needed = math.prod(shape) * array.dtype.itemsize
-        if needed > (free := psutil.virtual_memory().available):
-            raise StoreError(
-                f"{what} of {self.location} take {format_bytes(needed)}, but only "
-                f"{format_bytes(free)} of memory are free."
-            )
-        with self._reading(what):
-            return np.asarray(array[rows, columns])
-
-    @contextlib.contextmanager
-    def _reading(self, what: str) -> Iterator[None]:
-        """Turn whatever damaged objects and metadata raise into one clear message."""
-        try:
-            yield
-        except StoreError:
-            raise
-        except MemoryError as error:
-            raise StoreError(f"{what} of {self.location} does not fit into memory.") from error
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise StoreError(f"{what} of {self.location} cannot be read: {_line(error)}") from error
+        return read_entries(array, rows, columns, f"{self.location}/{array.basename}")
 
     @property
     def resume_command(self) -> str:
@@ -289,7 +263,3 @@ def differing_inputs(first: Mapping[str, str], second: Mapping[str, str]) -> lis
     """
     labels = dict.fromkeys([*first, *second])
     return [label for label in labels if first.get(label) != second.get(label)]
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]

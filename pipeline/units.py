@@ -1,6 +1,26 @@
 """Bytes and seconds as people write them."""
 
-__all__ = ["format_bytes", "format_seconds"]
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from pipeline.errors import ConfigError
+
+__all__ = ["format_bytes", "format_seconds", "parse_bytes"]
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from a number with or without a unit, decimal or binary.
+
+    Raises:
+        ConfigError: If it is none.
+
+    Example:
+        >>> parse_bytes("4GiB"), parse_bytes("1.5 kB")
+        (4294967296, 1500)
+    """
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError as error:
+        raise ConfigError(f"{text!r} is no number of bytes; expected one as 4GiB.") from error
 
 
 def format_bytes(num_bytes: float) -> str:

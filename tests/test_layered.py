@@ -118,8 +118,25 @@ def custom_gradients() -> Any:
     return keras.Model(x, dense(2, "swish")(z * h))
 
 
+@tf.function
+def compiled(z: Any) -> Any:
+    return tf.tanh(z) * inner_compiled(z)
+
+
+@tf.function(jit_compile=True)
+def inner_compiled(z: Any) -> Any:
+    return tf.sin(z) + 0.1 * z**2
+
+
+def compiled_activations() -> Any:
+    x = keras.Input((2,), dtype="float64")
+    return keras.Model(x, dense(2)(dense(3, compiled)(dense(3, compiled)(x))))
+
+
 @pytest.mark.parametrize(
-    "build", [skips, gates, slopes, custom_gradients], ids=lambda f: f.__name__
+    "build",
+    [skips, gates, slopes, custom_gradients, compiled_activations],
+    ids=lambda f: f.__name__,
 )
 def test_equals_autodiff_on_networks_that_are_no_chains(build: Callable[[], Any]) -> None:
     points = np.random.default_rng(0).uniform(-1, 1, (11, 2))

@@ -7,7 +7,8 @@ is one of a program or the layered engine does not apply, and says which one it 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -72,12 +73,28 @@ def _read_program(model: Any, num_coordinates: int) -> Program:
     spec = tf.TensorSpec([None, num_coordinates], dtype_of(model))
     try:
         traced = tf.function(lambda points: model(points), autograph=False)
-        concrete = traced.get_concrete_function(spec)
+        with _functions_inlined():
+            concrete = traced.get_concrete_function(spec)
     except Exception as error:
         raise NotLayeredError(
             f"the network cannot be traced on points ({type(error).__name__})"
         ) from error
     return _Reader(model, concrete).read()
+
+
+@contextmanager
+def _functions_inlined() -> Iterator[None]:
+    """Trace a ``tf.function`` of the user's, such as an activation, operation by operation.
+
+    It would otherwise be a single call in the graph, whose inside cannot be read. Called eagerly
+    while another function is traced, it adds its operations to that one.
+    """
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 class _Reader:

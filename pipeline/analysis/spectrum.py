@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import psutil
-import scipy.linalg
-import scipy.sparse.linalg
 
-from pipeline.errors import StoreError
+from pipeline.analysis.dense import dense_bytes, dense_eigenpairs, read_symmetric
+from pipeline.analysis.eigenpairs import Eigenpairs, extreme_eigenpairs
+from pipeline.analysis.operator import (
+    HessianOperator,
+    noise_floor,
+    open_operator,
+    relative_error,
+)
+from pipeline.analysis.tiles import complete_matrix
+from pipeline.errors import PlanError
+from pipeline.storage import Place
 from pipeline.store import HessianStore
 from pipeline.units import format_bytes
 
-__all__ = ["Spectrum", "noise_floor", "spectrum"]
+__all__ = ["Spectrum", "eigenvalues_between", "spectrum"]
+
+Array: TypeAlias = npt.NDArray[Any]
+
+# Out of core an interval is reached from the nearer end; beyond so many eigenvalues their vectors
+# cost more than the matrix.
+FIRST_FROM_THE_ENDS = 16
+MAX_FROM_THE_ENDS = 512
 
 
 @dataclass(frozen=True)
 class Spectrum:
     """Eigenvalues of a Hessian or Gauss-Newton matrix, ascending.
 
+    What counts eigenvalues is None unless all of them are there.
+
     Attributes:
-        eigenvalues: All P of them, or some at each end, float64.
+        eigenvalues: All P of them, or some, float64.
         complete: Whether they are all there.
         noise_floor: Eigenvalues of smaller magnitude cannot be told from zero; from the
             store's certificate if it has one, else from the precision of its dtype.
         trace: Exact trace, from the diagonal.
         frobenius_norm: Exact ``‖H‖_F``, from the entries.
+        vectors: Eigenvectors ``[P, K]``, if they were asked for or found by iteration.
+        pairs: What was found by iteration, with the residual of each, else None.
     """
 
     eigenvalues: npt.NDArray[np.float64]
@@ -36,6 +55,8 @@ class Spectrum:
     noise_floor: float
     trace: float
     frobenius_norm: float
+    vectors: Array | None = None
+    pairs: Eigenpairs | None = None
 
     @property
     def inertia(self) -> tuple[int, int, int] | None:
@@ -47,15 +68,44 @@ class Spectrum:
         return above, len(self.eigenvalues) - above - below, below
 
     @property
+    def numerical_rank(self) -> int | None:
+        """Number of eigenvalues whose magnitude is above the noise floor."""
+        return len(self._resolved) if self.complete else None
+
+    @property
     def condition_number(self) -> float | None:
         """``max |λ| / min |λ|`` over the eigenvalues above the noise floor.
 
         It is that of H on the subspace which the stored precision resolves; the
         condition number of the whole matrix is at least that.
         """
-        size = np.abs(self.eigenvalues)
-        resolved = size[size > self.noise_floor]
+        resolved = self._resolved
         return float(resolved.max() / resolved.min()) if self.complete and len(resolved) else None
+
+    @property
+    def least_condition_number(self) -> float:
+        """A lower bound for the condition number of the whole matrix.
+
+        ``max |λ|`` over the smallest magnitude that was found, or over the noise floor where that
+        is larger, for there the matrix is singular as far as is known.
+        """
+        size = np.abs(self.eigenvalues)
+        return float(size.max() / max(size.min(), self.noise_floor)) if size.any() else 1.0
+
+    @property
+    def effective_rank(self) -> float | None:
+        """``(Σ |λ|)² / Σ λ²`` over the eigenvalues above the noise floor.
+
+        n for n equal ones; 1 for a single one, whatever small ones follow.
+        """
+        if not self.complete or not len(self._resolved):
+            return None
+        return float(self._resolved.sum() ** 2 / np.sum(self._resolved**2))
+
+    @property
+    def _resolved(self) -> Array:
+        size = np.abs(self.eigenvalues)
+        return np.asarray(size[size > self.noise_floor])
 
     def to_json(self, num_extreme: int = 10) -> dict[str, Any]:
         """A summary as JSON data, with the extreme eigenvalues at both ends."""
@@ -64,119 +114,121 @@ class Spectrum:
             "complete": self.complete,
             "largest": self.eigenvalues[::-1][:num_extreme].tolist(),
             "smallest": self.eigenvalues[:num_extreme].tolist(),
+            "residuals": None if self.pairs is None else self.pairs.residuals.tolist(),
             "noise_floor": self.noise_floor,
             "inertia": self.inertia,
+            "numerical_rank": self.numerical_rank,
+            "effective_rank": self.effective_rank,
             "condition_number": self.condition_number,
+            "least_condition_number": self.least_condition_number,
             "trace": self.trace,
             "frobenius_norm": self.frobenius_norm,
         }
 
 
-def noise_floor(num_params: int, relative_error: float, norm: float) -> float:
-    """Bound on the error of the computed eigenvalues.
-
-    If the stored matrix is H + E, no eigenvalue is off by more than ``‖E‖₂ ≤ ‖E‖_F``
-    (Weyl's theorem; G. Golub, C. Van Loan, Matrix Computations, section 8.1). A
-    dense float64 solver adds about ``P eps64 ‖H‖₂``.
-
-    Args:
-        num_params: P.
-        relative_error: ``‖E‖_F / ‖H‖_F``.
-        norm: ``‖H‖_F``.
-
-    Example:
-        >>> f"{noise_floor(5301, 1.2e-7, 100.0):.1e}"
-        '1.2e-05'
-    """
-    return float(norm * (relative_error + num_params * np.finfo(np.float64).eps))
-
-
-def _relative_error(store: HessianStore) -> float:
-    # For Gaussian v, E‖E v‖² = ‖E‖_F² and E‖H v‖² = ‖H‖_F²: the certificate's product errors
-    # estimate the relative error of the array. Rounding the entries alone costs eps.
-    certificate = store.attributes.get("certificate") or {}
-    eps = float(np.finfo(store.dtype).eps)
-    errors: list[float] = certificate.get("product_errors", [])
-    return max([eps, *errors])
-
-
-def spectrum(store: HessianStore, term: str | None = None, num_extreme: int = 20) -> Spectrum:
+def spectrum(
+    store: HessianStore | Place,
+    term: str | None = None,
+    num_extreme: int | None = None,
+    *,
+    vectors: bool = False,
+    memory: int | None = None,
+) -> Spectrum:
     """All eigenvalues while the dense matrix fits into memory, else the extreme ones.
 
     The matrix is symmetrised, ``(H + Hᵀ)/2``, and solved in float64.
 
     Args:
-        store: A complete store.
+        store: A complete store, or where it is.
         term: A loss term's matrix instead of the total's.
-        num_extreme: Eigenvalues at each end where they are not all computed.
+        num_extreme: Only that many eigenvalues at each end, by iteration. By default all of them,
+            or 20 at each end where the memory is short.
+        vectors: Whether to compute eigenvectors too; those of extreme eigenvalues always are.
+        memory: Bytes that may be taken; what is free by default.
 
     Raises:
-        StoreError: If block rows are missing, or there is no such array.
+        StoreError: If block rows are missing or damaged, or there is no such array.
     """
-    _check_complete(store)
-    if term not in store.arrays:
-        known = ", ".join(t for t in store.arrays if t) or "none (use --per-term)"
-        raise StoreError(
-            f"{store.location} has no {store.matrix.title} of term {term!r}; it has {known}."
+    opened, matrix = complete_matrix(store, term)
+    exact = _exact(opened, term)
+    if num_extreme is None and _fits(opened.num_params, vectors, memory):
+        values, found = dense_eigenpairs(read_symmetric(matrix), vectors)
+        return Spectrum(values, True, vectors=found, **exact)
+    pairs = extreme_eigenpairs(open_operator(opened, term), num_extreme or 20)
+    return _of_pairs(pairs, len(pairs.values) == opened.num_params, exact)
+
+
+def eigenvalues_between(
+    store: HessianStore | Place,
+    interval: tuple[float, float],
+    term: str | None = None,
+    *,
+    vectors: bool = False,
+    memory: int | None = None,
+) -> Spectrum:
+    """The eigenvalues in an interval ``(low, high]``.
+
+    Where the dense matrix does not fit into memory, the interval is reached from the ends of the
+    spectrum, if there are not too many eigenvalues up to it.
+
+    Args:
+        store: A complete store, or where it is.
+        interval: ``(low, high)``.
+        term: A loss term's matrix instead of the total's.
+        vectors: Whether to compute eigenvectors too.
+        memory: Bytes that may be taken; what is free by default.
+
+    Raises:
+        PlanError: If the memory is short and the interval lies too deep in the spectrum; says how
+            much would do.
+        StoreError: If block rows are missing or damaged, or there is no such array.
+    """
+    low, high = interval
+    if not low < high:
+        raise PlanError(f"The interval is ({low}, {high}]; expected its lower end first.")
+    opened, matrix = complete_matrix(store, term)
+    if _fits(opened.num_params, vectors, memory):
+        values, found = dense_eigenpairs(read_symmetric(matrix), vectors, interval)
+        return Spectrum(values, False, vectors=found, **_exact(opened, term))
+    pairs = _reach(open_operator(opened, term), low, high)
+    if pairs is None:
+        raise PlanError(
+            f"({low:.4g}, {high:.4g}] lies too deep in the spectrum to be reached from its ends. "
+            f"All eigenvalues at once need {format_bytes(dense_bytes(opened.num_params, vectors))} "
+            f"of memory. The number of eigenvalues in it can be estimated: --density"
         )
-    name = store.arrays[term]
-    statistics = [record.statistics[name] for record in store.records().values()]
+    return _of_pairs(pairs, False, _exact(opened, term))
+
+
+def _reach(operator: HessianOperator, low: float, high: float) -> Eigenpairs | None:
+    # The interval is all there once converged eigenvalues from an end have come to its far side.
+    size, number = operator.shape[0], FIRST_FROM_THE_ENDS
+    while number <= MAX_FROM_THE_ENDS:
+        pairs = extreme_eigenpairs(operator, min(number, (size + 1) // 2))
+        half = len(pairs.values) // 2
+        below = pairs.converged[:half].all() and pairs.values[half - 1] > high
+        above = pairs.converged[half:].all() and pairs.values[half] <= low
+        if below or above or len(pairs.values) == size:
+            return pairs.only((pairs.values > low) & (pairs.values <= high))
+        number *= 2
+    return None
+
+
+def _fits(num_params: int, vectors: bool, memory: int | None) -> bool:
+    available = psutil.virtual_memory().available if memory is None else memory
+    return dense_bytes(num_params, vectors) < available
+
+
+def _exact(store: HessianStore, term: str | None) -> dict[str, Any]:
+    # What the records of the block rows say of the whole matrix.
+    statistics = [record.statistics[store.arrays[term]] for record in store.records().values()]
     norm = float(np.sqrt(sum(s.squares for s in statistics)))
-    complete = _dense_bytes(store.num_params) < psutil.virtual_memory().available
-    values = _dense(store, name) if complete else _extreme(store, name, num_extreme)
-    return Spectrum(
-        eigenvalues=values,
-        complete=complete,
-        noise_floor=noise_floor(store.num_params, _relative_error(store), norm),
-        trace=float(sum(s.trace for s in statistics)),
-        frobenius_norm=norm,
-    )
+    return {
+        "noise_floor": noise_floor(store.num_params, relative_error(store), norm),
+        "trace": float(sum(s.trace for s in statistics)),
+        "frobenius_norm": norm,
+    }
 
 
-def _check_complete(store: HessianStore) -> None:
-    missing = len(store.block_rows) - len(store.records())
-    if missing:
-        raise StoreError(
-            f"{store.location} lacks {missing} of {len(store.block_rows)} block rows. Complete it "
-            f"with: {store.resume_command}"
-        )
-
-
-def _dense_bytes(num_params: int) -> int:
-    # The matrix as read, in float64, and LAPACK's working copy.
-    return 3 * 8 * num_params**2
-
-
-def _dense(store: HessianStore, name: str) -> npt.NDArray[np.float64]:
-    everything = slice(0, store.num_params)
-    matrix = store.read_part(everything, everything, name).astype(np.float64, copy=False)
-    if not np.isfinite(matrix).all():  # with which LAPACK may never end
-        raise StoreError(
-            f"{store.location} lacks entries, although its records say that they are stored. Find "
-            f"out which: hessian verify {store.location}"
-        )
-    matrix = (matrix + matrix.T) / 2
-    values = scipy.linalg.eigh(matrix, eigvals_only=True, overwrite_a=True, check_finite=False)
-    return np.asarray(values, np.float64)
-
-
-def _extreme(store: HessianStore, name: str, number: int) -> npt.NDArray[np.float64]:
-    operator = scipy.sparse.linalg.LinearOperator(
-        (store.num_params,) * 2, matvec=lambda v: _matvec(store, name, v), dtype=np.float64
-    )
-    try:
-        values = scipy.sparse.linalg.eigsh(
-            operator, k=2 * number, which="BE", return_eigenvectors=False
-        )
-    except scipy.sparse.linalg.ArpackNoConvergence as error:
-        raise StoreError(
-            f"The extreme eigenvalues did not converge, and a dense solution needs "
-            f"{format_bytes(_dense_bytes(store.num_params))} of memory: {error}"
-        ) from error
-    return np.sort(np.asarray(values, np.float64))
-
-
-def _matvec(store: HessianStore, name: str, vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    everything = slice(0, store.num_params)
-    rows = [slice(row.start, row.stop) for row in store.block_rows]
-    return np.concatenate([store.read_part(r, everything, name) @ vector for r in rows])
+def _of_pairs(pairs: Eigenpairs, complete: bool, exact: dict[str, Any]) -> Spectrum:
+    return Spectrum(pairs.values, complete, vectors=pairs.vectors, pairs=pairs, **exact)

@@ -2,6 +2,7 @@
 
 - :mod:`~pipeline.cli.runs`: what computes, or says how far computing is;
 - :mod:`~pipeline.cli.stores`: what is asked of a store;
+- :mod:`~pipeline.cli.reports`: pages on a store, and on several;
 - :mod:`~pipeline.cli.parameters`: the arguments and flags that commands share.
 
 TensorFlow and Zarr are imported inside the commands that need them, so that help, and
@@ -16,11 +17,11 @@ import sys
 import typer
 
 # Importing them adds their commands.
-from pipeline.cli import runs, stores
+from pipeline.cli import reports, runs, stores
 from pipeline.cli.app import EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE, app
 from pipeline.errors import ConfigError, HessianError, StoppedError
 
-__all__ = ["app", "main", "runs", "stores"]
+__all__ = ["app", "main", "reports", "runs", "stores"]
 
 
 def main() -> None:

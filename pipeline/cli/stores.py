@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,8 +11,17 @@ from hessian_tasks.process import configure_tensorflow
 from pipeline import render
 from pipeline.cli.app import EXIT_NOT_VERIFIED, app, print_result
 from pipeline.cli.parameters import Json, Picture, Store, Term
+from pipeline.errors import ConfigError
+from pipeline.units import parse_bytes
 
-__all__ = ["info", "spectrum", "verify"]
+if TYPE_CHECKING:
+    from pipeline.analysis.spectrum import Spectrum
+    from pipeline.store import HessianStore
+
+__all__ = ["export", "info", "spectrum", "statistics", "verify"]
+
+# Eigenvalues at each end that a density counts exactly.
+NUM_ENDS = 20
 
 
 @app.command()
@@ -35,28 +45,108 @@ def verify(
 
 @app.command()
 def spectrum(
-    store: Store, term: Term = None, picture: Picture = None, as_json: Json = False
+    store: Store,
+    term: Term = None,
+    extreme: Annotated[
+        int | None, typer.Option(min=1, help="Only so many eigenvalues at each end.")
+    ] = None,
+    interval: Annotated[
+        tuple[float, float] | None, typer.Option(help="Only eigenvalues above A and up to B.")
+    ] = None,
+    density: Annotated[
+        bool, typer.Option("--density", help="Ends, and an estimate of all between them.")
+    ] = False,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Write eigenvalues and eigenvectors, .npz.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory to use, as 4GiB (what is free).")
+    ] = None,
+    picture: Picture = None,
+    as_json: Json = False,
 ) -> None:
     """Eigenvalues of a complete store, with the floor below which they are noise."""
-    from pipeline.analysis.pictures import draw_spectrum
+    from pipeline.analysis.spectrum import eigenvalues_between
     from pipeline.analysis.spectrum import spectrum as compute
     from pipeline.store import HessianStore
 
+    if interval is not None and (extreme is not None or density):
+        raise ConfigError("--interval goes neither with --extreme nor with --density.")
     opened = HessianStore(store)
-    found = compute(opened, term)
+    options: dict[str, Any] = {
+        "vectors": vectors is not None,
+        "memory": None if memory is None else parse_bytes(memory),
+    }
+    if interval is not None:
+        found = eigenvalues_between(opened, interval, term, **options)
+    else:
+        found = compute(opened, term, extreme or (NUM_ENDS if density else None), **options)
+    if vectors is not None:
+        _save_pairs(vectors, found)
     if picture is not None:
+        from pipeline.analysis.pictures import eigenvalue_picture, save
+
         title = f"Spectrum of the {opened.matrix.title}, P = {opened.num_params:,}"
-        draw_spectrum(found, title, picture)
-    print_result(render.spectrum(found), found.to_json(), as_json)
+        save(eigenvalue_picture(found, title), picture)
+    text, data = render.spectrum(found), found.to_json()
+    if density:
+        text, data = _with_density(opened, term, found, text, data)
+    print_result(text, data, as_json)
+
+
+def _with_density(
+    store: HessianStore, term: str | None, found: Spectrum, text: str, data: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    from pipeline.analysis.density import spectral_density
+    from pipeline.analysis.operator import open_operator
+
+    estimate = spectral_density(open_operator(store, term), known=found.pairs)
+    described = estimate.to_json(found.noise_floor)
+    return f"{text}\n{render.density(described)}", data | {"density": described}
+
+
+def _save_pairs(path: Path, found: Spectrum) -> None:
+    import numpy as np
+
+    from pipeline.storage import writing
+
+    arrays: dict[str, Any] = {"eigenvalues": found.eigenvalues, "vectors": found.vectors}
+    if found.pairs is not None:
+        arrays["residuals"] = found.pairs.residuals
+    with writing(path):
+        np.savez(path, **arrays)
+
+
+@app.command()
+def statistics(store: Store, term: Term = None, as_json: Json = False) -> None:
+    """Exact norms, trace, bounds and shares of layers, from one pass over a complete store."""
+    from pipeline.analysis.statistics import matrix_statistics
+
+    found = matrix_statistics(store, term)
+    print_result(render.statistics(found), found.to_json(), as_json)
+
+
+@app.command()
+def export(
+    store: Store,
+    path: Annotated[Path, typer.Argument(help="File to write: .npy, .npz, .h5 or .mat.")],
+    term: Term = None,
+) -> None:
+    """Write the matrix of a complete store to a file for NumPy, HDF5 or MATLAB."""
+    from pipeline.analysis.export import export_matrix
+    from pipeline.units import format_bytes
+
+    written = export_matrix(store, path, term)
+    typer.echo(f"wrote {written}, {format_bytes(written.stat().st_size)}")
 
 
 @app.command()
 def info(store: Store, picture: Picture = None, as_json: Json = False) -> None:
     """Say what a store holds and where it came from; optionally draw the matrix."""
-    from pipeline.analysis.pictures import draw_matrix
+    from pipeline.analysis.pictures import matrix_picture, save
     from pipeline.store import HessianStore
 
     opened = HessianStore(store)
     if picture is not None:
-        draw_matrix(opened, picture)
+        save(matrix_picture(opened), picture)
     print_result(render.info(opened), opened.attributes, as_json)

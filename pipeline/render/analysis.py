@@ -4,32 +4,100 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.render.table import table
 
 if TYPE_CHECKING:
     from pipeline.analysis.spectrum import Spectrum
+    from pipeline.analysis.statistics import MatrixStatistics
     from pipeline.store import HessianStore
 
-__all__ = ["info", "spectrum"]
+__all__ = ["density", "info", "spectrum", "statistics"]
 
 
 def spectrum(spectrum: Spectrum) -> str:
-    """Extreme eigenvalues and what follows from them, for people."""
+    """Eigenvalues and what follows from them, for people."""
     values = spectrum.eigenvalues
+    shown = min(5, (len(values) + 1) // 2)
     rows = [
-        ("eigenvalues", f"{len(values):,}" + ("" if spectrum.complete else " at both ends")),
-        ("largest", "  ".join(f"{value:.5g}" for value in values[::-1][:5])),
-        ("smallest", "  ".join(f"{value:.5g}" for value in values[:5])),
+        ("eigenvalues", f"{len(values):,}" + ("" if spectrum.complete else " of them")),
+        ("largest", "  ".join(f"{value:.5g}" for value in values[::-1][:shown])),
+        ("smallest", "  ".join(f"{value:.5g}" for value in values[:shown])),
+        *_residuals(spectrum),
         ("noise floor", f"{spectrum.noise_floor:.2g}"),
         ("trace", f"{spectrum.trace:.6g}"),
         ("Frobenius norm", f"{spectrum.frobenius_norm:.6g}"),
     ]
-    if spectrum.inertia is not None and spectrum.condition_number is not None:
+    if spectrum.inertia is not None:
         above, within, below = spectrum.inertia
+        rows.append(("inertia", f"{above} positive, {within} within the noise, {below} negative"))
+    if spectrum.condition_number is not None:
         rows += [
-            ("inertia", f"{above} positive, {within} within the noise, {below} negative"),
+            ("numerical rank", f"{spectrum.numerical_rank:,} above the noise floor"),
+            ("effective rank", f"{spectrum.effective_rank:.4g}, (Σ|λ|)² / Σλ² of these"),
             ("condition number", f"{spectrum.condition_number:.3g} above the noise floor"),
         ]
+    elif len(values):
+        rows.append(("condition number", f"at least {spectrum.least_condition_number:.3g}"))
+    return table(rows)
+
+
+def _residuals(spectrum: Spectrum) -> list[tuple[str, str]]:
+    pairs = spectrum.pairs
+    if pairs is None or not len(pairs.values):
+        return []
+    missed = int((~pairs.converged).sum())
+    verdict = f"{missed} of them not converged" if missed else "all converged"
+    return [
+        (
+            "residuals",
+            f"at most {pairs.residuals.max():.2g}, {verdict} (allowed {pairs.tolerance:.2g})",
+        ),
+        ("passes", f"{pairs.num_passes} over the matrix"),
+    ]
+
+
+def density(data: dict[str, Any]) -> str:
+    """An estimate of the numbers of eigenvalues, for people."""
+
+    def count(key: str) -> str:
+        return f"{data['counts'][key]:,.1f} ± {data['errors'][key]:.2g}"
+
+    method = f"{data['num_vectors']} random vectors, {data['num_steps']} steps"
+    return table(
+        [
+            (
+                "estimated counts",
+                f"95 % intervals, from {method}; {data['num_known']} exactly known",
+            ),
+            ("  above the floor", count("above")),
+            ("  within the noise", count("within")),
+            ("  below", count("below")),
+        ]
+    )
+
+
+def statistics(statistics: MatrixStatistics) -> str:
+    """What one pass over a matrix tells, for people."""
+    low, high = statistics.gershgorin_bounds
+    share = statistics.layer_norms.to_numpy() ** 2
+    share /= max(share.sum(), np.finfo(float).tiny)
+    rows = [
+        ("trace", f"{statistics.trace:.6g}"),
+        ("Frobenius norm", f"{statistics.frobenius_norm:.6g}"),
+        ("largest entry", f"{statistics.max_abs:.6g}"),
+        ("symmetry defect", f"{statistics.symmetry_defect:.1e}"),
+        ("noise floor", f"{statistics.noise_floor:.2g}"),
+        ("Gershgorin", f"all eigenvalues in [{low:.5g}, {high:.5g}]"),
+        ("zero rows", f"{len(statistics.zero_rows):,}"),
+        ("layers", "share of the trace; of ‖·‖_F² with each layer"),
+    ]
+    for layer, parts in zip(statistics.layout.layers(), share, strict=True):
+        trace = statistics.layer_traces[layer] / (statistics.trace or 1.0)
+        rows.append(
+            (f"  {layer}", f"{trace:7.2%};  " + "  ".join(f"{part:7.2%}" for part in parts))
+        )
     return table(rows)
 
 

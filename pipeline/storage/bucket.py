@@ -63,6 +63,11 @@ class Bucket(Location):
         """There is none."""
 
     @property
+    def name(self) -> str:
+        """The last part of the prefix."""
+        return self.url.rpartition("/")[2]
+
+    @property
     def num_threads(self) -> int:
         """Many, since most of the time is waiting."""
         return 16

@@ -46,6 +46,11 @@ class Directory(Location):
         return self.path
 
     @property
+    def name(self) -> str:
+        """The directory's own name."""
+        return self.path.resolve().name
+
+    @property
     def num_threads(self) -> int:
         """As many as there are cores: checksums take longer than reading."""
         return available_cores()

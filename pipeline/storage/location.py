@@ -35,6 +35,11 @@ class Location(ABC):
     def directory(self) -> Path | None:
         """The directory, or None if the place is not in a file system."""
 
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The last part of the path or URL."""
+
     @abstractmethod
     def resolve(self) -> Location:
         """The same place, named independently of this process's working directory."""

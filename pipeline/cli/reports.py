@@ -1,0 +1,59 @@
+"""Commands that write pages: the report of a store, and several stores side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import render
+from pipeline.cli.app import app, print_result
+from pipeline.cli.parameters import Json, Store
+
+__all__ = ["compare", "report"]
+
+
+@app.command()
+def report(
+    store: Store,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the report (<store>-report).")
+    ] = None,
+    ggn: Annotated[
+        Path | None, typer.Option(help="Store of the Gauss-Newton matrix, to compare with.")
+    ] = None,
+    problem: Annotated[
+        str | None, typer.Option(help="The problem's file, if it has moved since.")
+    ] = None,
+    stored_only: Annotated[
+        bool, typer.Option("--stored-only", help="Evaluate nothing: no slices, no fields.")
+    ] = False,
+) -> None:
+    """Write one HTML page on a store, with its pictures and tables beside it.
+
+    Slices and changes of the solution evaluate the problem again, which needs TensorFlow and
+    runs the problem's file.
+    """
+    from pipeline.report import write_report
+
+    typer.echo(write_report(store, out, ggn=ggn, problem=problem, stored_only=stored_only))
+
+
+@app.command()
+def compare(
+    stores: Annotated[list[Path], typer.Argument(help="Directories of two or more stores.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for a page with pictures and tables.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare stores in numbers: checkpoints along training, widths, or problems."""
+    from pipeline.compare import comparison_table, summarise_all, write_comparison
+
+    summaries = summarise_all(stores)
+    table = comparison_table(summaries)
+    data = {"stores": [summary.to_json() for summary in summaries]}
+    print_result(render.side_by_side(list(table.columns), table.shown_rows()), data, as_json)
+    if out is not None:
+        typer.echo(write_comparison(summaries, out), err=as_json)

@@ -1,0 +1,156 @@
+"""The loss around θ: its slices along eigenvectors, and what these do to the solution.
+
+Both evaluate the problem, which is rebuilt from the inputs that the store has frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.analysis.fields import Fields, cut_through
+from pipeline.analysis.operator import open_operator
+from pipeline.analysis.slices import Axis, QuadraticModel, Slice, reach, take_slices
+from pipeline.store import HessianStore
+
+if TYPE_CHECKING:
+    from hessian_tasks.problem import Problem
+
+__all__ = ["Directions", "loss_slices", "rebuild_problem", "solution_changes"]
+
+Array = npt.NDArray[np.float64]
+
+LINE_STEPS, PLANE_STEPS = 41, 25
+GRID_POINTS = 60
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Where to go from θ: eigenvectors, or others.
+
+    Attributes:
+        labels: Their names in pictures and tables.
+        vectors: One a row, of length 1, ``[K, P]``.
+    """
+
+    labels: Sequence[str]
+    vectors: Array
+
+
+def rebuild_problem(store: HessianStore, problem: Problem | str | None = None) -> Problem:
+    """The problem of a store at its θ; imports TensorFlow.
+
+    Args:
+        store: The store.
+        problem: The problem or its file, if it was a live object or has moved.
+
+    Raises:
+        ReproductionError: If it is not the one that the store was made from.
+        ProblemError: If its source cannot be read or built.
+    """
+    from hessian_tasks.rebuild import rebuild
+    from pipeline.api import source_of
+    from pipeline.inputs import stored_inputs
+
+    return rebuild(stored_inputs(store, None if problem is None else source_of(problem)))
+
+
+def loss_slices(
+    store: HessianStore, problem: Problem, directions: Directions, floor: float, change: float = 2.0
+) -> list[Slice]:
+    """The loss and its terms along each direction, and on the plane of the first and the last.
+
+    A slice ends where the quadratic model bounds the change of the loss by ``change · |L|``,
+    or at ``‖θ‖``; a curvature below the noise floor counts as the floor.
+
+    Args:
+        store: Its matrices give the quadratic models.
+        problem: Its problem, from :func:`rebuild_problem`.
+        directions: Where to go.
+        floor: The noise floor of the eigenvalues.
+        change: How far, as a multiple of the loss.
+
+    Returns:
+        A slice for each direction, and one of two directions if there are as many.
+    """
+    from hessian_tasks.directions import LossesAlong
+
+    along = LossesAlong(problem, directions.vectors)
+    models = _quadratic_models(store, along.slopes(), directions.vectors)
+    limit = float(np.linalg.norm(store.read("theta").astype(np.float64)))
+    total = models[None]
+    ends = [
+        reach(total.loss, slope, max(abs(curvature), floor), change, limit)
+        for slope, curvature in zip(total.slopes, np.diag(total.curvatures), strict=True)
+    ]
+
+    def axis(number: int, num_steps: int) -> Axis:
+        steps = np.linspace(-ends[number], ends[number], num_steps)
+        return Axis(number, directions.labels[number], steps)
+
+    cuts: list[tuple[Axis, ...]] = [(axis(d, LINE_STEPS),) for d in range(len(ends))]
+    if len(ends) > 1:
+        cuts.append((axis(0, PLANE_STEPS), axis(len(ends) - 1, PLANE_STEPS)))
+    return take_slices(along, models, [term.name for term in problem.terms], cuts)
+
+
+def _quadratic_models(
+    store: HessianStore, slopes: Array, vectors: Array
+) -> dict[str | None, QuadraticModel]:
+    terms = store.attributes["terms"]
+    numbers: dict[str | None, int] = {term["name"]: k for k, term in enumerate(terms)}
+    losses = np.array([term["loss"] for term in terms])
+    models = {}
+    for term in store.arrays:
+        chosen = slice(None) if term is None else [numbers[term]]
+        models[term] = QuadraticModel(
+            float(losses[chosen].sum()),
+            slopes[chosen].sum(axis=0),
+            vectors @ (open_operator(store, term) @ vectors.T),
+        )
+    return models
+
+
+def solution_changes(problem: Problem, directions: Directions) -> Fields | None:
+    """How the solution and the residuals change, to first order, along each direction.
+
+    Args:
+        problem: From :func:`rebuild_problem`.
+        directions: The directions.
+
+    Returns:
+        The changes for a step of length 1; None if no term has collocation points.
+    """
+    from hessian_tasks.linearised import jacobian_vector_product, residual_terms, residuals
+    from hessian_tasks.problem import ResidualTerm
+
+    terms = residual_terms(problem)
+    if not terms:
+        return None
+    points = {term.name: np.asarray(term.points, np.float64) for term in terms}
+    cut = cut_through(list(points.values()), problem.coordinates, GRID_POINTS)
+    # The network itself is a residual like any other, under a name that no term has.
+    shown = "u" + "".join(points)
+    solution = ResidualTerm(shown, cut.points, lambda x, u: u.value)
+    problem = replace(problem, terms=[solution, *terms])
+    values = residuals(problem)
+    changes = jacobian_vector_product(problem, directions.vectors)
+    num_directions = len(directions.vectors)
+    by_output = changes[shown].reshape(num_directions, len(cut.points), -1)
+    return Fields(
+        cut=cut,
+        labels=directions.labels,
+        solution=values[shown].T.reshape(-1, *cut.shape).astype(np.float64),
+        changes=np.moveaxis(by_output, 2, 1)
+        .reshape(num_directions, -1, *cut.shape)
+        .astype(np.float64),
+        points=points,
+        residual_changes={
+            name: changes[name].reshape(num_directions, len(where), -1).astype(np.float64)
+            for name, where in points.items()
+        },
+    )

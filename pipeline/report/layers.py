@@ -1,0 +1,75 @@
+"""Sections of a report on layers: which of them curvature belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.analysis.pictures import layer_block_picture, participation_picture
+from pipeline.analysis.statistics import MatrixStatistics
+from pipeline.report.page import Picture, Section, Table
+from pipeline.store import HessianStore
+
+__all__ = ["layers_section", "participation_section"]
+
+Array = npt.NDArray[np.float64]
+
+
+def layers_section(store: HessianStore, statistics: MatrixStatistics) -> Section:
+    """Layer blocks and each variable's share."""
+    squares = statistics.variable_norms**2
+    shares = squares / squares.sum() if squares.any() else squares
+    starts = [variable.offset for variable in store.layout.variables]
+    traces = np.add.reduceat(statistics.diagonal, starts)
+    names = [f"{v.layer}/{v.name}".strip("/") for v in store.layout.variables]
+    symbol = store.matrix.symbol
+    total = float(traces.sum())
+    rows = shares.sum(axis=1)
+    columns: dict[str, Sequence[Any]] = {
+        "variable": names,
+        "parameters": [v.size for v in store.layout.variables],
+        "trace": traces.tolist(),
+        "share of the trace": (traces / total).tolist() if total else [None] * len(names),
+        f"share of ‖{symbol}‖² in its rows": rows.tolist(),
+        f"share of ‖{symbol}‖² in its own block": np.diag(shares).tolist(),
+    }
+    leading = names[int(np.argmax(rows))]
+    text = [
+        f"{leading} dominates: {rows.max():.0%} of ‖{symbol}‖²_F lies in its rows. Of all of it, "
+        f"{np.trace(shares):.0%} lies in diagonal blocks, which is what a preconditioner by "
+        "layers can see; the rest couples variables.",
+    ]
+    picture = Picture(
+        "layer-blocks",
+        layer_block_picture(shares, names, f"layer blocks of the {store.matrix.title}"),
+        "Each block's share of the squared Frobenius norm; they add up to 100 %.",
+    )
+    table = Table("layers", "The variables and what they hold of the curvature.", columns)
+    return Section("Layers", text, [picture], [table])
+
+
+def participation_section(layers: Sequence[str], values: Array, weights: Array) -> Section:
+    """Eigenvectors by layer.
+
+    Args:
+        layers: Names of the layers.
+        values: The eigenvalues, ``[K]``.
+        weights: Share of each eigenvector in each layer, ``[K, layers]``.
+    """
+    leading = layers[int(np.argmax(weights[0]))]
+    text = [
+        "An eigenvector has length 1, so the squares of its entries say how much of it lies in "
+        f"each layer. Of the stiffest one, {weights[0].max():.0%} lies in {leading}.",
+    ]
+    picture = Picture(
+        "participation",
+        participation_picture(weights, values, layers),
+        "Rows are eigenvectors, named by their eigenvalues; each row adds up to 100 %.",
+    )
+    columns: dict[str, Any] = {"eigenvalue": values}
+    columns |= {name: weights[:, k] for k, name in enumerate(layers)}
+    table = Table("participation", "Share of each eigenvector in each layer.", columns)
+    return Section("Eigenvectors by layer", text, [picture], [table])
