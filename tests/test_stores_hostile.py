@@ -229,7 +229,7 @@ FILES = ["zarr.json", "hessian/zarr.json", "theta/zarr.json", "row_variable/zarr
 
 
 @settings(
-    max_examples=150, deadline=None, derandomize=True,
+    max_examples=60, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 @given(data=st.data())
