@@ -205,7 +205,10 @@ def read_attributes(location: Location) -> tuple[Attributes, dict[str, Any]]:
     """
     data = _read(location, "zarr.json")
     try:
-        raw = json.loads(data)["attributes"]
+        group = json.loads(data)
+        if (group["zarr_format"], group["node_type"]) != (3, "group"):
+            raise ValueError("it is no group of Zarr v3")
+        raw = group["attributes"]
         version = raw["format_version"]
     # Damaged metadata surface as any of these.
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -120,6 +120,7 @@ ROOTS: dict[str, bytes] = {
     "list": b"[]",
     "latin": '{"attributes": "é"}'.encode("latin-1"),
     "empty": b"",
+    "of another Zarr": b'{"zarr_format": 2, "node_type": "group", "attributes": {}}',
     "huge number": b'{"attributes": {"format_version": 1e999}}',
     "long number": b'{"attributes": {"format_version": ' + b"9" * 100_000 + b"}}",
 }

@@ -14,9 +14,10 @@ from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
 from pipeline.cluster.job import Job
 from pipeline.cluster.schedule import Schedule, run_block_rows
-from pipeline.errors import ClusterError, ConfigError
+from pipeline.errors import ClusterError, ConfigError, StoreError
 from pipeline.profiles import ClusterProfile
 from pipeline.records import BlockRecord
+from pipeline.storage import Location
 from pipeline.store import HessianStore
 
 __all__ = ["Workers"]
@@ -99,11 +100,10 @@ class Workers:
         """
         store, source, num_threads = job
         location = store.location.resolve()
-        for worker, seen in self.client.run(location.exists, on_error="return").items():
-            if seen is not True:
-                reason = f"{seen} " if isinstance(seen, Exception) else ""
+        for worker, obstacle in self.client.run(_look, location).items():
+            if obstacle is not None:
                 raise ClusterError(
-                    f"Worker {worker} does not see {location}. {reason}Give a --store on a file "
+                    f"Worker {worker} does not see {location}. {obstacle}Give a --store on a file "
                     "system, or an URL, that all workers share."
                 )
         token = uuid.uuid4().hex[:8]
@@ -112,6 +112,14 @@ class Workers:
 
     def _infos(self) -> list[dict[str, int]]:
         return list(self.client.scheduler_info(n_workers=-1)["workers"].values())
+
+
+def _look(location: Location) -> str | None:
+    """What keeps this process from seeing a store, or None; Dask would log an error at length."""
+    try:
+        return None if location.exists() else ""
+    except StoreError as error:
+        return f"{error} "
 
 
 def _version(package: str) -> str:
