@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +184,75 @@ def model_config(model: Any) -> str | None:
         return None
 
 
-def model_from_config(config: str) -> Any:
-    """Rebuild a model from :func:`model_config`'s JSON, its weights yet to be set."""
-    return keras.saving.deserialize_keras_object(json.loads(config), safe_mode=True)
+def model_from_config(config: str, num_weights: int | None = None) -> Any:
+    """Rebuild a model from :func:`model_config`'s JSON, its weights yet to be set.
+
+    The config may come from a stranger. Only what networks are made of is built: Keras' layers,
+    initializers and the like, and classes that the problem's own code has registered; none that
+    hold code or read files. Nothing is allocated before the number of weights is known to be right.
+
+    Args:
+        config: The JSON.
+        num_weights: How many weights the network has to have, trainable or not.
+
+    Raises:
+        ModelError: If it is no such network.
+    """
+    try:
+        parsed = json.loads(config)
+        _check_config(parsed)
+        if num_weights is not None:
+            _check_size(parsed, num_weights)
+        return keras.saving.deserialize_keras_object(parsed, safe_mode=True)
+    except ModelError:
+        raise
+    # Keras raises whatever its layers do.
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"The network cannot be rebuilt from its config ({type(error).__name__}: {first_line})."
+        ) from error
+
+
+_MODULES = re.compile(
+    r"builtins|keras|keras\.(activations|constraints|dtype_policies|initializers|layers|models|ops"
+    r"|regularizers)|keras\.src\.(layers|models|ops)\..*"
+)
+_UNSAFE = {
+    *("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"),  # hold or load code
+    *("StringLookup", "IntegerLookup", "TextVectorization"),  # read files
+}
+
+
+def _check_config(config: Any) -> None:
+    """Refuse what networks are not made of, wherever it is nested.
+
+    Raises:
+        ModelError: Naming the class.
+    """
+    if isinstance(config, list):
+        for item in config:
+            _check_config(item)
+    if not isinstance(config, dict):
+        return
+    name = config.get("class_name")
+    if "config" in config and name is not None:
+        module = config.get("module")
+        registered = keras.saving.get_registered_object(str(config.get("registered_name")))
+        known = module is None or _MODULES.fullmatch(str(module)) is not None
+        if registered is None and (not known or name in _UNSAFE):
+            raise ModelError(f"The network's config asks for {module}.{name}, which is not built.")
+    for item in config.values():
+        _check_config(item)
+
+
+def _check_size(config: Any, num_weights: int) -> None:
+    # In this scope weights have shapes and no values.
+    with keras.StatelessScope(initialize_variables=False):
+        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+        found = sum(math.prod(weight.shape) for weight in model.weights)
+    if found != num_weights:
+        keras.utils.clear_session()  # or Keras would give them values later
+        raise ModelError(
+            f"The network's config describes {found} weights, but {num_weights} were recorded."
+        )

@@ -79,10 +79,12 @@ def rebuild(frozen: FrozenInputs) -> Problem:
     """
     problem = frozen.source.load()
     recorded = {term.name: term for term in frozen.terms}
-    if [term.name for term in problem.terms] != list(recorded):
+    found = {term.name: sorted(term.arrays) for term in problem.terms}
+    expected = {name: sorted(term.arrays) for name, term in recorded.items()}
+    if list(found.items()) != list(expected.items()):
         raise ProblemError(
-            f"The problem has the loss terms {[term.name for term in problem.terms]}, but "
-            f"{list(recorded)} were recorded: its source has changed."
+            f"The problem has the loss terms {found}, but {expected} were recorded: its source has "
+            "changed."
         )
     terms = [
         replace(term.with_arrays(recorded[term.name].arrays), weight=recorded[term.name].weight)
@@ -95,7 +97,8 @@ def rebuild(frozen: FrozenInputs) -> Problem:
 
 def _rebuild_model(problem: Problem, frozen: FrozenInputs) -> Any:
     if frozen.model_config is not None:
-        model = model_from_config(frozen.model_config)
+        num_weights = len(frozen.theta) + len(frozen.state)
+        model = model_from_config(frozen.model_config, num_weights)
     else:
         model = resolve_model(problem.model)
     set_theta(model, frozen.theta)

@@ -45,6 +45,11 @@ class ProblemSource:
         if path is not None:
             object.__setattr__(self, "reference", f"{path.resolve()}:{name}")
 
+    @property
+    def file(self) -> Path | None:
+        """The file that is run to build it, or None if it is built in or a live object."""
+        return self._split()[0]
+
     def load(self) -> Problem:
         """Build the problem.
 

@@ -15,8 +15,10 @@ from hessian_tasks.problem import Problem
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, EngineName, matrix_of
 from pipeline.analysis.labels import ParameterIndex
+from pipeline.errors import StoreError
 from pipeline.events import Callback
-from pipeline.store import HessianStore, writing
+from pipeline.storage import Place
+from pipeline.store import HessianStore
 
 if TYPE_CHECKING:
     from pipeline.analysis.operator import HessianOperator
@@ -35,7 +37,7 @@ __all__ = [
 
 def compute_hessian(
     problem: Problem | str | Path,
-    store: str | Path,
+    store: Place,
     *,
     weights: str | Path | None = None,
     options: RunOptions | None = None,
@@ -48,7 +50,7 @@ def compute_hessian(
 
     Args:
         problem: A :class:`Problem`, the name of a built-in problem, or a ``.py`` file.
-        store: Directory of the store; made if it does not exist.
+        store: Path or URL of the store; made if it does not exist.
         weights: Trained weights, ``.keras`` or ``.weights.h5``.
         options: Threads, memory, tile side, matrices of single loss terms, and the engine:
             with ``RunOptions(engine="ggn")`` this is the Gauss-Newton matrix.
@@ -81,11 +83,11 @@ def compute_hessian(
     return open_store(store)
 
 
-def open_store(store: str | Path) -> xr.Dataset:
+def open_store(store: Place) -> xr.Dataset:
     """Open a store lazily, with labels.
 
     Args:
-        store: Directory of the store.
+        store: Path or URL of the store, such as ``s3://bucket/path/h.zarr``.
 
     Returns:
         ``hessian`` ``[row, col]`` and, if stored, ``hessian_<term>``, as Dask arrays;
@@ -110,8 +112,19 @@ def open_store(store: str | Path) -> xr.Dataset:
         >>> dict(block.sizes)
         {'row': 16, 'col': 5}
     """
-    path = HessianStore(store).path
-    dataset: xr.Dataset = xr.open_zarr(path, consolidated=False)
+    opened = HessianStore(store)
+    try:
+        return _labelled(xr.open_zarr(opened.objects, consolidated=False, zarr_format=3))
+    except StoreError:
+        raise
+    # Axes that contradict each other, and damaged labels, surface as whatever xarray makes of them.
+    except Exception as error:
+        raise StoreError(
+            f"{opened.location} cannot be opened as a dataset ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _labelled(dataset: xr.Dataset) -> xr.Dataset:
     labels = {}
     for name in [n for n in dataset.coords if "flag_meanings" in dataset[n].attrs]:
         codes = dataset[name]
@@ -129,12 +142,12 @@ open_hessian = open_store
 
 
 def verify_hessian(
-    store: str | Path, problem: Problem | str | Path | None = None, num_vectors: int = 3
+    store: Place, problem: Problem | str | Path | None = None, num_vectors: int = 3
 ) -> Certificate:
     """Verify a store and record the certificate in it.
 
     Args:
-        store: Directory of the store.
+        store: Path or URL of the store, such as ``s3://bucket/path/h.zarr``.
         problem: The problem, if the store was made from a live object or its file has moved.
         num_vectors: Number of random vectors to multiply with.
 
@@ -160,8 +173,7 @@ def verify_hessian(
         certificate = certify(opened, product, num_vectors, images)
     else:
         certificate = certify(opened, partial(hessian_vector_product, rebuilt), num_vectors)
-    with writing(opened.path):
-        HessianStore(store, writable=True).set_certificate(certificate.to_json())
+    HessianStore(opened.location, writable=True).set_certificate(certificate.to_json())
     return certificate
 
 

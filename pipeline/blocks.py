@@ -17,7 +17,7 @@ from hessian_tasks.process import peak_bytes
 from hessian_tasks.spec import BlockRow
 from pipeline.errors import BlockRowError, StoppedError
 from pipeline.records import BlockRecord, Statistics
-from pipeline.store import HessianStore, writing
+from pipeline.store import HessianStore
 
 __all__ = ["BlockTask", "Engine", "JacobianEngine"]
 
@@ -85,7 +85,7 @@ class BlockTask:
             blocks, columns = self._compute(row)
             computed = time.perf_counter()
             statistics = {name: self._examine(row, name, block) for name, block in blocks.items()}
-            with writing(self.store.path):
+            with self.store.location.writing():
                 for name, part in columns.items():
                     self.store.write_columns(row, name, part)
                 for name, block in blocks.items():
@@ -152,12 +152,12 @@ class BlockTask:
     ) -> BlockRecord:
         record = BlockRecord(
             row=row,
-            checksums=self.store.checksums(row),
+            checksums=self.store.take_checksums(row),
             statistics=statistics,
             engine=self.engine.name,
             compute_seconds=seconds,
             store_seconds=time.perf_counter() - since,
             peak_bytes=peak_bytes(),
         )
-        record.save(self.store.path)
+        record.save(self.store.location)
         return record

@@ -18,7 +18,8 @@ from pipeline.inputs import freeze_source, stored_inputs
 from pipeline.profiles import InProcess
 from pipeline.progress import LossDisplay, ProgressDisplay
 from pipeline.run import RunOptions, execute
-from pipeline.store import HessianStore, writing
+from pipeline.storage import Location, writing
+from pipeline.store import HessianStore
 from pipeline.units import format_seconds
 
 if TYPE_CHECKING:
@@ -61,31 +62,31 @@ def _source(settings: Settings) -> ProblemSource:
     return ProblemSource(settings.problem, settings.options)
 
 
-def run_settings(settings: Settings, console: Console, stop: threading.Event) -> Path:
-    """Run, showing progress; returns the store's path.
+def run_settings(settings: Settings, console: Console, stop: threading.Event) -> Location:
+    """Run, showing progress; returns where the store is.
 
     Raises:
         StoppedError: Saying how far the run came and how to resume it.
     """
     inputs = settings_inputs(settings)
-    path = settings.store_path
+    location = settings.location
     display = ProgressDisplay(console)
     try:
         with _workers(settings, stop) as workers:
             if workers is not None and workers.dashboard is not None:
                 console.print(f"dashboard: {workers.dashboard}")
-            execute(path, inputs, run_options(settings), [display], stop, workers)
+            execute(location, inputs, run_options(settings), [display], stop, workers)
     except StoppedError as error:
-        if not path.exists():
+        if not location.exists():
             raise
-        store = HessianStore(path)
+        store = HessianStore(location)
         raise StoppedError(
             f"stopped; {len(store.records())} of {len(store.block_rows)} block rows are "
             f"stored. Resume with: {store.resume_command}"
         ) from error
     finally:
         display.close()
-    return path
+    return location
 
 
 def estimate_settings(
@@ -104,8 +105,11 @@ def estimate_settings(
     from pipeline.matrix_free.operator import operator_of
 
     frozen = freeze_source(_source(settings), settings.weights)
-    if settings.store is not None:
-        check_replaceable(settings.store, frozen)
+    path = None if settings.store is None else settings.location.directory
+    if settings.store is not None and path is None:
+        raise ConfigError(f"Estimates are kept in a directory, but --store is {settings.store}.")
+    if path is not None:
+        check_replaceable(path, frozen)
     with _workers(settings, stop) as workers, console.status("measuring products") as status:
         operator = operator_of(
             frozen,
@@ -116,8 +120,8 @@ def estimate_settings(
             stop=stop,
         )
         found = estimate(operator, frozen.loss, options, lambda text: status.update(text))
-    if settings.store is not None:
-        save(found, frozen, settings.store)
+    if path is not None:
+        save(found, frozen, path)
     return found
 
 

@@ -9,23 +9,24 @@ from pipeline.analysis.pictures import overlaid_picture
 from pipeline.analysis.summary import Summary, summarise
 from pipeline.errors import ConfigError
 from pipeline.report.page import Page, Picture, Section, Table, write_page
+from pipeline.storage import Place, locate
 from pipeline.store import HessianStore
 
 __all__ = ["comparison_table", "summarise_all", "write_comparison"]
 
 
-def summarise_all(stores: Sequence[str | Path]) -> list[Summary]:
+def summarise_all(stores: Sequence[Place]) -> list[Summary]:
     """Sum up stores, one after the other.
 
     Args:
-        stores: Their directories; complete ones.
+        stores: Where they are; complete ones.
 
     Raises:
         ConfigError: If there are fewer than two, or the same one twice.
         StoreError: If one cannot be read or is not complete.
     """
-    paths = [Path(store).resolve() for store in stores]
-    if len(set(paths)) < max(2, len(paths)):
+    places = [locate(store).resolve() for store in stores]
+    if len(set(places)) < max(2, len(places)):
         raise ConfigError(
             f"Got {', '.join(str(s) for s in stores)} to compare; expected two or more stores, "
             "each once."

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, fi
 from hessian_tasks.spec import EngineName
 from pipeline.errors import ConfigError
 from pipeline.profiles import DEFAULTS, MODELS, NESTED, ClusterProfile, InProcess, Profile
+from pipeline.storage import Location, locate
 
 __all__ = ["Settings", "load_settings", "parse_options"]
 
@@ -33,8 +34,9 @@ class Settings(BaseModel):
     weights: Path | None = Field(
         None, description="Trained weights: .keras (brings its network) or .weights.h5."
     )
-    store: Path | None = Field(
-        None, description="Directory of the Zarr store; runs/<problem>.zarr by default."
+    store: str | None = Field(
+        None,
+        description="Path or URL of the Zarr store; runs/<problem>.zarr by default.",
     )
     profile: str = Field(
         "threads",
@@ -69,9 +71,13 @@ class Settings(BaseModel):
         return {**DEFAULTS, **given} if isinstance(given, dict) else given
 
     @property
-    def store_path(self) -> Path:
-        """The store, or where it is by default."""
-        return self.store or Path("runs") / f"{Path(self.problem or '').stem}.zarr"
+    def location(self) -> Location:
+        """The store, or where it is by default.
+
+        Raises:
+            StoreError: If it is an URL of no kind that can hold a store.
+        """
+        return locate(self.store or Path("runs") / f"{Path(self.problem or '').stem}.zarr")
 
     @property
     def chosen(self) -> InProcess | ClusterProfile:

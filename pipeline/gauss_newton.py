@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import dask.array as da
 import numpy as np
 import xarray as xr
@@ -11,11 +9,12 @@ import xarray as xr
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
 from pipeline.analysis.parts import expect_matrix, open_pair
 from pipeline.api import open_store
+from pipeline.storage import Place
 
 __all__ = ["neural_tangent_kernel", "residual_curvature"]
 
 
-def neural_tangent_kernel(store: str | Path) -> xr.DataArray:
+def neural_tangent_kernel(store: Place) -> xr.DataArray:
     """The neural tangent kernel ``K = J Jᵀ`` of the residuals of all terms, lazily.
 
     J = ∂r/∂θ has one row for each term, point and component, and is not scaled: neither by the
@@ -66,7 +65,7 @@ def neural_tangent_kernel(store: str | Path) -> xr.DataArray:
     )
 
 
-def residual_curvature(hessian_store: str | Path, ggn_store: str | Path) -> xr.DataArray:
+def residual_curvature(hessian_store: Place, ggn_store: Place) -> xr.DataArray:
     """What the Gauss-Newton matrix leaves out, ``H - G = Σ 2 w / (N C) Σ r ∂²r/∂θ²``, lazily.
 
     Args:

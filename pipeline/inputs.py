@@ -11,6 +11,7 @@ from hessian_tasks.models import load_weights_file
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import ProblemSource
 from pipeline.store import HessianStore
+from pipeline.trust import check_named, remember
 
 __all__ = ["freeze_source", "stored_inputs"]
 
@@ -25,6 +26,7 @@ def freeze_source(source: ProblemSource, weights: str | Path | None = None) -> F
     Raises:
         ProblemError: If the problem or its weights cannot be used.
     """
+    remember(source)
     problem = source.load()
     if weights is not None:
         problem = replace(problem, model=load_weights_file(weights, problem.model))
@@ -41,11 +43,16 @@ def stored_inputs(store: HessianStore, source: ProblemSource | None = None) -> F
 
     Raises:
         StoreError: If an array cannot be read.
-        ProblemError: If the source cannot be read any more.
+        ProblemError: If the source cannot be read any more, or is a file that was not named by
+            the user before.
     """
     attributes = store.attributes
     recorded = attributes["source"]
-    source = source or ProblemSource(recorded["reference"], recorded["options"])
+    if source is None:
+        source = ProblemSource(recorded["reference"], recorded["options"])
+        check_named(source, str(store.location))
+    else:
+        remember(source)
     return FrozenInputs(
         theta=store.read("theta"),
         state=store.read("state"),

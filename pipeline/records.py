@@ -1,27 +1,26 @@
 """Completion records: which block rows are stored, and what exactly was stored.
 
 A record is a Zarr group ``records/000012`` whose attributes say what block row 12
-wrote. It is one small object, put in place by a rename after all tiles of its block
+wrote. It is one small object, put in place at once after all tiles of its block
 row, so a record implies the data; and it lists a checksum of every stored
 object, so that a tile that was damaged later is found.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
+from pydantic import BaseModel, FiniteFloat
 
 from hessian_tasks.spec import BlockRow
-from pipeline.retrying import RetryingFiles
+from pipeline.storage import Location
 
-__all__ = ["BlockRecord", "Statistics", "checksum", "damaged_objects"]
+__all__ = ["GROUP", "BlockRecord", "Statistics", "group_json", "record_key"]
 
 GROUP = "records"
 
@@ -38,9 +37,9 @@ class Statistics:
         max_abs: Largest absolute entry.
     """
 
-    trace: float
-    squares: float
-    max_abs: float
+    trace: FiniteFloat
+    squares: FiniteFloat
+    max_abs: FiniteFloat
 
     @classmethod
     def of(cls, block: npt.NDArray[Any]) -> Statistics:
@@ -70,7 +69,7 @@ class BlockRecord:
         statistics: By array name.
         engine: Name of the engine that computed it.
         compute_seconds: Time in the engine.
-        store_seconds: Time to encode, write and read back.
+        store_seconds: Time to encode and write.
         peak_bytes: Largest resident memory of the process up to then.
     """
 
@@ -78,52 +77,39 @@ class BlockRecord:
     checksums: Mapping[str, int]
     statistics: Mapping[str, Statistics]
     engine: str
-    compute_seconds: float
-    store_seconds: float
+    compute_seconds: FiniteFloat
+    store_seconds: FiniteFloat
     peak_bytes: int
 
-    def save(self, root: Path) -> None:
-        """Put the record in place, as one object, by rename."""
-        zarr.create_group(
-            RetryingFiles(root),
-            path=f"{GROUP}/{self.row.index:06d}",
-            attributes=asdict(self),
-            zarr_format=3,
-            overwrite=True,
-        )
+    def save(self, location: Location) -> None:
+        """Put the record in place, as one object."""
+        location.write(f"{record_key(self.row)}/zarr.json", group_json(asdict(self)))
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> BlockRecord:
+    def from_json(cls, data: bytes) -> BlockRecord:
         """Read what :meth:`save` wrote.
 
         Raises:
-            KeyError, TypeError: If it is no record.
+            ValueError: If it is no record.
         """
-        fields = dict(data)
-        fields["row"] = BlockRow(**fields["row"])
-        fields["statistics"] = {k: Statistics(**s) for k, s in fields["statistics"].items()}
-        return cls(**fields)
+        return _Group.model_validate_json(data, strict=True).attributes
 
 
-def checksum(path: Path) -> int:
-    """CRC-32 of a stored object.
+class _Group(BaseModel):
+    attributes: BlockRecord
 
-    Raises:
-        OSError: If it cannot be read.
+
+def record_key(row: BlockRow) -> str:
+    """Where the record of a block row is.
+
+    Example:
+        >>> record_key(BlockRow(12, 1200, 1300))
+        'records/000012'
     """
-    return zlib.crc32(path.read_bytes())
+    return f"{GROUP}/{row.index:06d}"
 
 
-def damaged_objects(root: Path, records: Iterable[BlockRecord]) -> dict[str, BlockRow]:
-    """Find stored objects that are missing or whose checksum differs.
-
-    Returns:
-        Keys of the damaged objects, with the block row that wrote each.
-    """
-    damaged = {}
-    for record in records:
-        for key, expected in record.checksums.items():
-            path = root / key
-            if not path.is_file() or checksum(path) != expected:
-                damaged[key] = record.row
-    return damaged
+def group_json(attributes: Mapping[str, Any]) -> bytes:
+    """The metadata of a Zarr group (Zarr v3 specification, section "Group metadata")."""
+    group = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
+    return json.dumps(group, indent=2).encode()

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -30,7 +29,8 @@ from pipeline.events import BlockRowStored, Callback, Event, RunFinished, RunSta
 from pipeline.executors import ExecutorName, get_executor
 from pipeline.plan import WANTED_BLOCK_ROWS, Cost, Plan, Request, make_plan
 from pipeline.records import BlockRecord
-from pipeline.store import HessianStore, free_bytes, writing
+from pipeline.storage import Location, Place, locate
+from pipeline.store import HessianStore
 from pipeline.template import create_template
 from pipeline.units import format_bytes
 
@@ -177,24 +177,26 @@ def _keep(store: HessianStore, options: RunOptions) -> tuple[EngineName, int, bo
     per_term = len(store.arrays) > 1
     if options.engine not in ("auto", store.engine):
         raise StoreMismatchError(
-            f"{store.path} was begun with engine {store.engine}, but --engine {options.engine} was "
-            "asked for. Leave --engine out to resume, or give another --store."
+            f"{store.location} was begun with engine {store.engine}, but --engine "
+            f"{options.engine} was asked for. Leave --engine out to resume, or give another "
+            "--store."
         )
     if options.tile not in (None, store.tile):
         raise StoreMismatchError(
-            f"{store.path} has tiles of side {store.tile}, but --tile {options.tile} was asked "
+            f"{store.location} has tiles of side {store.tile}, but --tile {options.tile} was asked "
             "for. Leave --tile out to resume, or give another --store."
         )
     if options.per_term not in (None, per_term):
         raise StoreMismatchError(
-            f"{store.path} was made {'with' if per_term else 'without'} {store.matrix.plural} of "
-            "the single loss terms. Resume it that way, or give another --store."
+            f"{store.location} was made {'with' if per_term else 'without'} "
+            f"{store.matrix.plural} of the single loss terms. Resume it that way, or give another "
+            "--store."
         )
     return store.engine, store.tile, per_term
 
 
 def execute(
-    path: str | Path,
+    place: Place,
     frozen: FrozenInputs,
     options: RunOptions,
     callbacks: Sequence[Callback] = (),
@@ -204,7 +206,7 @@ def execute(
     """Compute what is missing in a store, creating it first if need be.
 
     Args:
-        path: The store.
+        place: The store: a path, or an URL.
         frozen: The inputs.
         options: How to run.
         callbacks: Told of every event.
@@ -219,25 +221,36 @@ def execute(
         StoppedError: If ``stop`` was set; the same call resumes.
         HessianError: Of any other kind, if the problem or a block row fails.
     """
-    started = time.perf_counter()
-    path = Path(path)
     stop = stop or threading.Event()
+    location = locate(place)
     if workers is not None:
         workers.check(frozen.source)
         options = _fit(options, workers)
-    resumed = path.exists()
-    store = HessianStore(path) if resumed else None
+    with location.locked():
+        return _execute(location, frozen, options, _Reporter(callbacks), stop, workers)
+
+
+def _execute(
+    location: Location,
+    frozen: FrozenInputs,
+    options: RunOptions,
+    reporter: _Reporter,
+    stop: threading.Event,
+    workers: Workers | None,
+) -> HessianStore:
+    started = time.perf_counter()
+    resumed = location.exists()
+    store = HessianStore(location) if resumed else None
     if store is not None:
         store.check_fingerprint(frozen.fingerprint())
     prepared = prepare(frozen, options, store)
-    with writing(path):
+    with location.writing():
         if store is None:
-            _check_disk(path, prepared.plan)
-            create_template(path, frozen, prepared.plan, prepared.choice)
-        store = HessianStore(path, writable=True)
+            _check_space(location, prepared.plan)
+            create_template(location, frozen, prepared.plan, prepared.choice)
+        store = HessianStore(location, writable=True)
         pending = store.pending()
         _start(store, pending)
-    reporter = _Reporter(callbacks)
     reporter.tell(RunStarted(prepared.plan, tuple(pending), resumed, prepared.startup_seconds))
     if workers is not None:
         job = (store, frozen.source, prepared.plan)
@@ -264,16 +277,16 @@ def _fit(options: RunOptions, workers: Workers) -> RunOptions:
 
 def _start(store: HessianStore, pending: list[BlockRow]) -> None:
     if pending:
-        store.sweep()
+        store.location.sweep()
         store.set_certificate(None)
 
 
-def _check_disk(path: Path, plan: Plan) -> None:
-    free = free_bytes(path)
-    if plan.stored_bytes > free:
+def _check_space(location: Location, plan: Plan) -> None:
+    free = location.free_bytes()
+    if free is not None and plan.stored_bytes > free:
         raise PlanError(
             f"The arrays take up to {format_bytes(plan.stored_bytes)}, but only "
-            f"{format_bytes(free)} are free at {path.parent}. Choose another --store."
+            f"{format_bytes(free)} are free for {location}. Choose another --store."
         )
 
 

@@ -21,6 +21,7 @@ from pipeline.analysis.steps import (
 )
 from pipeline.api import source_of
 from pipeline.inputs import stored_inputs
+from pipeline.storage import Place
 from pipeline.store import HessianStore
 
 __all__ = ["term_gradients", "try_steps"]
@@ -32,7 +33,7 @@ DAMPINGS = (1e-2, 1e-4, 1e-6)
 
 
 def term_gradients(
-    store: HessianStore | str | Path, problem: Problem | str | Path | None = None
+    store: HessianStore | Place, problem: Problem | str | Path | None = None
 ) -> dict[str, Array]:
     """The gradient of each weighted loss term at the stored θ; they add up to ``gradient``.
 
@@ -65,8 +66,8 @@ def term_gradients(
 
 
 def try_steps(
-    hessian: HessianStore | str | Path,
-    ggn: HessianStore | str | Path | None = None,
+    hessian: HessianStore | Place,
+    ggn: HessianStore | Place | None = None,
     *,
     dampings: Sequence[float] = (),
     problem: Problem | str | Path | None = None,
@@ -144,7 +145,7 @@ def _steps(
             yield "saddle_free", damping, basis.step(gradient, damping, magnitudes=True)
 
 
-def _rebuild(store: HessianStore | str | Path, problem: Problem | str | Path | None) -> Problem:
+def _rebuild(store: HessianStore | Place, problem: Problem | str | Path | None) -> Problem:
     from hessian_tasks.rebuild import rebuild
 
     opened = store if isinstance(store, HessianStore) else HessianStore(store)

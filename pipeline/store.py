@@ -6,13 +6,11 @@ store is data: opening one runs no code from it.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import shlex
-import shutil
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, get_args
+import zlib
+from collections.abc import Iterable, Mapping
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,19 +19,20 @@ import zarr
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.spec import BlockRow, EngineName, matrix_of
 from pipeline.errors import StoreError, StoreMismatchError
+from pipeline.metadata import check_arrays, read_array, read_attributes
 from pipeline.plan import split_rows
-from pipeline.records import GROUP, BlockRecord, checksum, damaged_objects
-from pipeline.retrying import RetryingFiles
-from pipeline.template import FORMAT_VERSION
+from pipeline.reading import read_entries, reading
+from pipeline.records import GROUP, BlockRecord, group_json, record_key
+from pipeline.storage import Place, locate
 
-__all__ = ["HessianStore", "differing_inputs", "free_bytes", "writing"]
+__all__ = ["HessianStore", "differing_inputs"]
 
 
 class HessianStore:
     """An open store.
 
     Attributes:
-        path: Its directory.
+        location: Where it is.
         attributes: The root group's attributes.
         num_params: P.
         tile: Side of the square tiles.
@@ -44,62 +43,55 @@ class HessianStore:
         arrays: Names of the matrix's arrays, by loss term; the total's term is None.
         jacobians: Names of the arrays of the residuals' Jacobians, by loss term; none beside a
             Hessian.
+        objects: What it consists of, as a Zarr store.
     """
 
-    def __init__(self, path: str | Path, *, writable: bool = False) -> None:
+    def __init__(self, place: Place, *, writable: bool = False) -> None:
         """Open a store that exists.
+
+        Args:
+            place: A path, or an URL such as ``s3://bucket/path/h.zarr``.
+            writable: Whether block rows are to be written.
 
         Raises:
             StoreError: If there is none, or it is damaged or of another format.
         """
-        self.path = Path(path)
-        if not self.path.is_dir():
-            raise StoreError(f"There is no Hessian store at {path}. Start one with: hessian run")
-        try:
-            files = RetryingFiles(self.path, read_only=not writable)
-            self._group = zarr.open_group(files, mode="r+" if writable else "r")
-            self.attributes: dict[str, Any] = dict(self._group.attrs)
-            _check_format(self.path, self.attributes["format_version"])
-            self._read_attributes()
-        except StoreError:
-            raise
-        # Damaged metadata surfaces as any of these from JSON, Zarr and our own reading.
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(
-                f"{path} is not a readable Hessian store ({type(error).__name__}: {error})."
-            ) from error
-
-    def _read_attributes(self) -> None:
-        self.tile = int(self.attributes["tile"])
-        engine = self.attributes["engine"]
-        if engine not in get_args(EngineName):
-            raise ValueError(f"engine {engine!r} is unknown")
-        self.engine: EngineName = engine
-        self.matrix = matrix_of(engine)
+        self.location = locate(place)
+        if not self.location.exists():
+            raise StoreError(f"There is no Hessian store at {place}. Start one with: hessian run")
+        checked, self.attributes = read_attributes(self.location)
+        self.tile = checked.tile
+        self.engine: EngineName = checked.engine
+        self.matrix = matrix_of(checked.engine)
         self.layout = ParameterLayout.from_json(self.attributes["parameters"])
-        self.num_params = self.layout.num_params
-        self.arrays: dict[str | None, str] = {
-            a["term"]: a["name"] for a in self.attributes["arrays"]
-        }
-        # Stores of the Hessian from before there were others do not say that they have none.
-        self.jacobians: dict[str, str] = {
-            a["term"]: a["name"] for a in self.attributes.get("jacobians", [])
-        }
-        # Both axes of a matrix are parameters, of a Jacobian the second.
-        axes = dict.fromkeys(self.arrays.values(), 0) | dict.fromkeys(self.jacobians.values(), 1)
-        for name, axis in axes.items():
-            array, sides = self.hessian(name), 2 - axis
-            shape, chunks = array.shape[axis:], array.chunks[axis:]
-            if shape != (self.num_params,) * sides or chunks != (self.tile,) * sides:
-                raise ValueError(f"array {name!r} does not have the recorded shape and tiles")
+        self.num_params = checked.num_params
+        self.arrays: dict[str | None, str] = {a.term: a.name for a in checked.arrays}
+        self.jacobians = {a.term: a.name for a in checked.jacobians}
+        names = [*self.arrays.values(), *self.jacobians.values(), *checked.inputs]
+        metadata = self.location.each(partial(read_array, self.location), names)
+        self.metadata = dict(zip(names, metadata, strict=True))
+        check_arrays(self.location, checked, self.metadata)
+        self.objects = self.location.open(writable=writable)
+        self.objects.chunk_bytes = {n: array.chunk_bytes for n, array in self.metadata.items()}
+        self._mode: Any = "r+" if writable else "r"
+        self._open: dict[str, zarr.Array[Any]] = {}
         self.dtype = self.hessian().dtype
 
     def hessian(self, name: str | None = None) -> zarr.Array[Any]:
-        """One of the arrays by name, by default the total loss's matrix ``[P, P]``."""
-        array = self._group[self.arrays[None] if name is None else name]
-        if not isinstance(array, zarr.Array):
-            raise KeyError(name)
-        return array
+        """One of the arrays by name, by default the total loss's matrix ``[P, P]``.
+
+        Raises:
+            StoreError: If there is none of that name.
+        """
+        name = self.arrays[None] if name is None else name
+        if name not in self._open:
+            with reading(f"Array {name!r} of {self.location}"):
+                if name not in self.metadata:
+                    raise KeyError(f"it has {', '.join(self.metadata)}")
+                found = zarr.open_array(self.objects, path=name, mode=self._mode, zarr_format=3)
+                # An all-NaN tile would equal the fill value and not be written at all.
+                self._open[name] = found.with_config({"write_empty_chunks": True})
+        return self._open[name]
 
     def read(self, name: str) -> npt.NDArray[Any]:
         """A small array as a whole: ``theta``, ``gradient``, points.
@@ -107,48 +99,85 @@ class HessianStore:
         Raises:
             StoreError: If it is missing or damaged.
         """
-        try:
-            return np.asarray(self.hessian(name)[...])
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
-            raise StoreError(f"Array {name!r} of {self.path} cannot be read: {error}") from error
+        array = self.hessian(name)
+        with reading(f"Array {name!r} of {self.location}"):
+            return np.asarray(array[...])
+
+    def read_part(self, rows: slice, columns: slice, name: str | None = None) -> npt.NDArray[Any]:
+        """Entries of a matrix or of a Jacobian, as they are stored.
+
+        Raises:
+            StoreError: If a tile is damaged, or they do not fit into memory.
+        """
+        array = self.hessian(name)
+        return read_entries(array, rows, columns, f"{self.location}/{array.basename}")
 
     @property
     def resume_command(self) -> str:
         """The shell command that computes what is missing."""
-        return f"hessian run --store {shlex.quote(str(self.path))}"
+        return f"hessian run --store {shlex.quote(str(self.location))}"
 
-    @property
+    @cached_property
     def block_rows(self) -> list[BlockRow]:
         """All block rows."""
         return split_rows(self.num_params, self.tile)
 
+    @property
+    def num_block_rows(self) -> int:
+        """Number of block rows, also of tiles along a side."""
+        return len(self.block_rows)
+
     def records(self) -> dict[int, BlockRecord]:
         """The completion records by block row index; unreadable ones are left out."""
-        found = {}
-        for row in self.block_rows:
-            directory = self.path / GROUP / f"{row.index:06d}"
-            if not directory.is_dir():
-                continue
+        rows = {record_key(row): row for row in self.block_rows}
+        there = sorted(rows.keys() & {f"{GROUP}/{n}" for n in self.location.children(GROUP)})
+        found = self.location.each(lambda key: self._record(key, rows[key]), there)
+        return {record.row.index: record for record in found if record is not None}
+
+    def _record(self, key: str, row: BlockRow) -> BlockRecord | None:
+        try:
+            record = BlockRecord.from_json(self.location.read(f"{key}/zarr.json"))
+        except (FileNotFoundError, ValueError):
             # A damaged record is as good as none: its block row is computed again.
-            with contextlib.suppress(OSError, KeyError, TypeError, ValueError, AttributeError):
-                record = BlockRecord.from_json(dict(zarr.open_group(directory, mode="r").attrs))
-                if record.row == row and set(record.checksums) == set(self.object_keys(row)):
-                    found[row.index] = record
-        return found
+            return None
+        names = set(self.arrays.values())
+        keys = set(self.object_keys(row))
+        fits = record.row == row and set(record.checksums) == keys
+        return record if fits and set(record.statistics) == names else None
 
     def pending(self) -> list[BlockRow]:
         """Block rows that are not stored, or whose stored objects are damaged."""
         done = self.records()
-        damaged = set(damaged_objects(self.path, done.values()).values())
+        damaged = set(self.damaged_objects(done.values()).values())
         return [row for row in self.block_rows if row.index not in done or row in damaged]
+
+    def damaged_objects(self, records: Iterable[BlockRecord]) -> dict[str, BlockRow]:
+        """Find stored objects that are missing or whose checksum differs.
+
+        Returns:
+            Keys of the damaged objects, with the block row that wrote each.
+        """
+        written = {key: record for record in records for key in record.checksums}
+        sums = self.location.each(self._checksum, written)
+        return {
+            key: record.row
+            for (key, record), found in zip(written.items(), sums, strict=True)
+            if found != record.checksums[key]
+        }
+
+    def _checksum(self, key: str) -> int | None:
+        try:
+            return zlib.crc32(self.location.read(key, self.objects.limit(key)))
+        except FileNotFoundError:
+            return None
 
     def object_keys(self, row: BlockRow) -> list[str]:
         """Keys of the objects that its task writes: tiles, and chunks of Jacobians."""
         keys = []
         for name in self.arrays.values():
             encode = self.hessian(name).metadata.encode_chunk_key
-            tiles = [(row.index, other) for other in range(row.index, len(self.block_rows))]
-            tiles += [(other, row.index) for other in range(row.index + 1, len(self.block_rows))]
+            tiles = [(row.index, other) for other in range(row.index, self.num_block_rows)]
+            tiles += [(other, row.index) for other in range(row.index + 1, self.num_block_rows)]
             keys += [f"{name}/{encode(tile)}" for tile in tiles]
         for name in self.jacobians.values():
             array = self.hessian(name)
@@ -173,9 +202,8 @@ class HessianStore:
             row.num_rows,
             self.num_params - row.start,
         ):
-            raise ValueError(f"{row} with shape {block.shape} is not one of {self.path}")
-        # An all-NaN tile would equal the fill value and not be written at all.
-        array = self.hessian(name).with_config({"write_empty_chunks": True})
+            raise ValueError(f"{row} with shape {block.shape} is not one of {self.location}")
+        array = self.hessian(name)
         array[row.start : row.stop, row.start :] = block
         if row.stop < self.num_params:
             array[row.stop :, row.start : row.stop] = block[:, row.num_rows :].T
@@ -191,14 +219,16 @@ class HessianStore:
         Raises:
             ValueError: If the block row does not fall on tiles, or the shape is wrong.
         """
-        array = self.hessian(name).with_config({"write_empty_chunks": True})
+        array = self.hessian(name)
         if row != self.block_rows[row.index] or columns.shape != (array.shape[0], row.num_rows):
-            raise ValueError(f"columns of {row} with shape {columns.shape} are not of {self.path}")
+            raise ValueError(
+                f"columns of {row} with shape {columns.shape} are not of {self.location}"
+            )
         array[:, row.start : row.stop] = columns
 
-    def checksums(self, row: BlockRow) -> dict[str, int]:
-        """Read back what was stored of a block row."""
-        return {key: checksum(self.path / key) for key in self.object_keys(row)}
+    def take_checksums(self, row: BlockRow) -> dict[str, int]:
+        """CRC-32 of what was just written of a block row, by key: of what was meant, not read."""
+        return {key: self.objects.written.pop(key) for key in self.object_keys(row)}
 
     def check_fingerprint(self, fingerprint: dict[str, str]) -> None:
         """Refuse inputs other than those that the store was made from.
@@ -209,23 +239,19 @@ class HessianStore:
         differing = differing_inputs(self.attributes["fingerprint"], fingerprint)
         if differing:
             raise StoreMismatchError(
-                f"{self.path} was made from other inputs: {', '.join(differing)} differ"
+                f"{self.location} was made from other inputs: {', '.join(differing)} differ"
                 f"{'s' if len(differing) == 1 else ''}. Give this run another --store, or run "
                 "with the inputs that the store was made from. The store was left as it was."
             )
 
     def set_certificate(self, certificate: dict[str, Any] | None) -> None:
         """Record the result of a verification, or drop it."""
-        if certificate is not None:
-            self._group.attrs["certificate"] = certificate
-        elif "certificate" in self.attributes:
-            del self._group.attrs["certificate"]
-        self.attributes = dict(self._group.attrs)
-
-    def sweep(self) -> None:
-        """Remove what killed writers left behind: ``*.partial`` files."""
-        for litter in self.path.rglob("*.partial"):
-            litter.unlink(missing_ok=True)
+        if certificate is None and "certificate" not in self.attributes:
+            return
+        kept = {key: value for key, value in self.attributes.items() if key != "certificate"}
+        self.attributes = kept if certificate is None else {**kept, "certificate": certificate}
+        with self.location.writing():
+            self.location.write("zarr.json", group_json(self.attributes))
 
 
 def differing_inputs(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
@@ -237,31 +263,3 @@ def differing_inputs(first: Mapping[str, str], second: Mapping[str, str]) -> lis
     """
     labels = dict.fromkeys([*first, *second])
     return [label for label in labels if first.get(label) != second.get(label)]
-
-
-def _check_format(path: Path, found: object) -> None:
-    if found != FORMAT_VERSION:
-        raise StoreError(f"{path} has store format {found}; this version reads {FORMAT_VERSION}.")
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write below ``path`` into one clear message."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except OSError as error:
-        advice = {
-            errno.ENOSPC: "the disk is full. Free some space and run the same command again",
-            errno.EDQUOT: "the disk quota is used up. Free some space and run again",
-            errno.EROFS: "the file system is read-only. Remount it, or copy the store",
-            errno.EACCES: "permission was denied. Check who owns the directory",
-        }.get(error.errno or 0, str(error))
-        raise StoreError(f"Cannot write to {path}: {advice}. What was stored is intact.") from error
-
-
-def free_bytes(path: Path) -> int:
-    """Free disk space where ``path`` is or will be."""
-    existing = next(p for p in [path, *path.absolute().parents] if p.exists())
-    return shutil.disk_usage(existing).free

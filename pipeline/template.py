@@ -1,7 +1,7 @@
 """The template: a store's metadata and inputs, written before any block row.
 
-Only the client that starts a run writes metadata. The template is made under a
-temporary name and renamed, so that a store is there whole or not at all.
+Only the client that starts a run writes metadata. The template is made in memory, so that a
+store is put in place whole or not at all, wherever that is.
 """
 
 from __future__ import annotations
@@ -9,88 +9,57 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
 
 from hessian_tasks.frozen import FrozenInputs, FrozenTerm
 from hessian_tasks.spec import EngineChoice, matrix_of
 from pipeline import records
+from pipeline.metadata import FORMAT_VERSION
+from pipeline.names import array_names, jacobian_name
 from pipeline.plan import Plan, residual_chunk
+from pipeline.storage import Location
 
-__all__ = [
-    "FORMAT_VERSION",
-    "array_names",
-    "create_template",
-    "describe_inputs",
-    "jacobian_name",
-]
+__all__ = ["create_template", "describe_inputs"]
 
-FORMAT_VERSION = 1
 PACKAGES = ("dask", "hessian-pipeline", "keras", "numpy", "tensorflow", "zarr")
 
 
-def array_names(matrix: str, terms: list[str]) -> dict[str | None, str]:
-    """Names of the arrays of a matrix: the total's (None) and each term's.
-
-    Example:
-        >>> array_names("hessian", ["pde"])
-        {None: 'hessian', 'pde': 'hessian_pde'}
-    """
-    return {None: matrix, **{term: f"{matrix}_{term}" for term in terms}}
-
-
-def jacobian_name(term: str) -> str:
-    """Name of the array of a term's Jacobian.
-
-    Example:
-        >>> jacobian_name("pde")
-        'jacobian_pde'
-    """
-    return f"jacobian_{term}"
-
-
-def create_template(path: Path, frozen: FrozenInputs, plan: Plan, choice: EngineChoice) -> None:
+def create_template(
+    location: Location, frozen: FrozenInputs, plan: Plan, choice: EngineChoice
+) -> None:
     """Create the store of a run: attributes, inputs, and matrices full of NaN.
 
     Args:
-        path: Where; must not exist.
+        location: Where; there must be none.
         frozen: The inputs.
         plan: Gives the tile side and which arrays there are.
         choice: The engine, fixed for the life of the store, and which Jacobians it brings.
 
     Raises:
-        OSError: If it cannot be written; nothing is left behind.
+        StoreError: If it cannot be written; no store is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for litter in path.parent.glob(f".{path.name}.*.creating"):  # of a killed run
-        shutil.rmtree(litter, ignore_errors=True)
-    half_made = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.creating")
-    try:
-        _write(half_made, frozen, plan, choice)
-        half_made.rename(path)
-    except BaseException:
-        shutil.rmtree(half_made, ignore_errors=True)
-        raise
+    objects: dict[str, Buffer] = {}
+    _write(MemoryStore(objects), frozen, plan, choice)
+    location.create({key: value.to_bytes() for key, value in objects.items()})
 
 
-def _write(path: Path, frozen: FrozenInputs, plan: Plan, choice: EngineChoice) -> None:
+def _write(store: MemoryStore, frozen: FrozenInputs, plan: Plan, choice: EngineChoice) -> None:
     per_term = plan.request.num_arrays > 1
     terms = [term.name for term in frozen.terms] if per_term else []
     names = array_names(matrix_of(choice.name).name, terms)
-    root = zarr.create_group(
-        path, zarr_format=3, attributes=_attributes(frozen, plan, choice, names)
-    )
+    attributes = _attributes(frozen, plan, choice, names)
+    root = zarr.create_group(store, zarr_format=3, attributes=attributes)
     root.create_group(records.GROUP)
     _reserve(root, frozen, plan, choice, names)
     _save(root, "theta", frozen.theta, ("row",))

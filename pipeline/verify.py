@@ -23,8 +23,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import StoreError
-from pipeline.records import damaged_objects
 from pipeline.store import HessianStore
 
 __all__ = ["Certificate", "certify"]
@@ -88,7 +86,7 @@ def certify(
     """
     records = store.records()
     num_missing = len(store.block_rows) - len(records)
-    damaged = sorted(damaged_objects(store.path, records.values()))
+    damaged = sorted(store.damaged_objects(records.values()))
     tolerance = float(np.sqrt(np.finfo(store.dtype).eps))
     errors: list[float] = []
     jacobian_errors: list[float] = []
@@ -121,15 +119,12 @@ def _read_once(
     store: HessianStore, vectors: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[np.float64], float]:
     # One block row and its mirror image in memory at a time; sums in float64.
-    matrix = store.hessian()
     products = np.empty(vectors.shape, np.float64)
     squares = asymmetry = 0.0
     for row in store.block_rows:
-        try:
-            block = np.asarray(matrix[row.start : row.stop, :], np.float64)
-            mirror = np.asarray(matrix[row.start :, row.start : row.stop], np.float64).T
-        except (OSError, RuntimeError, ValueError) as error:
-            raise StoreError(f"{str(row).capitalize()} cannot be read: {error}") from error
+        rows, everything = slice(row.start, row.stop), slice(0, store.num_params)
+        block = store.read_part(rows, everything).astype(np.float64)
+        mirror = store.read_part(slice(row.start, store.num_params), rows).astype(np.float64).T
         products[:, row.start : row.stop] = vectors @ block.T
         asymmetry += _counted(block[:, row.start :] - mirror, row.num_rows)
         squares += float(np.sum(block**2))
@@ -147,10 +142,7 @@ def _jacobian_errors(
         images = np.zeros(expected.shape, np.float64)
         for row in store.block_rows:
             columns = slice(row.start, row.stop)
-            try:
-                part = np.asarray(store.hessian(name)[:, columns], np.float64)
-            except (OSError, RuntimeError, ValueError) as error:
-                raise StoreError(f"Array {name} cannot be read: {error}") from error
+            part = store.read_part(slice(0, expected.shape[1]), columns, name).astype(np.float64)
             images += vectors[:, columns] @ part.T
         # NaN stays.
         errors = np.maximum(errors, _relative(images, expected))

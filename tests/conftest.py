@@ -40,6 +40,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         tf.config.set_logical_device_configuration(cpu, halves)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Which files were named is remembered for these tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_problem() -> Callable[..., Problem]:
     """A factory of Poisson problems with one hidden layer and random biases, float64."""

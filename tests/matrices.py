@@ -17,6 +17,7 @@ from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import BlockRow, EngineChoice
 from pipeline.blocks import BlockTask
 from pipeline.plan import Cost, Request, make_plan
+from pipeline.storage import locate
 from pipeline.store import HessianStore
 from pipeline.template import create_template
 
@@ -77,7 +78,7 @@ def store_matrix(
     )
     request = Request(size, matrix.itemsize, 1 + len(terms), 1, 2**40, tile)
     create_template(
-        path, frozen, make_plan(request, Cost(0, 0, 0, 1.0)), EngineChoice("autodiff", "")
+        locate(path), frozen, make_plan(request, Cost(0, 0, 0, 1.0)), EngineChoice("autodiff", "")
     )
     store = HessianStore(path, writable=True)
     engine = _Rows({None: matrix, **terms})

@@ -109,7 +109,7 @@ def test_a_full_disk_and_damage_leave_nothing_behind(
         export_matrix(store, tmp_path / "h.npy")
     monkeypatch.undo()
     damaged = matrices.store_matrix(tmp_path / "d.zarr", np.eye(40), 16)
-    tile = damaged.path / "hessian" / "c" / "2" / "0"
+    tile = Path(str(damaged.location)) / "hessian" / "c" / "2" / "0"
     tile.write_bytes(tile.read_bytes()[:-3])
     with pytest.raises(StoreError, match="Block row 2"):
         export_matrix(damaged, tmp_path / "d.h5")

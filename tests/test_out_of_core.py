@@ -55,7 +55,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> HessianStore:
 
 
 def run(store: HessianStore, code: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", SETUP + code, str(store.path), str(LIMIT)]
+    command = [sys.executable, "-c", SETUP + code, str(store.location), str(LIMIT)]
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 

@@ -12,8 +12,8 @@ import pytest
 from zarr.core.buffer import cpu, default_buffer_prototype
 from zarr.storage import LocalStore
 
-from pipeline import retrying
-from pipeline.retrying import ATTEMPTS, RetryingFiles
+from pipeline.storage import retrying
+from pipeline.storage.retrying import PAUSES, RetryingFiles
 
 DATA = cpu.Buffer.from_bytes(b"tile")
 
@@ -22,7 +22,7 @@ DATA = cpu.Buffer.from_bytes(b"tile")
 def failures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Error numbers that the next operations of the file system end with, after they were done."""
     numbers: list[int] = []
-    monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(retrying, "PAUSES", [0.0] * len(PAUSES))
     for name in ("get", "set"):
         operation = getattr(LocalStore, name)
 
@@ -49,13 +49,13 @@ def write_and_read(path: Path) -> bytes | None:
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
 def test_what_passes_is_tried_again(number: int, tmp_path: Path, failures: list[int]) -> None:
-    failures += [number] * (ATTEMPTS - 1)
+    failures += [number] * len(PAUSES)
     assert write_and_read(tmp_path) == b"tile"
     assert failures == []
 
 
 def test_what_does_not_pass_in_time_is_raised(tmp_path: Path, failures: list[int]) -> None:
-    failures += [errno.EIO] * ATTEMPTS
+    failures += [errno.EIO] * (len(PAUSES) + 1)
     with pytest.raises(OSError, match="Input/output error"):
         write_and_read(tmp_path)
     assert failures == []

@@ -39,6 +39,7 @@ from pipeline.executors import ExecutorName, get_executor
 from pipeline.inputs import stored_inputs
 from pipeline.plan import Plan, Request
 from pipeline.run import RunOptions
+from pipeline.storage import locate
 from pipeline.store import HessianStore
 from pipeline.template import create_template
 
@@ -156,7 +157,7 @@ def test_any_cut_on_any_threads_gives_the_dense_hessian(
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "h.zarr"
         plan = Plan(request, tile, num_threads, 0, 0, 0, 0.0)
-        create_template(path, frozen, plan, EngineChoice("autodiff", ""))
+        create_template(locate(path), frozen, plan, EngineChoice("autodiff", ""))
         store = HessianStore(path, writable=True)
         task = BlockTask(engine_of(row_batch), store, threading.Event(), lambda record: None)
         get_executor(executor)(task, store.pending(), num_threads)
@@ -234,7 +235,7 @@ def test_every_object_has_one_writer(complete: tuple[Path, list[Any]], snapshot:
     store = HessianStore(complete[0])
     keys = [key for row in store.block_rows for key in store.object_keys(row)]
     assert len(keys) == len(set(keys)) == 8**2
-    stored = {name for name in objects(snapshot(store.path)) if "/c/" in name}
+    stored = {name for name in objects(snapshot(complete[0])) if "/c/" in name}
     assert stored == set(keys)
 
 

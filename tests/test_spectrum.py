@@ -145,7 +145,7 @@ def test_unknown_term_and_missing_rows_are_refused(store: HessianStore, tmp_path
     import shutil
 
     copy = tmp_path / "copy.zarr"
-    shutil.copytree(store.path, copy)
+    shutil.copytree(str(store.location), copy)
     shutil.rmtree(copy / "records" / "000000")
     with pytest.raises(StoreError, match=r"lacks 1 of 1 block rows.*hessian run --store"):
         spectrum(HessianStore(copy))
@@ -161,29 +161,29 @@ def test_pictures_are_written(store: HessianStore, tmp_path: Path) -> None:
 
 def test_commands_answer(store: HessianStore, tmp_path: Path, hessian: Cli) -> None:
     code, output, _ = hessian(
-        "spectrum", store.path, "--extreme", 3, "--vectors", tmp_path / "v.npz"
+        "spectrum", store.location, "--extreme", 3, "--vectors", tmp_path / "v.npz"
     )
     assert code == 0
     assert "all converged" in output
     with np.load(tmp_path / "v.npz") as saved:
         assert saved["vectors"].shape == (40, 6)
         assert saved["residuals"].shape == saved["eigenvalues"].shape == (6,)
-    code, output, _ = hessian("spectrum", store.path, "--interval", -2, -0.4, "--json")
+    code, output, _ = hessian("spectrum", store.location, "--interval", -2, -0.4, "--json")
     assert code == 0
     np.testing.assert_allclose(sorted(json.loads(output)["smallest"]), EIGENVALUES[:4], atol=1e-9)
-    code, output, _ = hessian("spectrum", store.path, "--density", "--extreme", 4, "--json")
+    code, output, _ = hessian("spectrum", store.location, "--density", "--extreme", 4, "--json")
     assert code == 0
     density = json.loads(output)["density"]
     total = sum(density["counts"].values())
     np.testing.assert_allclose(total, 40, rtol=1e-9)
     assert len(density["grid"]) == len(density["density"]) == len(density["density_error"])
-    code, output, _ = hessian("spectrum", store.path, "--density")
+    code, output, _ = hessian("spectrum", store.location, "--density")
     assert code == 0
     assert "above the floor" in output
-    code, output, _ = hessian("statistics", store.path)
+    code, output, _ = hessian("statistics", store.location)
     assert code == 0
     assert f"{EIGENVALUES.sum():.6g}" in output
-    code, output, _ = hessian("export", store.path, tmp_path / "h.npy")
+    code, output, _ = hessian("export", store.location, tmp_path / "h.npy")
     assert code == 0
     np.testing.assert_array_equal(np.load(tmp_path / "h.npy"), np.asarray(store.hessian()[...]))
 
@@ -200,6 +200,6 @@ def test_commands_answer(store: HessianStore, tmp_path: Path, hessian: Cli) -> N
 def test_mistakes_are_explained(
     store: HessianStore, hessian: Cli, arguments: list[str], message: str
 ) -> None:
-    code, _, errors = hessian("spectrum", store.path, *arguments)
+    code, _, errors = hessian("spectrum", store.location, *arguments)
     assert code != 0
     assert message in errors

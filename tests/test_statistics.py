@@ -60,7 +60,7 @@ def test_asymmetric_and_sparse_matrices(
     expect(matrix_statistics(store), stored)
     import zarr
 
-    writable = zarr.open_group(store.path, mode="r+")["hessian"]
+    writable = zarr.open_group(str(store.location), mode="r+")["hessian"]
     assert isinstance(writable, zarr.Array)
     writable[size - 1, 0] = 5.0
     stored[size - 1, 0] = 5.0

@@ -32,9 +32,14 @@ def dense_bytes(num_params: int, vectors: bool = False) -> int:
 
 
 def read_symmetric(matrix: TiledMatrix) -> Array:
-    """The matrix in float64 ``[P, P]``, exactly symmetric; half of the array is read."""
+    """The matrix in float64 ``[P, P]``, exactly symmetric; half of the array is read.
+
+    Raises:
+        StoreError: If it is damaged, or tiles are missing.
+    """
     result = np.empty((matrix.num_params,) * 2)
     map_shares(_fill, matrix.upper(), matrix=matrix, result=result)
+    matrix.check_finite(result)
     return result
 
 

@@ -15,7 +15,8 @@ import scipy.io
 
 from pipeline.analysis.tiles import TiledMatrix, complete_matrix
 from pipeline.errors import ConfigError, StoreError
-from pipeline.store import HessianStore, free_bytes, writing
+from pipeline.storage import Place, free_bytes, writing
+from pipeline.store import HessianStore
 from pipeline.units import format_bytes
 
 __all__ = ["export_matrix"]
@@ -31,9 +32,7 @@ MATLAB_HEADER = b"MATLAB 7.3 MAT-file, written by hessian-pipeline".ljust(116) +
 MATLAB_VERSION = b"\x00\x02IM"
 
 
-def export_matrix(
-    store: HessianStore | str | Path, path: str | Path, term: str | None = None
-) -> Path:
+def export_matrix(store: HessianStore | Place, path: str | Path, term: str | None = None) -> Path:
     """Write a stored matrix to a file for NumPy, HDF5 or MATLAB; its ending decides which.
 
     ``.npy`` has the matrix alone. ``.npz``, ``.h5`` and ``.mat`` also have ``theta`` and

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -12,6 +11,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from hessian_tasks.parameters import ParameterLayout
 from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
+from pipeline.storage import Place
 from pipeline.store import HessianStore
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def relative_error(store: HessianStore) -> float:
 
 
 def open_operator(
-    store: HessianStore | str | Path, term: str | None = None, *, client: Client | None = None
+    store: HessianStore | Place, term: str | None = None, *, client: Client | None = None
 ) -> HessianOperator:
     """A stored matrix as an operator that reads it once for each block of vectors.
 
@@ -150,7 +150,9 @@ def open_operator(
     def product(vectors: Array) -> Array:
         arguments = {"matrix": matrix, "vectors": vectors}
         parts = map_shares(_multiply, matrix.upper(), client, **arguments)
-        return np.asarray(np.sum(parts, axis=0))
+        result = np.asarray(np.sum(parts, axis=0))
+        matrix.check_finite(result)
+        return result
 
     return HessianOperator(
         product,

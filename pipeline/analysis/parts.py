@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from pipeline.analysis.dense import dense_bytes, read_symmetric
 from pipeline.analysis.operator import HessianOperator, open_operator, relative_error
 from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.errors import PlanError, StoreMismatchError
+from pipeline.storage import Place
 from pipeline.store import HessianStore, differing_inputs
 from pipeline.units import format_bytes
 
@@ -118,7 +118,7 @@ class Part:
         )
 
 
-def expect_matrix(store: HessianStore | str | Path, matrix: Matrix) -> HessianStore:
+def expect_matrix(store: HessianStore | Place, matrix: Matrix) -> HessianStore:
     """Open a store that has to hold a certain matrix.
 
     Raises:
@@ -129,14 +129,14 @@ def expect_matrix(store: HessianStore | str | Path, matrix: Matrix) -> HessianSt
     if opened.matrix != matrix:
         way = "with --engine ggn" if matrix == GAUSS_NEWTON else "without --engine ggn"
         raise StoreMismatchError(
-            f"{opened.path} holds the {opened.matrix.title}, but the {matrix.title} is needed. "
+            f"{opened.location} holds the {opened.matrix.title}, but the {matrix.title} is needed. "
             f"Compute it into another --store, {way}."
         )
     return opened
 
 
 def open_pair(
-    hessian: HessianStore | str | Path, ggn: HessianStore | str | Path
+    hessian: HessianStore | Place, ggn: HessianStore | Place
 ) -> tuple[HessianStore, HessianStore]:
     """Open a store of the Hessian and one of the Gauss-Newton matrix of the same inputs.
 
@@ -149,14 +149,14 @@ def open_pair(
     differing = differing_inputs(first.attributes["fingerprint"], second.attributes["fingerprint"])
     if differing:
         raise StoreMismatchError(
-            f"{first.path} and {second.path} were made from different inputs: "
+            f"{first.location} and {second.location} were made from different inputs: "
             f"{', '.join(differing)}. Compute both from the same problem, options and weights."
         )
     return first, second
 
 
 def open_parts(
-    hessian: HessianStore | str | Path, ggn: HessianStore | str | Path | None = None
+    hessian: HessianStore | Place, ggn: HessianStore | Place | None = None
 ) -> list[Part]:
     """The Hessian of a store and its summands.
 

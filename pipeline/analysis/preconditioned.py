@@ -99,8 +99,8 @@ def _check_end(store: HessianStore, history: LbfgsHistory) -> None:
     close = 4 * np.finfo(store.dtype).eps * np.abs(theta).max()
     if theta.shape != history.theta.shape or np.abs(theta - history.theta).max() > close:
         raise StoreMismatchError(
-            f"This history of L-BFGS did not lead to the weights of {store.path}. Use weights and "
-            "history of the same: hessian train --out WEIGHTS --history FILE"
+            f"This history of L-BFGS did not lead to the weights of {store.location}. Use weights "
+            "and history of the same: hessian train --out WEIGHTS --history FILE"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +19,7 @@ from pipeline.analysis.operator import (
 )
 from pipeline.analysis.tiles import complete_matrix
 from pipeline.errors import PlanError
+from pipeline.storage import Place
 from pipeline.store import HessianStore
 from pipeline.units import format_bytes
 
@@ -127,7 +127,7 @@ class Spectrum:
 
 
 def spectrum(
-    store: HessianStore | str | Path,
+    store: HessianStore | Place,
     term: str | None = None,
     num_extreme: int | None = None,
     *,
@@ -159,7 +159,7 @@ def spectrum(
 
 
 def eigenvalues_between(
-    store: HessianStore | str | Path,
+    store: HessianStore | Place,
     interval: tuple[float, float],
     term: str | None = None,
     *,

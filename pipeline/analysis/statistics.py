@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -14,6 +13,7 @@ import xarray as xr
 from hessian_tasks.parameters import ParameterLayout
 from pipeline.analysis.operator import noise_floor, relative_error
 from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
+from pipeline.storage import Place
 from pipeline.store import HessianStore
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class MatrixStatistics:
 
 
 def matrix_statistics(
-    store: HessianStore | str | Path, term: str | None = None, *, client: Client | None = None
+    store: HessianStore | Place, term: str | None = None, *, client: Client | None = None
 ) -> MatrixStatistics:
     """Read a stored matrix once, and say what can be said exactly.
 

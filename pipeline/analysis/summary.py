@@ -82,7 +82,7 @@ def summarise(store: HessianStore, found: Spectrum | None = None) -> Summary:
     """
     certificate = store.attributes.get("certificate")
     return Summary(
-        name=store.path.resolve().name,
+        name=store.location.name,
         matrix=store.matrix.title,
         num_params=store.num_params,
         dtype=str(store.dtype),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from pipeline.analysis.parts import Part, inner_products, open_parts
 from pipeline.analysis.spectrum import Spectrum
 from pipeline.analysis.subspaces import Subspace, cosines, overlap
 from pipeline.errors import StoreError
+from pipeline.storage import Place
 from pipeline.store import HessianStore
 
 __all__ = ["TermAnalysis", "analyse_terms"]
@@ -130,8 +130,8 @@ def _number(value: float) -> float | None:
 
 
 def analyse_terms(
-    hessian: HessianStore | str | Path,
-    ggn: HessianStore | str | Path | None = None,
+    hessian: HessianStore | Place,
+    ggn: HessianStore | Place | None = None,
     num_dominant: int = 10,
 ) -> TermAnalysis:
     """Compare a Hessian with the parts of which it is the sum.
@@ -164,8 +164,8 @@ def analyse_terms(
     parts = open_parts(hessian, ggn)
     if len(parts) == 1:
         raise StoreError(
-            f"{parts[0].stores[0].path} holds the total Hessian alone, which has no parts. Compute "
-            "it by: hessian run --per-term, or give a store made by --engine ggn with --ggn."
+            f"{parts[0].stores[0].location} holds the total Hessian alone, which has no parts. "
+            "Compute it by: hessian run --per-term, or give a store made by --engine ggn with --ggn."
         )
     traces, products = inner_products(parts)
     spectra, dominant, curvatures = [], [], []

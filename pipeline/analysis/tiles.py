@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -18,6 +17,8 @@ from hessian_tasks.process import available_cores
 from hessian_tasks.spec import BlockRow
 from pipeline.errors import ClusterError, StoreError
 from pipeline.plan import split_rows
+from pipeline.reading import read_entries
+from pipeline.storage import Place
 from pipeline.store import HessianStore
 
 if TYPE_CHECKING:
@@ -67,18 +68,24 @@ class TiledMatrix:
         Raises:
             StoreError: If it is damaged.
         """
-        try:
-            return np.asarray(self.array[row.start : row.stop, col.start : col.stop])
-        # Zarr, its codecs and the file system raise all of these for damaged objects.
-        except (OSError, RuntimeError, ValueError) as error:
+        rows, columns = slice(row.start, row.stop), slice(col.start, col.stop)
+        return read_entries(self.array, rows, columns, self.place)
+
+    def check_finite(self, found: npt.NDArray[Any]) -> None:
+        """Find out, by what was computed of all entries, whether tiles are missing after all.
+
+        Raises:
+            StoreError: If so; what iterates on NaN need not end.
+        """
+        if not np.isfinite(found).all():
             raise StoreError(
-                f"{str(row).capitalize()} of {self.place} cannot be read at column {col.start}: "
-                f"{error}. What is damaged is found by: hessian verify"
-            ) from error
+                f"{self.place} lacks entries, although records say that they are stored. Which "
+                "those are is found by: hessian verify"
+            )
 
 
 def complete_matrix(
-    store: HessianStore | str | Path, term: str | None = None
+    store: HessianStore | Place, term: str | None = None
 ) -> tuple[HessianStore, TiledMatrix]:
     """The store and one of its matrices, all of whose block rows are there.
 
@@ -93,16 +100,16 @@ def complete_matrix(
     missing = len(opened.block_rows) - len(opened.records())
     if missing:
         raise StoreError(
-            f"{opened.path} lacks {missing} of {len(opened.block_rows)} block rows. Complete it "
-            f"with: {opened.resume_command}"
+            f"{opened.location} lacks {missing} of {len(opened.block_rows)} block rows. Complete "
+            f"it with: {opened.resume_command}"
         )
     if term not in opened.arrays:
         known = ", ".join(t for t in opened.arrays if t) or "none (use --per-term)"
         raise StoreError(
-            f"{opened.path} has no {opened.matrix.title} of term {term!r}; it has {known}."
+            f"{opened.location} has no {opened.matrix.title} of term {term!r}; it has {known}."
         )
     name = opened.arrays[term]
-    return opened, TiledMatrix(opened.hessian(name), f"{opened.path}/{name}")
+    return opened, TiledMatrix(opened.hessian(name), f"{opened.location}/{name}")
 
 
 def map_shares(

@@ -34,9 +34,9 @@ __all__ = [
 Problem = Annotated[
     str | None, typer.Argument(help="Built-in problem, problem.py or problem.py:name.")
 ]
-Store = Annotated[Path, typer.Argument(help="Directory of the Zarr store.")]
+Store = Annotated[str, typer.Argument(help="Path or URL of the Zarr store.")]
 StoreFlag = Annotated[
-    Path | None, typer.Option("--store", help="Directory of the Zarr store (runs/<problem>.zarr).")
+    str | None, typer.Option("--store", help="Path or URL of the store (runs/<problem>.zarr).")
 ]
 Options = Annotated[
     list[str], typer.Option("--option", "-o", help="Argument of the problem: width=20.")

@@ -66,7 +66,7 @@ def plan(
     from pipeline.commands import run_options, settings_inputs
     from pipeline.matrix_free.outlook import look_ahead
 
-    found = look_ahead(settings_inputs(settings), run_options(settings), settings.store_path)
+    found = look_ahead(settings_inputs(settings), run_options(settings), settings.location)
     print_result(render.outlook(found), render.outlook_data(found), as_json)
 
 
@@ -99,8 +99,8 @@ def run(
     from pipeline.commands import run_settings
 
     with _stop_on_signals() as stop:
-        path = run_settings(settings, Console(soft_wrap=True, highlight=False), stop)
-    typer.echo(f"stored in {path}; next: hessian verify {path}")
+        place = run_settings(settings, Console(soft_wrap=True, highlight=False), stop)
+    typer.echo(f"stored in {place}; next: hessian verify {place}")
 
 
 @app.command()
@@ -109,7 +109,7 @@ def estimate(
     option: Options = [],  # noqa: B006
     weights: Weights = None,
     store: Annotated[
-        Path | None, typer.Option(help="Where to keep the answers, a Zarr group (nowhere).")
+        str | None, typer.Option(help="Where to keep the answers, a Zarr group (nowhere).")
     ] = None,
     config: Config = None,
     profile: Profile = None,
@@ -184,7 +184,12 @@ def submit(
         raise ConfigError(
             f"Profile {settings.profile!r} is not that of a queueing system. Use: hessian run"
         )
-    path = settings.store_path
+    path = settings.location.directory
+    if path is None:
+        raise ConfigError(
+            "What is known of a submitted job lies beside its store, which therefore has to be in "
+            f"a directory, but --store is {settings.location}. Use: hessian run"
+        )
     command = [str(Path(sys.executable).with_name("hessian")), "run", *sys.argv[2:]]
     job = submit_job(chosen, command, path)
     typer.echo(f"submitted as {job}; next: hessian status {path}, or: hessian cancel {path}")
@@ -194,21 +199,27 @@ def submit(
 def cancel(store: Store) -> None:
     """Cancel the job that was submitted for a store; what is stored stays."""
     from pipeline.cluster.submit import cancel_job
+    from pipeline.storage import locate
 
-    typer.echo(f"cancelled {cancel_job(store)}; resume with: hessian submit")
+    directory = locate(store).directory
+    if directory is None:
+        raise ConfigError(f"No job can have been submitted for {store}, which is no directory.")
+    typer.echo(f"cancelled {cancel_job(directory)}; resume with: hessian submit")
 
 
 @app.command()
 def status(store: Store, as_json: Json = False) -> None:
     """Say how much of a store is computed, from its records alone."""
     from pipeline.cluster.submit import find_job
+    from pipeline.storage import locate
     from pipeline.store import HessianStore
 
-    job = find_job(store)
+    place = locate(store)
+    job = None if place.directory is None else find_job(place.directory)
     text = [] if job is None else [f"submitted as {job}"]
     data: dict[str, Any] = {} if job is None else {"job": asdict(job)}
-    if job is None or store.exists():
-        opened = HessianStore(store)
+    if job is None or place.exists():
+        opened = HessianStore(place)
         text.append(render.status(opened))
         data.update(render.status_data(opened))
     print_result("\n".join(text), data, as_json)

@@ -108,7 +108,7 @@ def _with_density(
 def _save_pairs(path: Path, found: Spectrum) -> None:
     import numpy as np
 
-    from pipeline.store import writing
+    from pipeline.storage import writing
 
     arrays: dict[str, Any] = {"eigenvalues": found.eigenvalues, "vectors": found.vectors}
     if found.pairs is not None:

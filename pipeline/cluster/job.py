@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from distributed import get_worker
 from threadpoolctl import threadpool_limits
@@ -20,6 +19,7 @@ from hessian_tasks.spec import BlockRow
 from pipeline.blocks import BlockTask
 from pipeline.cluster.versions import check_versions, own_versions
 from pipeline.records import BlockRecord
+from pipeline.storage import Location
 from pipeline.store import HessianStore
 
 __all__ = ["Job"]
@@ -31,7 +31,7 @@ class Job:
 
     Attributes:
         token: Names the job.
-        store: The store's absolute path, the same for all workers.
+        store: Where the store is, the same for all workers.
         source: Where to build the problem from.
         num_threads: Block rows that fit into a worker's memory at once.
         num_gpus: GPUs that a worker uses of those that it sees; all by default.
@@ -39,7 +39,7 @@ class Job:
     """
 
     token: str
-    store: Path
+    store: Location
     source: ProblemSource
     num_threads: int
     num_gpus: int | None = None

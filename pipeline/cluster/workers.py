@@ -18,10 +18,11 @@ from pipeline.cluster.gpus import visible_uuids
 from pipeline.cluster.job import Job
 from pipeline.cluster.schedule import Schedule, run_block_rows
 from pipeline.cluster.versions import check_versions, own_versions, worker_versions
-from pipeline.errors import ClusterError, ConfigError
+from pipeline.errors import ClusterError, ConfigError, StoreError
 from pipeline.plan import Plan
 from pipeline.profiles import ClusterProfile, Listening, ScaledProfile
 from pipeline.records import BlockRecord
+from pipeline.storage import Location
 from pipeline.store import HessianStore
 
 __all__ = ["Workers"]
@@ -114,16 +115,16 @@ class Workers:
             HessianError: As run_block_rows does.
         """
         store, source, plan = job
-        path = store.path.resolve()
-        for worker, seen in self.client.run(path.is_dir).items():
-            if not seen:
+        location = store.location.resolve()
+        for worker, obstacle in self.client.run(_look, location).items():
+            if obstacle is not None:
                 raise ClusterError(
-                    f"Worker {worker} does not see {path}. Give a --store on a file system that "
-                    "all workers share."
+                    f"Worker {worker} does not see {location}. {obstacle}Give a --store on a file "
+                    "system, or an URL, that all workers share."
                 )
         token = uuid.uuid4().hex[:8]
         task = Job(
-            token, path, source, plan.num_threads, self.profile.gpus_of_worker, own_versions()
+            token, location, source, plan.num_threads, self.profile.gpus_of_worker, own_versions()
         )
         # The first block row has about twice the entries of the average one.
         expected = 2 * plan.projected_seconds * self.number * plan.num_threads / plan.num_block_rows
@@ -162,3 +163,11 @@ class Workers:
         if not infos:
             raise ClusterError("All workers are gone. Look into their logs, and start again.")
         return list(infos.values())
+
+
+def _look(location: Location) -> str | None:
+    """What keeps this process from seeing a store, or None; Dask would log an error at length."""
+    try:
+        return None if location.exists() else ""
+    except StoreError as error:
+        return f"{error} "

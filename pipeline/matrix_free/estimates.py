@@ -27,7 +27,8 @@ from pipeline.analysis.estimators import (
 from pipeline.analysis.operator import HessianOperator
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.matrix_free.products import Array
-from pipeline.store import differing_inputs, writing
+from pipeline.storage import writing
+from pipeline.store import differing_inputs
 from pipeline.template import describe_inputs
 
 __all__ = ["EstimateOptions", "Estimates", "check_replaceable", "estimate", "save"]

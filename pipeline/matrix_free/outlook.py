@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from pipeline.matrix_free.operator import SHARDS_PER_THREAD
 from pipeline.matrix_free.products import threaded_product
 from pipeline.plan import COPIES, MIN_TILE_SIDE, Plan
 from pipeline.run import RunOptions, prepare
-from pipeline.store import free_bytes
+from pipeline.storage import Location
 from pipeline.units import format_bytes, format_seconds
 
 __all__ = ["MatrixFreeCost", "Outlook", "look_ahead"]
@@ -96,13 +95,13 @@ class Outlook:
         )
 
 
-def look_ahead(frozen: FrozenInputs, options: RunOptions, path: Path) -> Outlook:
+def look_ahead(frozen: FrozenInputs, options: RunOptions, location: Location) -> Outlook:
     """Try a few rows, if these fit, and products, and say which way is the better one.
 
     Args:
         frozen: The inputs.
         options: How the matrix would be computed.
-        path: Where it would be stored.
+        location: Where it would be stored.
 
     Raises:
         PlanError: If the engine, the tile side or the like does not apply.
@@ -111,7 +110,7 @@ def look_ahead(frozen: FrozenInputs, options: RunOptions, path: Path) -> Outlook
     row_bytes = num_arrays * frozen.layout.num_params * frozen.dtype.itemsize
     stored_bytes = frozen.layout.num_params * row_bytes
     allowed = options.allowed_bytes or psutil.virtual_memory().available // 2
-    plan, obstacle = None, _obstacle(stored_bytes, row_bytes, allowed, path)
+    plan, obstacle = None, _obstacle(stored_bytes, row_bytes, allowed, location)
     if not obstacle:
         try:
             plan = prepare(frozen, options, None).plan
@@ -121,11 +120,11 @@ def look_ahead(frozen: FrozenInputs, options: RunOptions, path: Path) -> Outlook
     return Outlook(frozen.layout.num_params, stored_bytes, plan, obstacle, cost)
 
 
-def _obstacle(stored_bytes: int, row_bytes: int, allowed: int, path: Path) -> str:
+def _obstacle(stored_bytes: int, row_bytes: int, allowed: int, location: Location) -> str:
     """What speaks against the matrix before a row of it is tried."""
-    free = free_bytes(path)
-    if stored_bytes > free:
-        return f"only {format_bytes(free)} are free at {path.absolute().parent}"
+    free = location.free_bytes()
+    if free is not None and stored_bytes > free:
+        return f"only {format_bytes(free)} are free for {location}"
     smallest = COPIES * min(MIN_TILE_SIDE, stored_bytes // row_bytes) * row_bytes
     if smallest > allowed:
         return (

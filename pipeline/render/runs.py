@@ -91,7 +91,7 @@ def status(store: HessianStore) -> str:
         verified = f"resume with: {store.resume_command}"
     return table(
         [
-            ("store", str(store.path)),
+            ("store", str(store.location)),
             ("block rows", f"{data['num_stored']} of {data['num_block_rows']} stored"),
             ("entries", f"{data['fraction']:.1%} computed"),
             (

@@ -26,6 +26,7 @@ from pipeline.report.stored import (
     spectrum_section,
 )
 from pipeline.report.terms import gauss_newton_section, terms_section
+from pipeline.storage import Location, Place
 from pipeline.store import HessianStore
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ CHANGE = 2.0
 
 
 def write_report(
-    store: str | Path,
+    store: Place,
     out: str | Path | None = None,
     *,
-    ggn: str | Path | None = None,
+    ggn: Place | None = None,
     problem: str | None = None,
     stored_only: bool = False,
 ) -> Path:
@@ -71,8 +72,9 @@ def write_report(
         ProblemError, ReproductionError: If ``problem`` is not the store's problem.
     """
     opened = HessianStore(store)
-    path = default_out(opened.path) if out is None else Path(out)
-    if path.resolve().is_relative_to(opened.path.resolve()):
+    path = default_out(opened.location) if out is None else Path(out)
+    directory = opened.location.directory
+    if directory is not None and path.resolve().is_relative_to(directory.resolve()):
         raise StoreError(f"{path} lies in the store. Give the report another --out.")
     try:
         page = build_page(opened, ggn, problem, stored_only)
@@ -87,19 +89,23 @@ def write_report(
     return write_page(page, path, "report")
 
 
-def default_out(store: Path) -> Path:
-    """Where the report of a store goes by default.
+def default_out(store: Location) -> Path:
+    """Where the report of a store goes by default: beside it, or here.
 
     Example:
-        >>> default_out(Path("runs/poisson.zarr")).as_posix()
+        >>> from pipeline.storage import locate
+        >>> default_out(locate("runs/poisson.zarr")).as_posix()
         'runs/poisson-report'
+        >>> default_out(locate("s3://bucket/runs/poisson.zarr")).as_posix()
+        'poisson-report'
     """
-    return store.with_name(f"{store.name.removesuffix('.zarr')}-report")
+    beside = store.directory or Path(store.name)
+    return beside.with_name(f"{store.name.removesuffix('.zarr')}-report")
 
 
 def build_page(
     store: HessianStore,
-    ggn: str | Path | None = None,
+    ggn: Place | None = None,
     problem: str | None = None,
     stored_only: bool = False,
 ) -> Page:
@@ -108,7 +114,7 @@ def build_page(
     about = [certificate_section(store), provenance_section(store)]
     page = Page(
         title=f"{store.matrix.title} of {_problem_name(store)}",
-        subtitle=f"{store.path.resolve().name}: P = {store.num_params:,}, {store.dtype}",
+        subtitle=f"{store.location.name}: P = {store.num_params:,}, {store.dtype}",
         sections=[matrix_section(store), *about],
         source=store.attributes["source"]["text"],
     )

@@ -155,7 +155,7 @@ def provenance_section(store: HessianStore) -> Section:
     source, provenance = attributes["source"], attributes["provenance"]
     records = store.records().values()
     shown = {
-        "store": store.path.resolve().name,
+        "store": store.location.name,
         "problem": source["reference"],
         **{f"option {name}": value for name, value in source["options"].items()},
         "engine": store.engine,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from pipeline.analysis.spectrum import Spectrum, spectrum
 from pipeline.analysis.terms import TermAnalysis, analyse_terms
 from pipeline.gauss_newton import residual_curvature
 from pipeline.report.page import Picture, Section, Table
+from pipeline.storage import Place
 from pipeline.store import HessianStore
 
 __all__ = ["gauss_newton_section", "terms_section"]
@@ -107,13 +107,13 @@ def _with_subspaces(section: Section, analysis: TermAnalysis) -> Section:
     )
 
 
-def gauss_newton_section(store: HessianStore, ggn: str | Path, found: Spectrum) -> Section:
+def gauss_newton_section(store: HessianStore, ggn: Place, found: Spectrum) -> Section:
     """How much of the Hessian the Gauss-Newton matrix has.
 
     Raises:
         StoreMismatchError: If the stores are not of one problem's H and G.
     """
-    curvature = residual_curvature(store.path, ggn)
+    curvature = residual_curvature(store.location, ggn)
     rest = float(np.sqrt((curvature.astype(np.float64) ** 2).sum().compute()))
     other = spectrum(HessianStore(ggn))
     text = [

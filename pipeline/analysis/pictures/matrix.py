@@ -66,9 +66,9 @@ def _coarsen(store: HessianStore, name: str | None) -> tuple[npt.NDArray[np.floa
     edges = np.arange(0, num_params, cut)
     counts = np.diff(np.append(edges, num_params))
     squares = np.zeros((len(edges), len(edges)))
-    matrix = store.hessian(name)
     for row in store.block_rows:
-        block = np.asarray(matrix[row.start : row.stop, :], np.float64) ** 2
+        rows = store.read_part(slice(row.start, row.stop), slice(0, num_params), name)
+        block = rows.astype(np.float64) ** 2
         columns = np.add.reduceat(block, edges, axis=1)
         np.add.at(squares, np.arange(row.start, row.stop) // cut, columns)
     return np.sqrt(squares / np.outer(counts, counts)), cut

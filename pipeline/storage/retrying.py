@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -11,22 +12,20 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-__all__ = ["RetryingFiles"]
+__all__ = ["RetryingFiles", "retry"]
 
 Result = TypeVar("Result")
 
 # What passes; a full disk, a quota or a missing permission does not.
 PASSING = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY}
 # If one operation in ten fails, one in ten million fails so often.
-ATTEMPTS = 7
-FIRST_SECONDS = 0.02
+PAUSES = [0.02 * 2**number for number in range(6)]
 
 
 class RetryingFiles(LocalStore):
     """Reads and writes an object again where that failed for a reason that passes.
 
-    Both may be done twice: an object is written whole, under a temporary name. Waits 0.02 s after
-    the first failure, and twice as long after each further one.
+    Both may be done twice: an object is written whole, under a temporary name.
     """
 
     async def get(
@@ -43,12 +42,24 @@ class RetryingFiles(LocalStore):
         await _retry(lambda: LocalStore.set(self, key, value))
 
 
+def retry(operation: Callable[[], Result]) -> Result:
+    """Do it again where it failed for a reason that passes."""
+    for pause in PAUSES:
+        try:
+            return operation()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+        time.sleep(pause)
+    return operation()
+
+
 async def _retry(operation: Callable[[], Awaitable[Result]]) -> Result:
-    for attempt in range(ATTEMPTS - 1):
+    for pause in PAUSES:
         try:
             return await operation()
         except OSError as error:
             if error.errno not in PASSING:
                 raise
-        await asyncio.sleep(FIRST_SECONDS * 2**attempt)
+        await asyncio.sleep(pause)
     return await operation()
