@@ -38,7 +38,6 @@ Run = Callable[..., list[Any]]
 Snapshot = Callable[[Path], dict[str, bytes]]
 
 DASK = Path(sys.executable).with_name("dask")
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 TILE = 2
 NUM_BLOCK_ROWS = 19
 
@@ -433,7 +432,7 @@ def test_killed_schedulers_leave_a_store_that_resumes(
             shutil.rmtree(path)
 
 
-# ---- disks and clocks ---------------------------------------------------------------------------
+# ---- disks --------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -465,37 +464,3 @@ def test_a_disk_that_is_full_for_workers_is_one_clear_message(
         events = run(path, inputs, workers=workers)
     assert stored(events) == sorted(set(range(NUM_BLOCK_ROWS)) - done)
     assert objects(path, snapshot) == expected
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not FAKETIME.exists(), reason="needs Debian's package faketime")
-def test_clocks_that_jump_change_nothing(
-    tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes], snapshot: Snapshot
-) -> None:
-    """Days to and fro, for the scheduler and the workers, at every few block rows."""
-    clock, counted = tmp_path / "clock", Counted(tmp_path / "begun")
-    clock.write_text("+0d\n")
-    fake = {
-        "LD_PRELOAD": str(FAKETIME),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-    jumps = iter(["+3d", "-2d", "+400d", "-1d"])
-
-    def jump(event: Any) -> None:
-        if isinstance(event, BlockRowStored) and event.record.row.index % 5 == 2:
-            clock.write_text(next(jumps) + "\n")
-
-    with Standing(tmp_path, fake) as standing:
-        standing.work()
-        standing.work()
-        with connect(standing.profile, threading.Event()) as workers:
-            workers.client.register_plugin(counted)
-            events = run(tmp_path / "h.zarr", inputs, [jump], tile=TILE, workers=workers)
-            clocks = workers.client.run(time.time)
-    assert all(abs(seconds - time.time()) > 80_000 for seconds in clocks.values())
-    assert next(jumps, None) is None
-    assert stored(events) == list(range(NUM_BLOCK_ROWS))
-    assert all(0 <= e.record.compute_seconds < 60 for e in events if isinstance(e, BlockRowStored))
-    assert objects(tmp_path / "h.zarr", snapshot) == expected

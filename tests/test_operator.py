@@ -67,7 +67,7 @@ def test_a_cluster_gives_the_same(store: HessianStore, matrix: matrices.Array) -
     vectors = np.random.default_rng(1).standard_normal((SIZE, 3))
     with (
         LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0"
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
