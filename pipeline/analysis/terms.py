@@ -165,7 +165,7 @@ def analyse_terms(
     if len(parts) == 1:
         raise StoreError(
             f"{parts[0].stores[0].location} holds the total Hessian alone, which has no parts. "
-            "Compute it by: hessian run --per-term, or give a store made by --engine ggn with --ggn."
+            "Compute it by: hessian run --per-term, or give a store of engine ggn with --ggn."
         )
     traces, products = inner_products(parts)
     spectra, dominant, curvatures = [], [], []
