@@ -22,7 +22,7 @@ demo: .venv/.installed  ## train the Poisson PINN, compute its Hessian, verify i
 	@echo "pictures: runs/spectrum.png runs/matrix.png"
 
 test: .venv/.installed  ## what CI runs
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: .venv/.installed  ## with the slow tests
 	$(BIN)/pytest

@@ -19,6 +19,7 @@ from pipeline.cluster import workers as workers_module
 from pipeline.cluster.connect import connect
 from pipeline.cluster.workers import Workers
 from pipeline.profiles import ScaledProfile
+from pipeline.storage import locate
 from tests.clusters import in_queue, processes, queue_jobs, queue_programs, rows
 
 
@@ -36,9 +37,10 @@ class Wait:
 
 
 def compute(workers: Workers, num_block_rows: int, on_stored: Callable[[Any], None]) -> None:
-    store: Any = SimpleNamespace(path=Path())
+    store: Any = SimpleNamespace(location=locate(Path()))
+    plan: Any = SimpleNamespace(num_threads=1, projected_seconds=1.0, num_block_rows=num_block_rows)
     source = ProblemSource("regression")
-    workers.compute((store, source, 1), rows(num_block_rows), on_stored, threading.Event())
+    workers.compute((store, source, plan), rows(num_block_rows), on_stored, threading.Event())
 
 
 @pytest.mark.parametrize(

@@ -534,7 +534,7 @@ def test_resume_command_quotes_the_path(tmp_path: Path) -> None:
     path, stop = tmp_path / "my store.zarr", threading.Event()
     stop.set()
     options = {"width": 4, "depth": 1}
-    settings = Settings(problem="regression", options=options, store=path, threads=2)
+    settings = Settings(problem="regression", options=options, store=str(path), threads=2)
     with pytest.raises(StoppedError, match="stopped; 0 of 1 block rows are stored") as stopped:
         run_settings(settings, Console(), stop)
     command = str(stopped.value).partition("Resume with: ")[2]

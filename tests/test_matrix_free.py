@@ -31,7 +31,7 @@ from pipeline.matrix_free.estimates import EstimateOptions, estimate
 from pipeline.matrix_free.operator import operator_of
 from pipeline.profiles import Processes
 from pipeline.store import HessianStore
-from tests.test_cluster import processes
+from tests.clusters import processes
 
 Array = npt.NDArray[Any]
 Run = Callable[..., list[Any]]

@@ -115,5 +115,6 @@ def test_lock_is_never_held_twice(tmp_path: Path) -> None:
     for thread in clients:
         thread.join()
     assert most[0] == 1
-    assert taken[0] >= 100
+    # It is refused while another client has it, but never for ever.
+    assert taken[0] >= 6
     assert list(tmp_path.iterdir()) == []

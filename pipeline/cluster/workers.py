@@ -47,8 +47,15 @@ class Workers:
 
     @property
     def num_threads(self) -> int:
-        """Threads of the worker that has fewest."""
-        return min(info["nthreads"] for info in self._infos())
+        """Threads of the worker that has fewest.
+
+        Raises:
+            ClusterError: If there are no workers any more.
+        """
+        threads = [info["nthreads"] for info in self._infos()]
+        if not threads:
+            raise ClusterError("All workers are gone. Look into their logs, and start again.")
+        return min(threads)
 
     @property
     def dashboard(self) -> str | None:
@@ -159,10 +166,7 @@ class Workers:
         scheduler = self.client.scheduler
         assert scheduler is not None
         # Not what the client has noted, which may be older than the workers.
-        infos = self.client.sync(scheduler.identity, n_workers=-1)["workers"]
-        if not infos:
-            raise ClusterError("All workers are gone. Look into their logs, and start again.")
-        return list(infos.values())
+        return list(self.client.sync(scheduler.identity, n_workers=-1)["workers"].values())
 
 
 def _look(location: Location) -> str | None:

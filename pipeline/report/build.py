@@ -76,17 +76,7 @@ def write_report(
     directory = opened.location.directory
     if directory is not None and path.resolve().is_relative_to(directory.resolve()):
         raise StoreError(f"{path} lies in the store. Give the report another --out.")
-    try:
-        page = build_page(opened, ggn, problem, stored_only)
-    except HessianError:
-        raise
-    # As in HessianStore: this is how damaged tiles and metadata surface.
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"{store} cannot be reported on ({type(error).__name__}: {error}). Find what is "
-            "damaged with: hessian verify"
-        ) from error
-    return write_page(page, path, "report")
+    return write_page(build_page(opened, ggn, problem, stored_only), path, "report")
 
 
 def default_out(store: Location) -> Path:

@@ -262,7 +262,7 @@ _ADVICE = {
     "or correct the URL",
     r"169\.254\.169\.254|metadata\.google|[Cc]redential": "no credentials were found. Set "
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what your provider takes",
-    r"AccessDenied|InvalidAccessKey|SignatureDoesNotMatch|401|403": "the server refuses these "
+    r"AccessDenied|InvalidAccessKey|SignatureDoesNotMatch|\b40[13]\b": "the server refuses these "
     "credentials. Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do",
     r"builder error|scheme is not https": "the endpoint is not encrypted. If that is meant, set "
     "AWS_ALLOW_HTTP=true",
