@@ -289,13 +289,13 @@ def test_the_plan_knows_both_ways(hessian: Cli, monkeypatch: pytest.MonkeyPatch)
     [
         ("64MiB", 2**60, "does not fit into memory: projected"),
         ("1KiB", 2**60, "the smallest block row takes .* KiB of memory, and 1 KiB are allowed"),
-        ("8GiB", 2**10, "only 1 KiB are free at .*runs"),
+        ("8GiB", 2**10, "only 1 KiB are free for .*runs/poisson"),
     ],
 )
 def test_the_plan_says_why_a_matrix_does_not_fit(
     memory: str, free: int, reason: str, hessian: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.matrix_free.outlook.free_bytes", lambda path: free)
+    monkeypatch.setattr("pipeline.storage.directory.free_bytes", lambda path: free)
     command = ["plan", "poisson", "-o", "width=8", "--memory", memory, "--threads", 2]
     code, text, errors = hessian(*command)
     assert code == 0, errors
