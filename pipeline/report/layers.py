@@ -37,9 +37,11 @@ def layers_section(store: HessianStore, statistics: MatrixStatistics) -> Section
         f"share of ‖{symbol}‖² in its rows": rows.tolist(),
         f"share of ‖{symbol}‖² in its own block": np.diag(shares).tolist(),
     }
-    leading = names[int(np.argmax(rows))]
+    by_layer = (statistics.layer_norms**2).sum("col_layer")
+    leading = by_layer.idxmax().item()
+    largest = float(by_layer.max()) / max(float(squares.sum()), np.finfo(float).tiny)
     text = [
-        f"{leading} dominates: {rows.max():.0%} of ‖{symbol}‖²_F lies in its rows. Of all of it, "
+        f"{leading} dominates: {largest:.0%} of ‖{symbol}‖²_F lies in its rows. Of all of it, "
         f"{np.trace(shares):.0%} lies in diagonal blocks, which is what a preconditioner by "
         "layers can see; the rest couples variables.",
     ]
