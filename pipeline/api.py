@@ -31,6 +31,7 @@ __all__ = [
     "matrix_free_operator",
     "open_hessian",
     "open_store",
+    "rebuild_problem",
     "verify_hessian",
 ]
 
@@ -141,6 +142,26 @@ def _labelled(dataset: xr.Dataset) -> xr.Dataset:
 open_hessian = open_store
 
 
+def rebuild_problem(
+    store: HessianStore | Place, problem: Problem | str | Path | None = None
+) -> Problem:
+    """The problem of a store at its θ; imports TensorFlow.
+
+    Args:
+        store: The store, or where it is.
+        problem: The problem or its file, if it was a live object or has moved.
+
+    Raises:
+        ReproductionError: If it is not the one that the store was made from.
+        ProblemError: If its source cannot be read or built.
+    """
+    from hessian_tasks.rebuild import rebuild
+    from pipeline.inputs import stored_inputs
+
+    opened = store if isinstance(store, HessianStore) else HessianStore(store)
+    return rebuild(stored_inputs(opened, None if problem is None else source_of(problem)))
+
+
 def verify_hessian(
     store: Place, problem: Problem | str | Path | None = None, num_vectors: int = 3
 ) -> Certificate:
@@ -160,13 +181,10 @@ def verify_hessian(
     """
     from hessian_tasks import linearised
     from hessian_tasks.autodiff import hessian_vector_product
-    from hessian_tasks.rebuild import rebuild
-    from pipeline.inputs import stored_inputs
     from pipeline.verify import certify
 
     opened = HessianStore(store)
-    frozen = stored_inputs(opened, source_of(problem) if problem is not None else None)
-    rebuilt = rebuild(frozen)
+    rebuilt = rebuild_problem(opened, problem)
     if opened.matrix == GAUSS_NEWTON:
         product = partial(linearised.gauss_newton_vector_product, rebuilt)
         images = partial(linearised.jacobian_vector_product, rebuilt)

@@ -20,7 +20,7 @@ from pipeline.store import HessianStore
 if TYPE_CHECKING:
     from hessian_tasks.problem import Problem
 
-__all__ = ["Directions", "loss_slices", "rebuild_problem", "solution_changes"]
+__all__ = ["Directions", "loss_slices", "solution_changes"]
 
 Array = npt.NDArray[np.float64]
 
@@ -41,24 +41,6 @@ class Directions:
     vectors: Array
 
 
-def rebuild_problem(store: HessianStore, problem: Problem | str | None = None) -> Problem:
-    """The problem of a store at its θ; imports TensorFlow.
-
-    Args:
-        store: The store.
-        problem: The problem or its file, if it was a live object or has moved.
-
-    Raises:
-        ReproductionError: If it is not the one that the store was made from.
-        ProblemError: If its source cannot be read or built.
-    """
-    from hessian_tasks.rebuild import rebuild
-    from pipeline.api import source_of
-    from pipeline.inputs import stored_inputs
-
-    return rebuild(stored_inputs(store, None if problem is None else source_of(problem)))
-
-
 def loss_slices(
     store: HessianStore, problem: Problem, directions: Directions, floor: float, change: float = 2.0
 ) -> list[Slice]:
@@ -69,7 +51,7 @@ def loss_slices(
 
     Args:
         store: Its matrices give the quadratic models.
-        problem: Its problem, from :func:`rebuild_problem`.
+        problem: Its problem, from :func:`~pipeline.api.rebuild_problem`.
         directions: Where to go.
         floor: The noise floor of the eigenvalues.
         change: How far, as a multiple of the loss.
@@ -119,7 +101,7 @@ def solution_changes(problem: Problem, directions: Directions) -> Fields | None:
     """How the solution and the residuals change, to first order, along each direction.
 
     Args:
-        problem: From :func:`rebuild_problem`.
+        problem: From :func:`~pipeline.api.rebuild_problem`.
         directions: The directions.
 
     Returns:

@@ -19,8 +19,7 @@ from pipeline.analysis.steps import (
     effective_dimension,
     predicted_decrease,
 )
-from pipeline.api import source_of
-from pipeline.inputs import stored_inputs
+from pipeline.api import rebuild_problem
 from pipeline.storage import Place
 from pipeline.store import HessianStore
 
@@ -58,7 +57,7 @@ def term_gradients(
     """
     from hessian_tasks.loss import losses_and_gradient
 
-    rebuilt = _rebuild(store, problem)
+    rebuilt = rebuild_problem(store, problem)
     return {
         term.name: losses_and_gradient(replace(rebuilt, terms=[term]))[1].astype(np.float64)
         for term in rebuilt.terms
@@ -104,7 +103,7 @@ def try_steps(
     parts = [part for part in open_parts(hessian, ggn) if part.term is None]
     store = parts[0].stores[0]
     theta, gradient = (store.read(name).astype(np.float64) for name in ("theta", "gradient"))
-    loss_at = _compile_loss(_rebuild(store, problem))
+    loss_at = _compile_loss(rebuild_problem(store, problem))
     before = loss_at(theta)
     tried = []
     for part in parts:
@@ -143,13 +142,6 @@ def _steps(
         else:
             yield "newton", damping, basis.step(gradient, damping)
             yield "saddle_free", damping, basis.step(gradient, damping, magnitudes=True)
-
-
-def _rebuild(store: HessianStore | Place, problem: Problem | str | Path | None) -> Problem:
-    from hessian_tasks.rebuild import rebuild
-
-    opened = store if isinstance(store, HessianStore) else HessianStore(store)
-    return rebuild(stored_inputs(opened, source_of(problem) if problem is not None else None))
 
 
 def _compile_loss(problem: Problem) -> Callable[[Array], float]:

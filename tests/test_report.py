@@ -17,9 +17,9 @@ import pytest
 from pipeline import RunOptions, compute_hessian, verify_hessian
 from pipeline.analysis.spectrum import spectrum
 from pipeline.analysis.summary import summarise
+from pipeline.api import rebuild_problem
 from pipeline.compare import summarise_all
 from pipeline.errors import ConfigError, ProblemError, StoreError, StoreMismatchError
-from pipeline.landscape import rebuild_problem
 from pipeline.report import write_report
 from pipeline.report.build import build_page
 from pipeline.report.headline import headline, state_warnings

@@ -13,8 +13,9 @@ from pipeline.analysis.layers import participation
 from pipeline.analysis.spectrum import Spectrum, spectrum
 from pipeline.analysis.statistics import matrix_statistics
 from pipeline.analysis.summary import summarise
+from pipeline.api import rebuild_problem
 from pipeline.errors import HessianError, StoreError
-from pipeline.landscape import Directions, loss_slices, rebuild_problem, solution_changes
+from pipeline.landscape import Directions, loss_slices, solution_changes
 from pipeline.report.evaluated import fields_section, slices_section
 from pipeline.report.headline import headline, state_warnings
 from pipeline.report.layers import layers_section, participation_section
