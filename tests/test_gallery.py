@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 GALLERY = Path(__file__).parents[1] / "examples" / "gallery"
-PICTURES = {"gauss_newton": ["gauss_newton"], "training": ["training"]}
+PICTURES = {
+    "conditioning": ["conditioning", "conditioning_terms"],
+    "gauss_newton": ["gauss_newton"],
+    "training": ["training"],
+}
 
 
 def test_every_script_and_picture_of_the_gallery_is_in_the_documentation() -> None:
@@ -24,7 +28,13 @@ def test_every_script_and_picture_of_the_gallery_is_in_the_documentation() -> No
             assert (docs / "images" / "gallery" / f"{picture}.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("script", PICTURES)
+SLOW = ("conditioning",)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in PICTURES],
+)
 def test_script_runs(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(GALLERY))
     monkeypatch.setattr(sys, "argv", [script, "--small", "--out", str(tmp_path)])

@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
-BLUE, ORANGE = "#0072B2", "#D55E00"
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 """Colours that colour-blind readers tell apart; markers and line styles differ as well."""
 
 
@@ -23,6 +24,12 @@ def figure(columns=1, width=4.6, **options):
     with mpl.rc_context({"font.size": 10}):
         drawn = Figure(figsize=(width * columns, 3.7), layout="constrained")
         return drawn, drawn.subplots(1, columns, **options)
+
+
+def magnitudes(spectrum):
+    """Magnitudes of the eigenvalues, largest first, down to the noise floor."""
+    values = np.sort(np.abs(spectrum.eigenvalues))[::-1]
+    return values[values > spectrum.noise_floor]
 
 
 def save(drawn, path):
