@@ -248,7 +248,7 @@ def _execute(
         if store is None:
             _check_space(location, prepared.plan)
             create_template(location, frozen, prepared.plan, prepared.choice)
-        store = HessianStore(location, writable=True)
+        store = HessianStore(location)
         pending = store.pending()
         _start(store, pending)
     reporter.tell(RunStarted(prepared.plan, tuple(pending), resumed, prepared.startup_seconds))
