@@ -191,7 +191,7 @@ def verify_hessian(
         certificate = certify(opened, product, num_vectors, images)
     else:
         certificate = certify(opened, partial(hessian_vector_product, rebuilt), num_vectors)
-    HessianStore(opened.location, writable=True).set_certificate(certificate.to_json())
+    HessianStore(opened.location).set_certificate(certificate.to_json())
     return certificate
 
 

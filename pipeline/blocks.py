@@ -86,11 +86,16 @@ class BlockTask:
             computed = time.perf_counter()
             statistics = {name: self._examine(row, name, block) for name, block in blocks.items()}
             with self.store.location.writing():
-                for name, part in columns.items():
-                    self.store.write_columns(row, name, part)
-                for name, block in blocks.items():
-                    self.store.write_block_row(row, name, block)
-                record = self._record(row, statistics, computed - started, computed)
+                record = BlockRecord(
+                    row=row,
+                    checksums=self._write(row, blocks, columns),
+                    statistics=statistics,
+                    engine=self.engine.name,
+                    compute_seconds=computed - started,
+                    store_seconds=time.perf_counter() - computed,
+                    peak_bytes=peak_bytes(),
+                )
+                record.save(self.store.location)
             self.on_stored(record)
             return record
         except HessianError:
@@ -147,17 +152,10 @@ class BlockTask:
             )
         return statistics
 
-    def _record(
-        self, row: BlockRow, statistics: dict[str, Statistics], seconds: float, since: float
-    ) -> BlockRecord:
-        record = BlockRecord(
-            row=row,
-            checksums=self.store.take_checksums(row),
-            statistics=statistics,
-            engine=self.engine.name,
-            compute_seconds=seconds,
-            store_seconds=time.perf_counter() - since,
-            peak_bytes=peak_bytes(),
-        )
-        record.save(self.store.location)
-        return record
+    def _write(self, row: BlockRow, blocks: Blocks, columns: Blocks) -> dict[str, int]:
+        checksums: dict[str, int] = {}
+        for name, part in columns.items():
+            checksums |= self.store.write_columns(row, name, part)
+        for name, block in blocks.items():
+            checksums |= self.store.write_block_row(row, name, block)
+        return checksums

@@ -29,6 +29,7 @@ from hessian_tasks.spec import GAUSS_NEWTON, matrix_of
 from pipeline.errors import StoreError
 from pipeline.names import array_names, jacobian_name
 from pipeline.storage import Location
+from pipeline.storage.chunks import CHECKSUM_BYTES
 
 __all__ = [
     "FORMAT_VERSION",
@@ -39,7 +40,7 @@ __all__ = [
     "read_attributes",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_BLOCK_ROWS = 10**6
 MAX_CHUNK_BYTES = 2**32
 LABELS = ("layer", "variable", "index")
@@ -160,8 +161,8 @@ class _Bytes(_Strict):
     configuration: Configuration = Configuration()
 
 
-class _Zstd(_Strict):
-    name: Literal["zstd"]
+class _Crc32c(_Strict):
+    name: Literal["crc32c"]
 
 
 class _ArrayAttributes(_Strict):
@@ -182,7 +183,7 @@ class ArrayMetadata(_Strict):
     shape: list[NonNegativeInt] = Field(max_length=32)
     chunk_grid: _Chunks
     chunk_key_encoding: _Keys
-    codecs: tuple[_Bytes, _Zstd]
+    codecs: tuple[_Bytes, _Crc32c]
     storage_transformers: list[Any] = Field([], max_length=0)
     attributes: _ArrayAttributes = _ArrayAttributes()
 
@@ -193,8 +194,13 @@ class ArrayMetadata(_Strict):
 
     @property
     def chunk_bytes(self) -> int:
-        """Size of a chunk before compression."""
+        """Size of a chunk's entries."""
         return math.prod(self.chunks) * np.dtype(self.data_type).itemsize
+
+    @property
+    def object_bytes(self) -> int:
+        """Size of a chunk's object, with its checksum."""
+        return self.chunk_bytes + CHECKSUM_BYTES
 
 
 def read_attributes(location: Location) -> tuple[Attributes, dict[str, Any]]:

@@ -22,8 +22,9 @@ MAX_TILE_BYTES = 16 * 2**20
 MIN_TILE_SIDE = 64
 # Enough block rows that progress, resume and load balance have something to work with.
 WANTED_BLOCK_ROWS = 16
-# A block row, its transpose and the encoded chunks are in memory together when written;
-# a row batch is, as the rows of a loop, as one tensor and as an array.
+# A block row and the buffers of those who write its tiles and their transposes, at most one for
+# each, are in memory together when written; a row batch is, as the rows of a loop, as one tensor
+# and as an array.
 COPIES = 3
 # What the store's event loop and codecs take when they are first used, and fragmentation: 14 MiB
 # above the rest were seen.
@@ -117,10 +118,16 @@ class Plan:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of the arrays in the store, before compression."""
+        """Bytes of the arrays' entries in the store."""
         request = self.request
         num_rows = request.num_arrays * request.num_params + request.num_residuals
         return num_rows * request.num_params * request.itemsize
+
+    @property
+    def padded_bytes(self) -> int:
+        """Bytes of the tiles that hold them: the last ones are whole, too."""
+        request, side = self.request, self.num_block_rows * self.tile
+        return (request.num_arrays * side + request.num_residuals) * side * request.itemsize
 
 
 def split_rows(num_params: int, tile: int) -> list[BlockRow]:
@@ -222,4 +229,7 @@ def _preferred_tile(request: Request) -> int:
     multiple = request.tile_multiple * max(1, MIN_TILE_SIDE // request.tile_multiple)
     multiple = min(multiple, largest)
     rounded = math.ceil(wanted / multiple) * multiple
-    return min(rounded, largest // multiple * multiple, request.num_params)
+    tile = min(rounded, largest // multiple * multiple, request.num_params)
+    # What the last tiles lack is stored as padding; with as many block rows it can be less.
+    even = math.ceil(request.num_params / math.ceil(request.num_params / tile))
+    return min(math.ceil(even / multiple) * multiple, tile)

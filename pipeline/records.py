@@ -65,7 +65,7 @@ class BlockRecord:
 
     Attributes:
         row: The block row.
-        checksums: CRC-32 of every stored object, by its key in the store.
+        checksums: CRC-32C of the contents of every stored object, by its key in the store.
         statistics: By array name.
         engine: Name of the engine that computed it.
         compute_seconds: Time in the engine.

@@ -248,7 +248,7 @@ def _execute(
         if store is None:
             _check_space(location, prepared.plan)
             create_template(location, frozen, prepared.plan, prepared.choice)
-        store = HessianStore(location, writable=True)
+        store = HessianStore(location)
         pending = store.pending()
         _start(store, pending)
     reporter.tell(RunStarted(prepared.plan, tuple(pending), resumed, prepared.startup_seconds))
@@ -283,9 +283,9 @@ def _start(store: HessianStore, pending: list[BlockRow]) -> None:
 
 def _check_space(location: Location, plan: Plan) -> None:
     free = location.free_bytes()
-    if free is not None and plan.stored_bytes > free:
+    if free is not None and plan.padded_bytes > free:
         raise PlanError(
-            f"The arrays take up to {format_bytes(plan.stored_bytes)}, but only "
+            f"The arrays take up to {format_bytes(plan.padded_bytes)}, but only "
             f"{format_bytes(free)} are free for {location}. Choose another --store."
         )
 

@@ -7,7 +7,6 @@ store is data: opening one runs no code from it.
 from __future__ import annotations
 
 import shlex
-import zlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property, partial
 from typing import Any
@@ -24,6 +23,7 @@ from pipeline.plan import split_rows
 from pipeline.reading import read_entries, reading
 from pipeline.records import GROUP, BlockRecord, group_json, record_key
 from pipeline.storage import Place, locate
+from pipeline.storage.chunks import checksum, write_chunks
 
 __all__ = ["HessianStore", "differing_inputs"]
 
@@ -43,15 +43,14 @@ class HessianStore:
         arrays: Names of the matrix's arrays, by loss term; the total's term is None.
         jacobians: Names of the arrays of the residuals' Jacobians, by loss term; none beside a
             Hessian.
-        objects: What it consists of, as a Zarr store.
+        objects: What it consists of, as a Zarr store to be read.
     """
 
-    def __init__(self, place: Place, *, writable: bool = False) -> None:
+    def __init__(self, place: Place) -> None:
         """Open a store that exists.
 
         Args:
             place: A path, or an URL such as ``s3://bucket/path/h.zarr``.
-            writable: Whether block rows are to be written.
 
         Raises:
             StoreError: If there is none, or it is damaged or of another format.
@@ -71,9 +70,8 @@ class HessianStore:
         metadata = self.location.each(partial(read_array, self.location), names)
         self.metadata = dict(zip(names, metadata, strict=True))
         check_arrays(self.location, checked, self.metadata)
-        self.objects = self.location.open(writable=writable)
-        self.objects.chunk_bytes = {n: array.chunk_bytes for n, array in self.metadata.items()}
-        self._mode: Any = "r+" if writable else "r"
+        self.objects = self.location.open()
+        self.objects.object_bytes = {n: array.object_bytes for n, array in self.metadata.items()}
         self._open: dict[str, zarr.Array[Any]] = {}
         self.dtype = self.hessian().dtype
 
@@ -88,9 +86,8 @@ class HessianStore:
             with reading(f"Array {name!r} of {self.location}"):
                 if name not in self.metadata:
                     raise KeyError(f"it has {', '.join(self.metadata)}")
-                found = zarr.open_array(self.objects, path=name, mode=self._mode, zarr_format=3)
-                # An all-NaN tile would equal the fill value and not be written at all.
-                self._open[name] = found.with_config({"write_empty_chunks": True})
+                found = zarr.open_array(self.objects, path=name, mode="r", zarr_format=3)
+                self._open[name] = found
         return self._open[name]
 
     def read(self, name: str) -> npt.NDArray[Any]:
@@ -167,7 +164,7 @@ class HessianStore:
 
     def _checksum(self, key: str) -> int | None:
         try:
-            return zlib.crc32(self.location.read(key, self.objects.limit(key)))
+            return checksum(self.location.read(key, self.objects.limit(key)))
         except FileNotFoundError:
             return None
 
@@ -186,13 +183,16 @@ class HessianStore:
             keys += [f"{name}/{encode((chunk, row.index))}" for chunk in chunks]
         return keys
 
-    def write_block_row(self, row: BlockRow, name: str, block: npt.NDArray[Any]) -> None:
+    def write_block_row(self, row: BlockRow, name: str, block: npt.NDArray[Any]) -> dict[str, int]:
         """Write a block row and its transpose, whole tiles only.
 
         Args:
             row: The block row.
             name: Name of the array.
             block: Its entries from column ``row.start`` on, ``[rows, P - start]``.
+
+        Returns:
+            CRC-32C of what was meant to be written, by key.
 
         Raises:
             ValueError: If the block row does not fall on tiles, or the shape is wrong:
@@ -203,18 +203,24 @@ class HessianStore:
             self.num_params - row.start,
         ):
             raise ValueError(f"{row} with shape {block.shape} is not one of {self.location}")
-        array = self.hessian(name)
-        array[row.start : row.stop, row.start :] = block
-        if row.stop < self.num_params:
-            array[row.stop :, row.start : row.stop] = block[:, row.num_rows :].T
+        parts = {}
+        for other in self.block_rows[row.index :]:
+            part = block[:, other.start - row.start : other.stop - row.start]
+            parts[row.index, other.index] = part
+            if other != row:
+                parts[other.index, row.index] = part.T
+        return self._write(name, parts)
 
-    def write_columns(self, row: BlockRow, name: str, columns: npt.NDArray[Any]) -> None:
+    def write_columns(self, row: BlockRow, name: str, columns: npt.NDArray[Any]) -> dict[str, int]:
         """Write the columns of a Jacobian that belong to a block row, whole chunks only.
 
         Args:
             row: The block row.
             name: Name of the array.
             columns: ``J[:, start:stop]`` ``[N C, rows]``.
+
+        Returns:
+            CRC-32C of what was meant to be written, by key.
 
         Raises:
             ValueError: If the block row does not fall on tiles, or the shape is wrong.
@@ -224,11 +230,20 @@ class HessianStore:
             raise ValueError(
                 f"columns of {row} with shape {columns.shape} are not of {self.location}"
             )
-        array[:, row.start : row.stop] = columns
+        height = array.chunks[0]
+        parts = {
+            (chunk, row.index): columns[chunk * height : (chunk + 1) * height]
+            for chunk in range(-(-len(columns) // height))
+        }
+        return self._write(name, parts)
 
-    def take_checksums(self, row: BlockRow) -> dict[str, int]:
-        """CRC-32 of what was just written of a block row, by key: of what was meant, not read."""
-        return {key: self.objects.written.pop(key) for key in self.object_keys(row)}
+    def _write(
+        self, name: str, parts: Mapping[tuple[int, int], npt.NDArray[Any]]
+    ) -> dict[str, int]:
+        array = self.hessian(name)
+        encode = array.metadata.encode_chunk_key
+        by_key = {f"{name}/{encode(place)}": part for place, part in parts.items()}
+        return write_chunks(self.location, by_key, array.chunks, array.dtype)
 
     def check_fingerprint(self, fingerprint: dict[str, str]) -> None:
         """Refuse inputs other than those that the store was made from.

@@ -109,7 +109,7 @@ def gobble() -> None:
 
 
 class FlakyDisk(WorkerPlugin):
-    """Makes some of the operations of every worker's file system fail, below Zarr.
+    """Makes some of the reads and writes of every worker's store fail, below Zarr.
 
     Attributes:
         directory: Holds one file for each failure.
@@ -123,18 +123,16 @@ class FlakyDisk(WorkerPlugin):
         directory.mkdir(exist_ok=True)
 
     def setup(self, worker: Any) -> None:
-        from zarr.storage import LocalStore
-
         rng = random.Random(os.getpid())
-        for name in ("get", "set"):
-            setattr(LocalStore, name, self.flaky(getattr(LocalStore, name), rng))
+        for name in ("read_bytes", "write_bytes"):
+            setattr(Path, name, self.flaky(getattr(Path, name), rng))
 
     def flaky(self, operation: Callable[..., Any], rng: random.Random) -> Callable[..., Any]:
-        async def fail_sometimes(*arguments: Any, **keys: Any) -> Any:
+        def fail_sometimes(file: Path, *arguments: Any) -> Any:
             before = rng.random() < 0.5
-            failing = rng.random() < self.share
+            failing = rng.random() < self.share and ".zarr/" in str(file)
             if not (failing and before):
-                result = await operation(*arguments, **keys)
+                result = operation(file, *arguments)
             if failing:
                 (self.directory / uuid.uuid4().hex).touch()
                 raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -80,7 +80,7 @@ def store_matrix(
     create_template(
         locate(path), frozen, make_plan(request, Cost(0, 0, 0, 1.0)), EngineChoice("autodiff", "")
     )
-    store = HessianStore(path, writable=True)
+    store = HessianStore(path)
     engine = _Rows({None: matrix, **terms})
     task = BlockTask(engine, store, threading.Event(), lambda record: None)
     for row in store.block_rows:

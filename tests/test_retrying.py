@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from zarr.core.buffer import cpu, default_buffer_prototype
-from zarr.storage import LocalStore
+from zarr.core.buffer import default_buffer_prototype
 
-from pipeline.storage import retrying
+from pipeline.storage import Directory, retrying
 from pipeline.storage.retrying import PAUSES, RetryingFiles
-
-DATA = cpu.Buffer.from_bytes(b"tile")
 
 
 @pytest.fixture
@@ -23,28 +20,30 @@ def failures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Error numbers that the next operations of the file system end with, after they were done."""
     numbers: list[int] = []
     monkeypatch.setattr(retrying, "PAUSES", [0.0] * len(PAUSES))
-    for name in ("get", "set"):
-        operation = getattr(LocalStore, name)
+    for name in ("read_bytes", "write_bytes"):
+        operation = getattr(Path, name)
 
-        async def fail(*arguments: Any, operation: Any = operation) -> Any:
-            result = await operation(*arguments)
+        def fail(*arguments: Any, operation: Any = operation) -> Any:
+            result = operation(*arguments)
             if numbers:
                 number = numbers.pop(0)
                 raise OSError(number, os.strerror(number))
             return result
 
-        monkeypatch.setattr(LocalStore, name, fail)
+        monkeypatch.setattr(Path, name, fail)
     return numbers
 
 
 def write_and_read(path: Path) -> bytes | None:
-    async def both() -> bytes | None:
+    """Write as block rows are, and read as Zarr does."""
+    Directory(path).write("c/0/0", b"tile")
+
+    async def read() -> bytes | None:
         files = await RetryingFiles.open(path)
-        await files.set("c/0/0", DATA)
         found = await files.get("c/0/0", default_buffer_prototype())
         return None if found is None else found.to_bytes()
 
-    return asyncio.run(both())
+    return asyncio.run(read())
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])

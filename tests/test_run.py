@@ -158,7 +158,7 @@ def test_any_cut_on_any_threads_gives_the_dense_hessian(
         path = Path(directory) / "h.zarr"
         plan = Plan(request, tile, num_threads, 0, 0, 0, 0.0)
         create_template(locate(path), frozen, plan, EngineChoice("autodiff", ""))
-        store = HessianStore(path, writable=True)
+        store = HessianStore(path)
         task = BlockTask(engine_of(row_batch), store, threading.Event(), lambda record: None)
         get_executor(executor)(task, store.pending(), num_threads)
         assert_equal_to_rounding(store.hessian()[...], expected["total"])
@@ -412,5 +412,5 @@ def test_store_of_a_later_format_is_named_as_such(
     path = tmp_path / "later.zarr"
     shutil.copytree(complete[0], path)
     zarr.open_group(path, mode="r+").attrs.update({"format_version": 99, "parameters": None})
-    with pytest.raises(StoreError, match=r"has store format 99; this version reads 1"):
+    with pytest.raises(StoreError, match=r"has store format 99; this version reads 2"):
         HessianStore(path)

@@ -138,7 +138,7 @@ def test_resume_computes_what_is_lost_and_what_is_damaged(
     run(url, inputs, tile=TILE)
     location = locate(url)
     location.write("hessian/c/2/6", b"not what was written")
-    client = location.open(writable=True).store
+    client = location.open().store
     client.delete("records/000005/zarr.json")
     client.delete("hessian/c/4/4")
     assert {row.index for row in HessianStore(url).pending()} == {2, 4, 5}
@@ -288,5 +288,5 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     with pytest.raises(ConfigError, match=r"pip install 'hessian-pipeline\[s3\]'") as caught:
-        Bucket("s3://never/opened").open(writable=False)
+        Bucket("s3://never/opened").open()
     assert isinstance(caught.value, HessianError)

@@ -24,7 +24,7 @@ def plan_rows(plan: Plan) -> list[tuple[str, str]]:
         ("parameters", f"{request.num_params:,}"),
         (matrix.plural, f"{request.num_arrays}, {_dtype(plan)}"),
         *([("Jacobians", f"{residuals:,} residuals")] if residuals else []),
-        ("stored", f"{format_bytes(plan.stored_bytes)} before compression"),
+        ("stored", format_bytes(plan.padded_bytes)),
         ("tiles", f"{plan.tile} × {plan.tile}, {plan.num_block_rows} block rows"),
         (
             "threads",

@@ -4,6 +4,7 @@
 - :mod:`~pipeline.storage.directory`: a directory of a local or shared file system;
 - :mod:`~pipeline.storage.bucket`: a prefix of a bucket of object storage;
 - :mod:`~pipeline.storage.lease`: how clients exclude each other there;
+- :mod:`~pipeline.storage.chunks`: how entries become objects;
 - :mod:`~pipeline.storage.guard`: bounds on what is read from a place that others can write.
 """
 

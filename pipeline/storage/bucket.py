@@ -72,6 +72,11 @@ class Bucket(Location):
         """Many, since most of the time is waiting."""
         return 16
 
+    @property
+    def num_writers(self) -> int:
+        """As many: each waits for its answer."""
+        return self.num_threads
+
     def resolve(self) -> Bucket:
         """The same URL."""
         return self
@@ -89,9 +94,9 @@ class Bucket(Location):
                 return False
         return True
 
-    def open(self, *, writable: bool) -> GuardedStore:
+    def open(self) -> GuardedStore:
         """A Zarr store that turns this server's errors into clear ones."""
-        return _Objects(_client(self.url), self, read_only=not writable)
+        return _Objects(_client(self.url), self)
 
     def read(self, key: str, limit: int = MAX_METADATA_BYTES) -> bytes:
         """The bytes of an object."""
@@ -111,7 +116,7 @@ class Bucket(Location):
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
         return [path.rpartition("/")[2] for path in paths]
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes | memoryview) -> None:
         """One PUT."""
         import obstore
 
@@ -182,12 +187,9 @@ class Bucket(Location):
 class _Objects(GuardedStore, ObjectStore[Any]):  # type: ignore[misc]
     """Object storage whose errors are clear."""
 
-    def __init__(self, store: Any, bucket: Bucket, *, read_only: bool = False) -> None:
-        super().__init__(store, read_only=read_only)
+    def __init__(self, store: Any, bucket: Bucket) -> None:
+        super().__init__(store, read_only=True)
         self.bucket = bucket
-
-    def with_read_only(self, read_only: bool = False) -> _Objects:
-        return _Objects(self.store, self.bucket, read_only=read_only)
 
     def __str__(self) -> str:
         return self.bucket.url
@@ -214,10 +216,6 @@ class _Objects(GuardedStore, ObjectStore[Any]):  # type: ignore[misc]
             except FileNotFoundError:
                 return None
             return prototype.buffer.from_bytes(data)
-
-    async def set(self, key: str, value: Buffer) -> None:
-        with self.bucket._clear("write to"):
-            await super().set(key, value)
 
 
 def _check_size(key: str, size: int, limit: int) -> None:

@@ -25,6 +25,9 @@ from pipeline.storage.retrying import RetryingFiles, retry
 
 __all__ = ["Directory", "free_bytes", "writing"]
 
+# Copies into the page cache soon take all of the memory's bandwidth.
+MAX_WRITERS = 4
+
 
 @dataclass(frozen=True)
 class Directory(Location):
@@ -55,6 +58,11 @@ class Directory(Location):
         """As many as there are cores: checksums take longer than reading."""
         return available_cores()
 
+    @property
+    def num_writers(self) -> int:
+        """A few: what the cores do not compute meanwhile, they can write."""
+        return min(MAX_WRITERS, available_cores())
+
     def resolve(self) -> Directory:
         """The absolute path."""
         return Directory(self.path.resolve())
@@ -63,9 +71,9 @@ class Directory(Location):
         """Whether there is a directory."""
         return self.path.is_dir()
 
-    def open(self, *, writable: bool) -> GuardedStore:
+    def open(self) -> GuardedStore:
         """A Zarr store that does not leave the directory."""
-        return _Files(self.path, read_only=not writable)
+        return _Files(self.path, read_only=True)
 
     def read(self, key: str, limit: int = MAX_METADATA_BYTES) -> bytes:
         """The bytes of a file."""
@@ -86,17 +94,10 @@ class Directory(Location):
         except OSError as error:
             raise StoreError(f"{directory} cannot be read: {error.strerror}.") from error
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes | memoryview) -> None:
         """Write a file beside its place and rename it."""
         file = _inside(self.path, key)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        half_made = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
-        try:
-            retry(lambda: half_made.write_bytes(data))
-            half_made.replace(file)
-        except BaseException:
-            half_made.unlink(missing_ok=True)
-            raise
+        retry(lambda: _put(file, data))
 
     def create(self, objects: Mapping[str, bytes]) -> None:
         """Fill a directory of a temporary name and rename it."""
@@ -181,10 +182,6 @@ class _Files(GuardedStore, RetryingFiles):  # type: ignore[misc]
             return None
         return await super().fetch(key, prototype, byte_range)
 
-    async def set(self, key: str, value: Buffer) -> None:
-        _inside(self.root, key)
-        await super().set(key, value)
-
 
 def _inside(root: Path, key: str) -> Path:
     """The file of a key.
@@ -196,6 +193,17 @@ def _inside(root: Path, key: str) -> Path:
     if not os.path.realpath(file).startswith(f"{real_root}{os.sep}"):
         raise StoreError(f"{file} leads out of the store, which nothing in a store may.")
     return file
+
+
+def _put(file: Path, data: bytes | memoryview) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    half_made = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
+    try:
+        half_made.write_bytes(data)
+        half_made.replace(file)
+    except BaseException:
+        half_made.unlink(missing_ok=True)
+        raise
 
 
 def _regular_file(root: Path, key: str, limit: int) -> Path:

@@ -1,14 +1,12 @@
 """Bounds on what is read from a store, which may come from a stranger.
 
 Zarr reads whatever the metadata say. Here a Zarr store shows only the arrays that have been
-vetted, gives objects no larger than these can be, and refuses frames that would expand beyond
-them.
+vetted, and gives an object only if it has the size of one of their chunks. Chunks are not
+compressed, so that nothing expands.
 """
 
 from __future__ import annotations
 
-import asyncio
-import zlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -17,61 +15,34 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from pipeline.errors import StoreError
 
-__all__ = ["MAX_METADATA_BYTES", "GuardedStore", "expanded_bytes"]
+__all__ = ["MAX_METADATA_BYTES", "GuardedStore"]
 
 # The root's attributes hold the parameter table and the problem's text; records have one line for
 # every tile of a block row. Both are a few MiB where there are a million tiles.
 MAX_METADATA_BYTES = 32 * 2**20
-
-_MAGIC = b"\x28\xb5\x2f\xfd"
-
-
-def expanded_bytes(frame: bytes) -> int | None:
-    r"""How many bytes a Zstandard frame says that it holds, or None if it does not say.
-
-    See RFC 8878, section 3.1.1.1.
-
-    Example:
-        >>> expanded_bytes(b"\x28\xb5\x2f\xfd\x60\x00\x01")
-        512
-    """
-    if len(frame) < 5 or frame[:4] != _MAGIC:
-        return None
-    descriptor = frame[4]
-    single_segment = descriptor >> 5 & 1
-    size = {0: single_segment, 1: 2, 2: 4, 3: 8}[descriptor >> 6]
-    start = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
-    field = frame[start : start + size]
-    if not size or len(field) < size:
-        return None
-    return int.from_bytes(field, "little") + (256 if size == 2 else 0)
 
 
 class GuardedStore(Store):
     """What a Zarr store gets by being guarded, to be mixed in before it.
 
     Attributes:
-        chunk_bytes: Largest size of a chunk, by the name of the array; arrays that are not in it
-            are not there. None as long as nothing has been vetted.
-        written: CRC-32 of the objects that were written, by key, until they are taken out.
+        object_bytes: Size of a chunk's object, by the name of the array; arrays that are not in it
+            are not there.
     """
 
-    chunk_bytes: Mapping[str, int]
-    written: dict[str, int]
+    object_bytes: Mapping[str, int]
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         """As the Zarr store; shows no array yet."""
         super().__init__(*arguments, **keywords)
-        self.chunk_bytes = {}
-        self.written = {}
+        self.object_bytes = {}
 
     def limit(self, key: str) -> int:
         """The largest size that an object may have."""
         name, _, rest = key.partition("/")
         if rest in ("", "zarr.json"):
             return MAX_METADATA_BYTES
-        # What cannot be compressed grows a little.
-        return self.chunk_bytes.get(name, 0) * 129 // 128 + 1024
+        return self.object_bytes.get(name, 0)
 
     async def get(
         self,
@@ -82,20 +53,18 @@ class GuardedStore(Store):
         """An object of a vetted array.
 
         Raises:
-            StoreError: If it is larger than it can be, or expands beyond that.
+            StoreError: If it does not have the size of a chunk.
         """
         name, _, rest = key.partition("/")
-        if rest and name not in self.chunk_bytes:
+        if rest and name not in self.object_bytes:
             return None
         found = await self.fetch(key, prototype, byte_range)
         if found is None or rest in ("", "zarr.json"):
             return found
-        expanded = expanded_bytes(bytes(found.as_numpy_array()[:18].tobytes()))
-        if expanded is None or expanded > self.chunk_bytes[name]:
+        if len(found) != self.object_bytes[name]:
             raise StoreError(
-                f"Object {key} of {self} is damaged, or made to do harm: it holds "
-                f"{'no size' if expanded is None else f'{expanded} bytes'}, where at most "
-                f"{self.chunk_bytes[name]} bytes are expected."
+                f"Object {key} of {self} is damaged, or made to do harm: it has {len(found)} "
+                f"bytes, where {self.object_bytes[name]} are expected."
             )
         return found
 
@@ -108,10 +77,5 @@ class GuardedStore(Store):
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Names below a prefix; of the root only those of vetted arrays."""
         async for name in super().list_dir(prefix):  # type: ignore[safe-super]
-            if prefix.strip("/") or name == "zarr.json" or name in self.chunk_bytes:
+            if prefix.strip("/") or name == "zarr.json" or name in self.object_bytes:
                 yield name
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Write an object, and keep the checksum of what was meant to be written."""
-        await super().set(key, value)  # type: ignore[safe-super]
-        self.written[key] = await asyncio.to_thread(zlib.crc32, value.as_buffer_like())

@@ -16,6 +16,7 @@ __all__ = ["ROOT", "Location"]
 # The object that makes a store of a place.
 ROOT = "zarr.json"
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -29,6 +30,11 @@ class Location(ABC):
     @abstractmethod
     def num_threads(self) -> int:
         """Objects that are read or written at once where order does not matter."""
+
+    @property
+    @abstractmethod
+    def num_writers(self) -> int:
+        """Objects of one block row that are written at once."""
 
     @property
     @abstractmethod
@@ -53,8 +59,8 @@ class Location(ABC):
         """
 
     @abstractmethod
-    def open(self, *, writable: bool) -> GuardedStore:
-        """The place as Zarr knows it."""
+    def open(self) -> GuardedStore:
+        """The place as Zarr knows it, to be read."""
 
     @abstractmethod
     def read(self, key: str, limit: int = MAX_METADATA_BYTES) -> bytes:
@@ -75,7 +81,7 @@ class Location(ABC):
         """
 
     @abstractmethod
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes | memoryview) -> None:
         """Put an object in place, or replace it, at once."""
 
     @abstractmethod
@@ -108,7 +114,7 @@ class Location(ABC):
     def writing(self) -> AbstractContextManager[None]:
         """Turn a failure to write into one StoreError that says what to do."""
 
-    def each(self, function: Callable[[str], Result], keys: Iterable[str]) -> list[Result]:
-        """The results of a function of keys that waits for the place, in order."""
+    def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """The results of a function of keys, or the like, that waits for the place, in order."""
         with ThreadPoolExecutor(self.num_threads) as pool:
-            return list(pool.map(function, keys))
+            return list(pool.map(function, items))

@@ -23,10 +23,7 @@ PAUSES = [0.02 * 2**number for number in range(6)]
 
 
 class RetryingFiles(LocalStore):
-    """Reads and writes an object again where that failed for a reason that passes.
-
-    Both may be done twice: an object is written whole, under a temporary name.
-    """
+    """Reads an object again where that failed for a reason that passes."""
 
     async def get(
         self,
@@ -37,13 +34,9 @@ class RetryingFiles(LocalStore):
         """Read an object."""
         return await _retry(lambda: LocalStore.get(self, key, prototype, byte_range))
 
-    async def set(self, key: str, value: Buffer) -> None:
-        """Write an object."""
-        await _retry(lambda: LocalStore.set(self, key, value))
-
 
 def retry(operation: Callable[[], Result]) -> Result:
-    """Do it again where it failed for a reason that passes."""
+    """Do it again where it failed for a reason that passes; it may be done twice."""
     for pause in PAUSES:
         try:
             return operation()
