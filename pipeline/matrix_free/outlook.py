@@ -61,7 +61,7 @@ class Outlook:
 
     Attributes:
         num_params: P.
-        stored_bytes: Of the matrices that were asked for, before compression.
+        stored_bytes: Of the matrices that were asked for, without padding.
         plan: How they would be computed and stored, or None if that does not fit.
         obstacle: Why not; empty if it does.
         matrix_free: What products cost.
