@@ -14,6 +14,7 @@ PICTURES = {
     "gauss_newton": ["gauss_newton"],
     "seed_question": ["seed_question"],
     "training": ["training"],
+    "widths": ["widths"],
 }
 
 
