@@ -12,7 +12,9 @@ GALLERY = Path(__file__).parents[1] / "examples" / "gallery"
 PICTURES = {
     "conditioning": ["conditioning", "conditioning_terms"],
     "gauss_newton": ["gauss_newton"],
+    "seed_question": ["seed_question"],
     "training": ["training"],
+    "widths": ["widths"],
 }
 
 
@@ -28,7 +30,8 @@ def test_every_script_and_picture_of_the_gallery_is_in_the_documentation() -> No
             assert (docs / "images" / "gallery" / f"{picture}.png").stat().st_size > 10_000
 
 
-SLOW = ("conditioning",)
+# These start eleven processes, train three networks, and compute six Hessians.
+SLOW = ("seed_question", "conditioning", "gauss_newton")
 
 
 @pytest.mark.parametrize(
