@@ -16,7 +16,6 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
-from distributed import get_worker
 
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.source import ProblemSource
@@ -103,10 +102,10 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield file
 
 
-def name_or_die(doomed: str) -> str:
-    if get_worker().address == doomed:
+def name_or_die(doomed: str, dask_worker: Any) -> str:
+    if dask_worker.address == doomed:
         os.kill(os.getpid(), signal.SIGKILL)
-    return get_worker().address
+    return str(dask_worker.address)
 
 
 def test_a_worker_that_is_lost_before_it_answers_is_left_out() -> None:
