@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 import psutil
 import pytest
 
+from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.spec import BlockRow
 from pipeline.events import BlockRowStored
 from pipeline.profiles import Address, ClusterProfile, Cuda, Processes, Queue, Ssh, Tls
+from pipeline.store import HessianStore
 
 Run = Callable[..., list[Any]]
 Snapshot = Callable[[Path], dict[str, bytes]]
@@ -26,8 +29,8 @@ Cli = Callable[..., tuple[int, str, str]]
 SERVERS = Path(__file__).parent / "servers"
 DASK = Path(sys.executable).with_name("dask")
 # Of the session's small problem.
-TILE = 5
-NUM_BLOCK_ROWS = 8
+TILE = 2
+NUM_BLOCK_ROWS = 19
 
 
 def processes(**keys: Any) -> Processes:
@@ -43,6 +46,12 @@ def objects(path: Path, snapshot: Snapshot) -> dict[str, bytes]:
     return {key: data for key, data in snapshot(path).items() if key.startswith("hessian/c/")}
 
 
+def intact(path: Path) -> bool:
+    """Whether every record's objects are those that were stored."""
+    store = HessianStore(path)
+    return store.damaged_objects(store.records().values()) == {}
+
+
 def computed(events: list[Any]) -> list[int]:
     return sorted(e.record.row.index for e in events if isinstance(e, BlockRowStored))
 
@@ -54,30 +63,95 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.1)
 
 
+class Standing:
+    """A scheduler and workers that are started by hand, each a process of its own.
+
+    Attributes:
+        file: Says where the scheduler is.
+        scheduler: Its process.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        tls: Tls | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.file = directory / "scheduler.json"
+        self.tls, self.environment = tls, environment or {}
+        self.processes = ExitStack()
+
+    def __enter__(self) -> Standing:
+        where = ["--port", "0", "--no-show", "--scheduler-file", self.file]
+        self.scheduler = self.start("scheduler", where, self.environment)
+        wait_for(lambda: self.file.exists() and self.file.read_text().endswith("}"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.processes.close()
+        self.file.unlink(missing_ok=True)
+
+    def start(
+        self, kind: str, options: Sequence[object], environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        protocol = "tcp" if self.tls is None else "tls"
+        command = [DASK, kind, "--no-dashboard", "--host", f"{protocol}://127.0.0.1", *options]
+        if self.tls is not None:
+            command += ["--tls-ca-file", self.tls.ca, "--tls-cert", self.tls.cert]
+            command += ["--tls-key", self.tls.key]
+        process = subprocess.Popen(
+            [*map(str, command)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # The scheduler reads tasks, too, and so imports what tests give it.
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
+        )
+        self.processes.callback(process.wait)
+        self.processes.callback(process.terminate)
+        return process
+
+    def work(
+        self, address: str | None = None, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker, with its nanny."""
+        where = [address] if address else ["--scheduler-file", self.file]
+        options = [*where, "--nthreads", "1", "--memory-limit", "4GiB"]
+        return self.start("worker", options, environment or {})
+
+    @property
+    def profile(self) -> Address:
+        return Address(kind="address", scheduler_file=self.file, tls=self.tls, wait=60)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The scheduler's host and port."""
+        _, _, where = json.loads(self.file.read_text())["address"].partition("://")
+        host, _, port = where.partition(":")
+        return host, int(port)
+
+
 @contextmanager
 def standing_scheduler(
     directory: Path, tls: Tls | None = None, num_workers: int = 2
 ) -> Iterator[str]:
-    """A scheduler and workers, started by hand."""
-    file = directory / "scheduler.json"
-    protocol = "tcp" if tls is None else "tls"
-    options = ["--scheduler-file", str(file), "--host", f"{protocol}://127.0.0.1"]
-    if tls is not None:
-        options += ["--tls-ca-file", str(tls.ca), "--tls-cert", str(tls.cert)]
-        options += ["--tls-key", str(tls.key)]
-    scheduler = [DASK, "scheduler", "--port", "0", "--no-dashboard", "--no-show"]
-    worker = [DASK, "worker", "--nthreads", "1", "--nworkers", num_workers, "--no-dashboard"]
-    worker += ["--memory-limit", "4GiB"]
-    with ExitStack() as stack:
-        for command in (scheduler, worker)[: 1 + bool(num_workers)]:
-            process = subprocess.Popen(
-                [*map(str, command), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            stack.callback(process.wait)
-            stack.callback(process.terminate)
-            if command is scheduler:
-                wait_for(file.exists)
-        yield str(file)
+    """A scheduler and workers; its file."""
+    with Standing(directory, tls) as standing:
+        for _ in range(num_workers):
+            standing.work()
+        yield str(standing.file)
+
+
+def start_client(
+    path: Path, standing: Standing, inputs: FrozenInputs, environment: Mapping[str, str]
+) -> subprocess.Popen[str]:
+    """Start a run of the small problem in a process of its own, which tells of its events."""
+    command = [sys.executable, SERVERS / "client.py", path, standing.file, TILE]
+    return subprocess.Popen(
+        [*map(str, command), json.dumps(dict(inputs.source.options))],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+    )
 
 
 def make_certificate(directory: Path) -> Tls:
@@ -181,8 +255,10 @@ def profile_of(kind: str, directory: Path) -> Iterator[ClusterProfile]:
             yield stack.enter_context(ssh_server(directory))
         elif kind.startswith("address"):
             tls = make_certificate(directory) if kind == "address with TLS" else None
-            file = stack.enter_context(standing_scheduler(directory, tls))
-            yield Address(kind="address", scheduler_file=Path(file), tls=tls, wait=60)
+            standing = stack.enter_context(Standing(directory, tls))
+            standing.work()
+            standing.work()
+            yield standing.profile
         else:
             stack.enter_context(queue_programs(directory))
             name, _, tls_too = kind.partition(" ")

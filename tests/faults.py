@@ -12,16 +12,31 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from distributed import WorkerPlugin
 
 from hessian_tasks.spec import BlockRow
+from pipeline.errors import BlockRowError, StoreError
 
-__all__ = ["Counted", "FlakyDisk", "Proxy", "gobble", "hang", "kill", "pause", "stop"]
+__all__ = [
+    "Counted",
+    "Fault",
+    "FlakyDisk",
+    "Proxy",
+    "at_random_moments",
+    "die_later",
+    "fail",
+    "gobble",
+    "hang",
+    "kill",
+    "pause",
+    "spoil",
+    "stop",
+]
 
 Fault = Callable[[], None]
 
@@ -34,7 +49,7 @@ class Counted(WorkerPlugin):
     Attributes:
         directory: Holds one file for each time that a block row was begun.
         faults: By index of the block row: what happens, and how many times.
-        seconds: How long a task of its own takes.
+        seconds: How much longer each block row takes.
     """
 
     name = "counted"
@@ -61,12 +76,12 @@ class Counted(WorkerPlugin):
 
     def __call__(self, row: BlockRow) -> Any:
         self.happen(row)
-        time.sleep(self.seconds)
         return row.index
 
     def happen(self, row: BlockRow) -> None:
         number = self.begun()[row.index]
         (self.directory / f"{row.index}-{uuid.uuid4().hex}").touch()
+        time.sleep(self.seconds)
         fault, times = self.faults.get(row.index, (None, 0))
         if fault is not None and number < times:
             fault()
@@ -83,6 +98,19 @@ class Counted(WorkerPlugin):
 
 def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_later(seconds: float) -> None:
+    """Die when the task is over, about when its result arrives."""
+    threading.Timer(seconds, kill).start()
+
+
+def fail() -> None:
+    raise StoreError("The network file system is away.")
+
+
+def spoil() -> None:
+    raise BlockRowError("The block row holds NaN.")
 
 
 def stop() -> None:
@@ -106,6 +134,24 @@ def gobble() -> None:
     for _ in range(256):
         taken.append(bytearray(os.urandom(1)) * (64 * 2**20))
         time.sleep(0.05)
+
+
+@contextmanager
+def at_random_moments(act: Callable[[], object], shortest: float, longest: float) -> Iterator[None]:
+    """Do something again and again, as long as this is entered."""
+    over, rng = threading.Event(), random.Random(11)
+
+    def repeat() -> None:
+        while not over.wait(rng.uniform(shortest, longest)):
+            act()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 class FlakyDisk(WorkerPlugin):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
+from pipeline.cluster.ask import ask_workers
 from pipeline.cluster.connect import connect
 from pipeline.cluster.job import Job
 from pipeline.cluster.versions import own_versions
@@ -98,6 +100,19 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One without workers."""
     with standing_scheduler(tmp_path_factory.mktemp("scheduler"), num_workers=0) as file:
         yield file
+
+
+def name_or_die(doomed: str, dask_worker: Any) -> str:
+    if dask_worker.address == doomed:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return str(dask_worker.address)
+
+
+def test_a_worker_that_is_lost_before_it_answers_is_left_out() -> None:
+    with connect(processes(), threading.Event()) as workers:
+        workers.client.wait_for_workers(2, timeout=30)
+        doomed, other = workers.client.scheduler_info(n_workers=-1)["workers"]
+        assert ask_workers(workers.client, name_or_die, doomed) == {other: other}
 
 
 @pytest.mark.parametrize(

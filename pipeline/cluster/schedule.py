@@ -142,7 +142,7 @@ class _Run:
 
     def look(self) -> None:
         """Wait out the absence of workers, but not for ever; find what takes too long."""
-        self.watch.look()
+        self.watch.look([future.key for future in self.open])
         now = time.monotonic()
         self.next_look = now + WATCH_SECONDS
         if self.watch.num_threads:
@@ -177,7 +177,10 @@ class _Run:
             return
         # Keys of one name, or the scheduler would keep statistics of each.
         keys = [(f"block-row-{self.schedule.token}", next(self.numbers)) for _ in rows]
-        futures = self.client.map(self.compute, rows, key=keys, pure=False, workers=workers)
+        # Within 100 ms Dask takes no notice of what was submitted first.
+        futures = self.client.map(
+            self.compute, rows, key=keys, pure=False, workers=workers, priority=-keys[0][1]
+        )
         for future, row in zip(futures, rows, strict=True):
             self.open[future] = row
             future.add_done_callback(self.ended.put)

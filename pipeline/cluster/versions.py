@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from distributed import Client
 
+from pipeline.cluster.ask import ask_workers
 from pipeline.errors import ClusterError
 
 __all__ = ["check_versions", "own_versions", "worker_versions"]
@@ -39,10 +40,11 @@ def worker_versions(client: Client) -> dict[str, dict[str, str]]:
     """The same of every worker, by its address."""
     found: dict[str, dict[str, str]] = {}
     # Asked by functions of Python's own, which a worker has that lacks everything else.
-    for worker, answer in client.run(platform.python_version).items():
+    for worker, answer in ask_workers(client, platform.python_version).items():
         found[worker] = {PYTHON: _minor(answer)}
     for package in PACKAGES:
-        for worker, answer in client.run(version, package, on_error="return").items():
+        answers = ask_workers(client, version, package, answers=(PackageNotFoundError,))
+        for worker, answer in answers.items():
             known = found.setdefault(worker, {})
             known[package] = answer if isinstance(answer, str) else NONE
     return found

@@ -6,7 +6,8 @@ Clocks are monotonic, and this process's own: those of workers may be wrong, or 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -60,19 +61,28 @@ class Watch:
         self.working: dict[Key, Working] = {}
         self._limit = limit
 
-    def look(self) -> None:
-        """Ask the scheduler; while it does not answer, what was seen last is taken for true."""
+    def look(self, keys: Sequence[Key]) -> None:
+        """Ask the scheduler; while it does not answer, what was seen last is taken for true.
+
+        It gives a worker more tasks than threads where there are few of them. The others wait, and
+        their time has not begun.
+
+        Args:
+            keys: Of the tasks, in the order in which they were submitted.
+        """
         # The connection is made anew, or given up, by Dask's client.
         with suppress(OSError):
             self.threads = self.client.nthreads()
-            computed, now = self.client.processing(), time.monotonic()
-            seen = {key: worker for worker, keys in computed.items() for key in keys}
-            self.working = {
-                key: known
-                if (known := self.working.get(key)) and known.worker == worker
-                else Working(worker, now)
-                for key, worker in seen.items()
-            }
+            given, now = self.client.processing(), time.monotonic()
+            where = {key: worker for worker, tasks in given.items() for key in tasks}
+            working = {k: seen for k, seen in self.working.items() if where.get(k) == seen.worker}
+            busy = Counter(seen.worker for seen in working.values())
+            for key in keys:
+                worker = where.get(key)
+                if key not in working and worker and busy[worker] < self.threads.get(worker, 0):
+                    busy[worker] += 1
+                    working[key] = Working(worker, now)
+            self.working = working
 
     def end(self, key: Key) -> None:
         """Take the time of a task that has ended well."""

@@ -14,6 +14,7 @@ from distributed import Client
 
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
+from pipeline.cluster.ask import ask_workers
 from pipeline.cluster.gpus import visible_uuids
 from pipeline.cluster.job import Job
 from pipeline.cluster.schedule import Schedule, run_block_rows
@@ -91,7 +92,7 @@ class Workers:
 
     def _check_gpus(self) -> None:
         owners: dict[str, str] = {}
-        for worker, gpus in self.client.run(visible_uuids).items():
+        for worker, gpus in ask_workers(self.client, visible_uuids).items():
             for gpu in gpus[: self.profile.gpus_of_worker]:
                 other = owners.setdefault(gpu, worker)
                 if other != worker:
@@ -123,7 +124,7 @@ class Workers:
         """
         store, source, plan = job
         location = store.location.resolve()
-        for worker, obstacle in self.client.run(_look, location).items():
+        for worker, obstacle in ask_workers(self.client, _look, location).items():
             if obstacle is not None:
                 raise ClusterError(
                     f"Worker {worker} does not see {location}. {obstacle}Give a --store on a file "
