@@ -251,12 +251,16 @@ class _Run:
             self.set_aside[row] = "Its workers died, one after the other: is memory short?"
         elif isinstance(error, HessianError) and not isinstance(error, BlockRowError | StoreError):
             raise error
-        elif not spent:
-            self.waiting.append(row)
-        elif isinstance(error, StoreError):
+        elif not isinstance(error, StoreError):
+            if spent:
+                self.set_aside[row] = str(error)
+            else:
+                self.waiting.append(row)
+        elif spent:
             raise error
         else:
-            self.set_aside[row] = str(error)
+            # At once: if the store cannot be written at all, nothing else is worth computing.
+            self.waiting.appendleft(row)
 
     def cancel(self) -> None:
         if self.open and self.client.status == "running":
