@@ -22,7 +22,7 @@ from pipeline.cluster.connect import connect
 from pipeline.cluster.kubernetes import cluster_spec
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.profiles import Kubernetes as Profile
-from tests.clusters import TILE, Run, Snapshot, objects, standing_scheduler
+from tests.clusters import NUM_BLOCK_ROWS, TILE, Run, Snapshot, objects, standing_scheduler
 from tests.kubernetes_api import Kubernetes, access_to, kubernetes_api
 
 # The library below dask-kubernetes leaves its connections to the garbage collector, which warns.
@@ -187,7 +187,7 @@ def test_a_run_on_what_the_operator_starts(
     expected: dict[str, bytes],
     snapshot: Snapshot,
 ) -> None:
-    given = profile(adapt={"maximum": 16}, wait=60)
+    given = profile(adapt={"maximum": 2 * NUM_BLOCK_ROWS}, wait=60)
     with standing_scheduler(tmp_path, num_workers=1) as file:
         address = yaml.safe_load(Path(file).read_text())["address"]
         api.scheduler = int(address.rpartition(":")[2])
@@ -197,5 +197,6 @@ def test_a_run_on_what_the_operator_starts(
     cluster, scaler = api.created
     jsonschema.validate(scaler, published_schema("daskautoscaler"))
     # No more workers than there are block rows.
-    assert scaler["spec"] == {"cluster": cluster["metadata"]["name"], "minimum": 0, "maximum": 8}
+    bounds = {"minimum": 0, "maximum": NUM_BLOCK_ROWS}
+    assert scaler["spec"] == {"cluster": cluster["metadata"]["name"], **bounds}
     assert api.deleted == [f"daskclusters/{cluster['metadata']['name']}"]

@@ -15,6 +15,7 @@ import pytest
 
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
+from pipeline.cluster import watch as watch_module
 from pipeline.cluster import workers as workers_module
 from pipeline.cluster.connect import connect
 from pipeline.cluster.workers import Workers
@@ -58,6 +59,8 @@ def test_workers_come_and_go(
 ) -> None:
     file, seen, stored = tmp_path / "end", [], []
     monkeypatch.setattr(workers_module, "Job", lambda *_: Wait(file))
+    # The first block row waits for the others, and is not to be copied.
+    monkeypatch.setattr(watch_module, "SLOW_SECONDS", 1000.0)
     profile = processes(adapt={"minimum": minimum, "maximum": maximum}, memory="1GiB")
     with connect(profile, threading.Event()) as workers:
         assert workers.number == maximum

@@ -47,7 +47,9 @@ def test_the_largest_block_rows_come_first(tmp_path: Path) -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
-@pytest.mark.parametrize("fault", [faults.kill, faults.hang, faults.stop])
+@pytest.mark.parametrize(
+    "fault", [faults.kill, faults.hang, pytest.param(faults.stop, marks=pytest.mark.slow)]
+)
 def test_a_worker_lost_in_any_way_costs_what_it_was_computing(
     fault: faults.Fault, tmp_path: Path
 ) -> None:
@@ -61,6 +63,7 @@ def test_a_worker_lost_in_any_way_costs_what_it_was_computing(
     assert begun.total() <= NUM_BLOCK_ROWS + 2 + 2
 
 
+@pytest.mark.slow
 def test_a_block_row_that_never_ends_is_set_aside(tmp_path: Path) -> None:
     task = Counted(tmp_path / "begun", {3: (faults.hang, 2)})
     with (
@@ -85,6 +88,7 @@ def test_waiting_behind_another_block_row_does_not_count(
     assert task.begun() == {0: 1, 1: 1}
 
 
+@pytest.mark.slow
 def test_an_idle_worker_copies_the_slowest_block_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
