@@ -17,7 +17,7 @@ from pipeline.store import HessianStore
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["HessianOperator", "noise_floor", "open_operator", "relative_error"]
+__all__ = ["HessianOperator", "noise_floor", "open_operator", "recorded_sums", "relative_error"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -117,6 +117,18 @@ def relative_error(store: HessianStore) -> float:
     return max([eps, *errors, certificate.get("symmetry_defect") or 0.0])
 
 
+def recorded_sums(store: HessianStore, term: str | None = None) -> tuple[float, float]:
+    """The exact trace and Frobenius norm of a complete matrix, from the records of its block rows.
+
+    Args:
+        store: The store.
+        term: A loss term's matrix instead of the total's.
+    """
+    statistics = [record.statistics[store.arrays[term]] for record in store.records().values()]
+    norm = float(np.sqrt(sum(part.squares for part in statistics)))
+    return float(sum(part.trace for part in statistics)), norm
+
+
 def open_operator(
     store: HessianStore | Place, term: str | None = None, *, client: Client | None = None
 ) -> HessianOperator:
@@ -145,7 +157,6 @@ def open_operator(
         True
     """
     opened, matrix = complete_matrix(store, term)
-    statistics = [r.statistics[opened.arrays[term]] for r in opened.records().values()]
 
     def product(vectors: Array) -> Array:
         arguments = {"matrix": matrix, "vectors": vectors}
@@ -158,7 +169,7 @@ def open_operator(
         product,
         opened.layout,
         relative_error=relative_error(opened),
-        norm=float(np.sqrt(sum(s.squares for s in statistics))),
+        norm=recorded_sums(opened, term)[1],
         title=opened.matrix.title + (f" of term {term}" if term else ""),
     )
 

@@ -18,7 +18,12 @@ import psutil
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow, Matrix
 from pipeline.analysis.dense import dense_bytes, read_symmetric
-from pipeline.analysis.operator import HessianOperator, open_operator, relative_error
+from pipeline.analysis.operator import (
+    HessianOperator,
+    open_operator,
+    recorded_sums,
+    relative_error,
+)
 from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.errors import PlanError, StoreMismatchError
 from pipeline.storage import Place
@@ -188,13 +193,8 @@ def _part(term: str | None, kind: Kind, *stores: HessianStore) -> Part:
     whole, *taken = (complete_matrix(store, term)[1] for store in stores)
     matrix = Difference(whole.array, whole.place, taken[0]) if taken else whole
     # Errors of two arrays are independent.
-    error = float(np.linalg.norm([relative_error(s) * _norm(s, term) for s in stores]))
+    error = float(np.linalg.norm([relative_error(s) * recorded_sums(s, term)[1] for s in stores]))
     return Part(term, kind, stores, matrix, error)
-
-
-def _norm(store: HessianStore, term: str | None) -> float:
-    name = store.arrays[term]
-    return float(np.sqrt(sum(r.statistics[name].squares for r in store.records().values())))
 
 
 def inner_products(parts: Sequence[Part]) -> tuple[Array, Array]:

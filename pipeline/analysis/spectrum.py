@@ -15,6 +15,7 @@ from pipeline.analysis.operator import (
     HessianOperator,
     noise_floor,
     open_operator,
+    recorded_sums,
     relative_error,
 )
 from pipeline.analysis.tiles import complete_matrix
@@ -221,11 +222,10 @@ def _fits(num_params: int, vectors: bool, memory: int | None) -> bool:
 
 def _exact(store: HessianStore, term: str | None) -> dict[str, Any]:
     # What the records of the block rows say of the whole matrix.
-    statistics = [record.statistics[store.arrays[term]] for record in store.records().values()]
-    norm = float(np.sqrt(sum(s.squares for s in statistics)))
+    trace, norm = recorded_sums(store, term)
     return {
         "noise_floor": noise_floor(store.num_params, relative_error(store), norm),
-        "trace": float(sum(s.trace for s in statistics)),
+        "trace": trace,
         "frobenius_norm": norm,
     }
 

@@ -18,6 +18,7 @@ from hessian_tasks.spec import BlockRow
 from pipeline.errors import ClusterError, StoreError
 from pipeline.plan import split_rows
 from pipeline.reading import read_entries
+from pipeline.shares import deal
 from pipeline.storage import Place
 from pipeline.store import HessianStore
 
@@ -134,14 +135,10 @@ def map_shares(
     """
     if client is not None:
         return _map_on_cluster(function, tiles, client, arguments)
-    shares = _shares(tiles, available_cores())
+    shares = deal(tiles, available_cores())
     # Each thread multiplies for itself.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(len(shares)) as pool:
         return list(pool.map(partial(function, **arguments), shares))
-
-
-def _shares(tiles: Sequence[Tile], number: int) -> list[Sequence[Tile]]:
-    return [tiles[first::number] for first in range(min(number, len(tiles)))]
 
 
 def _map_on_cluster(
@@ -156,7 +153,7 @@ def _map_on_cluster(
     sent = {
         name: client.scatter(value, broadcast=True, hash=False) for name, value in arguments.items()
     }
-    shares = _shares(tiles, num_threads)
+    shares = deal(tiles, num_threads)
     futures = client.map(partial(_call_alone, function), shares, pure=False, **sent)
     return list(client.gather(futures))
 

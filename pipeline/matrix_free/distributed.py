@@ -25,7 +25,8 @@ from hessian_tasks.shards import Shard
 from hessian_tasks.spec import Matrix
 from pipeline.cluster.workers import Workers
 from pipeline.errors import ClusterError, HessianError, StoppedError
-from pipeline.matrix_free.products import Array, Product, deal
+from pipeline.matrix_free.products import Array, Product
+from pipeline.shares import deal
 
 __all__ = ["distributed_product"]
 

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from hessian_tasks.products import ShardProducts
 from hessian_tasks.shards import Shard
 from pipeline.errors import StoppedError
+from pipeline.shares import deal
 
-__all__ = ["Array", "Product", "add_up", "deal", "threaded_product"]
+__all__ = ["Array", "Product", "add_up", "threaded_product"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Product: TypeAlias = Callable[[Array], Array]
@@ -47,19 +48,6 @@ def threaded_product(
             return np.asarray(sum(parts, np.zeros(vectors.shape)))
 
     return product
-
-
-def deal(shards: Sequence[Shard], number: int) -> list[list[Shard]]:
-    """Give the shards out in turns, so that every share has its part of every term.
-
-    Example:
-        >>> shards = [Shard(term, i, i + 1, 1) for term in ("pde", "dirichlet") for i in range(2)]
-        >>> for share in deal(shards, 2):
-        ...     print(*share, sep="; ")
-        points 0 to 0 of term 'pde'; points 0 to 0 of term 'dirichlet'
-        points 1 to 1 of term 'pde'; points 1 to 1 of term 'dirichlet'
-    """
-    return [list(shards[first::number]) for first in range(min(number, len(shards)))]
 
 
 def add_up(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hessian_tasks.spec import HESSIAN
+from pipeline.analysis.operator import recorded_sums
 from pipeline.analysis.pictures import curvature_picture, overlaid_picture, overlap_picture
 from pipeline.analysis.spectrum import Spectrum, spectrum
 from pipeline.analysis.terms import TermAnalysis, analyse_terms
@@ -67,8 +68,7 @@ def _spectra(store: HessianStore, analysis: TermAnalysis | None) -> dict[str, Sp
 
 
 def _curvatures(store: HessianStore, found: Sequence[Spectrum | None]) -> dict[str, Sequence[Any]]:
-    name = store.arrays[None]
-    total = float(sum(record.statistics[name].trace for record in store.records().values()))
+    total, _ = recorded_sums(store)
     return {
         "trace": [s and s.trace for s in found],
         "share of the trace": [s and s.trace / total if total else None for s in found],

@@ -7,13 +7,14 @@ of a process; here it is copied once, into a buffer that is kept for the next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.shares import deal
 from pipeline.storage.location import Location
 
 __all__ = ["CHECKSUM_BYTES", "ChunkBuffer", "checksum", "write_chunks"]
@@ -111,9 +112,8 @@ def write_chunks(
         OSError: If a file cannot be written; see :meth:`Location.writing`.
         StoreError: If a server cannot be written to.
     """
-    keys = list(parts)
 
-    def write(share: list[str]) -> dict[str, int]:
+    def write(share: Sequence[str]) -> dict[str, int]:
         buffer = ChunkBuffer(shape, dtype)
         found = {}
         for key in share:
@@ -121,6 +121,5 @@ def write_chunks(
             location.write(key, buffer.data)
         return found
 
-    shares = [keys[i :: location.num_writers] for i in range(location.num_writers)]
-    found = location.each(write, [share for share in shares if share])
+    found = location.each(write, deal(list(parts), location.num_writers))
     return {key: value for share in found for key, value in share.items()}
