@@ -24,10 +24,10 @@ from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
 from pipeline.cluster.connect import connect
 from pipeline.cluster.workers import Workers
-from pipeline.errors import ClusterError, ConfigError, ProblemError, StoppedError
+from pipeline.errors import ClusterError, ConfigError, ProblemError, StoppedError, StoreError
 from pipeline.inputs import freeze_source
 from pipeline.matrix_free.distributed import distributed_product
-from pipeline.matrix_free.estimates import EstimateOptions, estimate
+from pipeline.matrix_free.estimates import EstimateOptions, check_replaceable, estimate
 from pipeline.matrix_free.operator import operator_of
 from pipeline.profiles import Processes
 from pipeline.store import HessianStore
@@ -270,6 +270,15 @@ def test_a_store_of_a_matrix_is_not_replaced(
     assert code == 1
     assert "hessian spectrum" in errors
     assert HessianStore(tmp_path / "h.zarr").pending() == []
+
+
+@pytest.mark.parametrize("attributes", [{}, {"kind": "estimates"}])
+def test_damaged_answers_are_not_replaced(
+    attributes: dict[str, str], tmp_path: Path, inputs: FrozenInputs
+) -> None:
+    xr.Dataset(attrs=attributes).to_zarr(tmp_path / "e.zarr", zarr_format=3, consolidated=False)
+    with pytest.raises(StoreError, match="holds no estimates"):
+        check_replaceable(tmp_path / "e.zarr", inputs)
 
 
 def test_the_plan_knows_both_ways(hessian: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

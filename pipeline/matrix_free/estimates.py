@@ -36,8 +36,6 @@ __all__ = ["EstimateOptions", "Estimates", "check_replaceable", "estimate", "sav
 KIND = "estimates"
 # XTrace keeps that many arrays of all its vectors.
 XTRACE_COPIES = 5
-
-
 # A product costs in proportion to its vectors, unlike a pass over an array: blocks need only be
 # large enough for several cores and multiple eigenvalues.
 BLOCK = 4
@@ -218,12 +216,13 @@ def check_replaceable(path: Path, frozen: FrozenInputs) -> None:
             attributes = dict(dataset.attrs)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise StoreError(f"{path} exists, and holds no estimates: {error}") from error
-    if attributes.get("kind") != KIND:
+    recorded = attributes.get("fingerprint")
+    if attributes.get("kind") != KIND or not isinstance(recorded, dict):
         raise StoreError(
             f"{path} exists, and holds no estimates. If it is a store of the matrix, ask that: "
             "hessian spectrum. Or give another --store."
         )
-    differing = differing_inputs(attributes["fingerprint"], frozen.fingerprint())
+    differing = differing_inputs(recorded, frozen.fingerprint())
     if differing:
         raise StoreMismatchError(
             f"{path} holds estimates of other inputs: {', '.join(differing)} differ"
