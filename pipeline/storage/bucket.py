@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError, StoreError
 from pipeline.storage.guard import MAX_METADATA_BYTES, GuardedStore
 from pipeline.storage.lease import held
 from pipeline.storage.location import ROOT, Location
+from pipeline.storage.retrying import retry_request
 
 __all__ = ["SCHEMES", "Bucket"]
 
@@ -112,7 +113,7 @@ class Bucket(Location):
         import obstore
 
         with self._clear("read"):
-            found = obstore.list_with_delimiter(_client(self.url), prefix)
+            found = retry_request(lambda: obstore.list_with_delimiter(_client(self.url), prefix))
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
         return [path.rpartition("/")[2] for path in paths]
 

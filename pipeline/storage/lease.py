@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StoreError
+from pipeline.storage.retrying import retry_request
 
 __all__ = ["BEAT_SECONDS", "held"]
 
@@ -105,7 +106,7 @@ class _Lease:
 
         found = self.look()
         if found is not None and found["token"] == self.token:
-            obstore.delete(self.client, KEY)
+            retry_request(lambda: obstore.delete(self.client, KEY))
 
     def look(self) -> dict[str, Any] | None:
         """What is written there, with its version."""

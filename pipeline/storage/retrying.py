@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -12,7 +13,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-__all__ = ["RetryingFiles", "retry"]
+__all__ = ["RetryingFiles", "retry", "retry_request"]
 
 Result = TypeVar("Result")
 
@@ -37,14 +38,38 @@ class RetryingFiles(LocalStore):
 
 def retry(operation: Callable[[], Result]) -> Result:
     """Do it again where it failed for a reason that passes; it may be done twice."""
+    return _again(operation, _passes)
+
+
+def retry_request(operation: Callable[[], Result]) -> Result:
+    """Ask a server again where obstore does not; it may be done twice.
+
+    It does not where a listing breaks off, nor for a POST, as which it deletes.
+    """
+    return _again(operation, _was_not_repeated)
+
+
+def _again(operation: Callable[[], Result], passes: Callable[[Exception], bool]) -> Result:
     for pause in PAUSES:
         try:
             return operation()
-        except OSError as error:
-            if error.errno not in PASSING:
+        except Exception as error:
+            if not passes(error):
                 raise
         time.sleep(pause)
     return operation()
+
+
+def _passes(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in PASSING
+
+
+def _was_not_repeated(error: Exception) -> bool:
+    from obstore.exceptions import GenericError
+
+    return isinstance(error, GenericError) and bool(
+        re.search("response body|retries: 0", str(error))
+    )
 
 
 async def _retry(operation: Callable[[], Awaitable[Result]]) -> Result:
@@ -52,7 +77,7 @@ async def _retry(operation: Callable[[], Awaitable[Result]]) -> Result:
         try:
             return await operation()
         except OSError as error:
-            if error.errno not in PASSING:
+            if not _passes(error):
                 raise
         await asyncio.sleep(pause)
     return await operation()
