@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.problem import Problem
@@ -21,6 +22,10 @@ from tests import clusters
 
 if TYPE_CHECKING:
     from pipeline.cluster.workers import Workers
+
+# How long an example takes depends on what else the machine does, and is not what is tested.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 Run = Callable[..., list[Any]]
 Snapshot = Callable[[Path], dict[str, bytes]]
