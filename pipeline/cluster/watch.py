@@ -22,6 +22,8 @@ SLOW, STUCK = 3.0, 20.0
 SLOW_SECONDS, STUCK_SECONDS = 10.0, 3600.0
 # A process that does not end by itself is killed after 4 seconds.
 RESTART_SECONDS = 10.0
+# How often to see whether a cancellation has arrived.
+CANCEL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,13 @@ class Watch:
     def restart(self, key: Key) -> None:
         """End the worker that computes a task; its nanny, or the queue, starts another.
 
-        No two workers then write the same block row, if only with the same bytes.
+        No two workers then write the same block row, if only with the same bytes. The task has to
+        be cancelled before.
         """
         working, scheduler = self.working.pop(key, None), self.client.scheduler
         if working is not None and scheduler is not None:
             with suppress(OSError):
+                self._await_cancelled(key)
                 self.client.sync(
                     scheduler.restart_workers,
                     workers=[working.worker],
@@ -128,6 +132,15 @@ class Watch:
                     on_error="return",
                     stimulus_id=f"restart-{key}",
                 )
+
+    def _await_cancelled(self, key: Key) -> None:
+        # A restart overtakes a cancellation on its way: they take different connections. The
+        # scheduler would then have the task done once more, on the next worker.
+        patience = time.monotonic() + RESTART_SECONDS
+        while time.monotonic() < patience and any(
+            key in tasks for tasks in self.client.processing().values()
+        ):
+            time.sleep(CANCEL_SECONDS)
 
     def _seconds(self, key: Key) -> float:
         return time.monotonic() - self.working[key].since if key in self.working else 0.0
