@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -104,6 +104,11 @@ class BlockTask:
             raise BlockRowError(
                 f"{str(row).capitalize()} failed: {type(error).__name__}: {error}"
             ) from error
+
+    def warm_up(self, rows: Sequence[BlockRow]) -> None:
+        """Compute rows and drop them: what is compiled or kept is not in the time of the others."""
+        for row in rows:
+            self._compute(row)
 
     def check(self) -> None:
         """Raise :class:`StoppedError` once the run is to stop."""

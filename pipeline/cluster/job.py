@@ -92,4 +92,6 @@ def _prepare(job: Job) -> _Ready:
     store.check_fingerprint(frozen.fingerprint())
     engine, _ = choose_engine(rebuild(frozen), store.engine)
     task = BlockTask(engine, store, threading.Event(), lambda record: None)
+    first, short, _ = engine.trial_rows()
+    task.warm_up([first, short])
     return _Ready(job.token, task, threading.Semaphore(job.num_threads))
