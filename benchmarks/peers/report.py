@@ -1,8 +1,14 @@
-"""A table and a picture of the measurements."""
+"""A table and a picture of the measurements, of one run or of several together.
+
+python benchmarks/peers/report.py runs/*/peers_float64.json --picture time.png
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +128,30 @@ def draw(results: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def merge(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Runs of one dtype as if they were one; of widths measured twice the last counts."""
+    dtypes = {run["dtype"] for run in runs}
+    if len(dtypes) > 1:
+        raise SystemExit(f"These runs are in {' and '.join(sorted(dtypes))}; give those of one.")
+    widths = {width: found for run in runs for width, found in run["widths"].items()}
+    return {**runs[-1], "widths": dict(sorted(widths.items(), key=lambda item: int(item[0])))}
+
+
+def main() -> None:
+    """Tables to standard output, and a picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", type=Path, nargs="+", help="what runs have written, .json")
+    parser.add_argument("--picture", type=Path, help="where to draw time against P")
+    arguments = parser.parse_args()
+    merged = merge([json.loads(path.read_text()) for path in arguments.results])
+    print(markdown(merged))
+    if arguments.picture:
+        draw(merged, arguments.picture)
+
+
+if __name__ == "__main__":
+    main()
