@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,33 +32,10 @@ from pipeline.errors import PlanError, StoreError, StoreMismatchError
 from pipeline.run import RunOptions
 from pipeline.steps import term_gradients
 from tests.closed_forms import least_squares
+from tests.pairs import Pair, compute_pair, expect_spectra
 
 Array = npt.NDArray[Any]
 Cli = Callable[..., tuple[int, str, str]]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Stores of H and G of one problem, in different tiles, and what they hold, dense."""
-
-    problem: Problem
-    hessian: Path
-    ggn: Path
-    dense: dict[str, Array]
-
-
-def compute_pair(problem: Problem, place: Path, tiles: tuple[int, int] = (16, 9)) -> Pair:
-    for name, tile, engine in zip("hg", tiles, ("auto", "ggn"), strict=True):
-        options = RunOptions(per_term=True, tile=tile, engine=engine)  # type: ignore[arg-type]
-        compute_hessian(problem, place / f"{name}.zarr", options=options)
-    dense = {}
-    hessians, ggns = open_store(place / "h.zarr"), open_store(place / "g.zarr")
-    for term in [None, *(term.name for term in problem.terms)]:
-        end, suffix = (f"_{term}", f" {term}") if term else ("", "")
-        dense[f"H{suffix}"] = hessians[f"hessian{end}"].to_numpy()
-        dense[f"G{suffix}"] = ggns[f"ggn{end}"].to_numpy()
-        dense[f"H-G{suffix}"] = dense[f"H{suffix}"] - dense[f"G{suffix}"]
-    return Pair(problem, place / "h.zarr", place / "g.zarr", dense)
 
 
 @pytest.fixture(scope="module")
@@ -99,17 +76,7 @@ def test_shares_are_those_of_the_dense_matrices(pair: Pair, found: TermAnalysis)
 def test_spectra_and_dominant_pairs_are_those_of_dense_eigh(
     pair: Pair, found: TermAnalysis
 ) -> None:
-    for part, spectrum, dominant in zip(found.parts, found.spectra, found.dominant, strict=True):
-        matrix = pair.dense[part.label]
-        scale = np.abs(matrix).max()
-        expected = np.linalg.eigvalsh((matrix + matrix.T) / 2)
-        # Errors of a symmetric eigenvalue problem are a few eps times the norm.
-        np.testing.assert_allclose(spectrum.eigenvalues, expected, rtol=0, atol=1e-12 * scale)
-        largest = expected[np.argsort(-np.abs(expected))[:4]]
-        np.testing.assert_allclose(dominant.eigenvalues, largest, rtol=0, atol=1e-12 * scale)
-        images = matrix @ dominant.vectors
-        residual = images - dominant.vectors * dominant.eigenvalues
-        assert np.abs(residual).max() < 1e-10 * scale
+    expect_spectra(pair, found)
 
 
 def test_curvatures_of_the_terms_add_up_to_eigenvalues(found: TermAnalysis) -> None:
