@@ -23,6 +23,8 @@ from pipeline.storage import Location
 __all__ = ["GROUP", "BlockRecord", "Statistics", "group_json", "record_key"]
 
 GROUP = "records"
+# Entries that are looked at several times while they are in the processor's cache.
+STRIP_BYTES = 256 * 2**10
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,15 @@ class Statistics:
             Statistics(trace=6.0, squares=52.0, max_abs=5.0)
         """
         side = len(block)
-        squares = np.einsum("ij,ij->j", block, block, dtype=np.float64)
+        height = max(1, STRIP_BYTES // block[0].nbytes)
+        strips = [block[start : start + height] for start in range(0, side, height)]
+        # NaN wins.
+        largest = [np.maximum(strip.max(), -strip.min()) for strip in strips]
+        squares = [_squares(strip[:, :side]) + 2 * _squares(strip[:, side:]) for strip in strips]
         return cls(
             trace=float(np.trace(block, dtype=np.float64)),
-            squares=float(squares[:side].sum() + 2 * squares[side:].sum()),
-            # NaN wins; the absolute values of all entries would be a copy of the block.
-            max_abs=float(np.maximum(block.max(), -block.min())),
+            squares=float(np.sum(squares)),
+            max_abs=float(np.max(largest)),
         )
 
 
@@ -97,6 +102,11 @@ class BlockRecord:
 
 class _Group(BaseModel):
     attributes: BlockRecord
+
+
+def _squares(entries: npt.NDArray[Any]) -> float:
+    flat = entries.astype(np.float64).reshape(-1)
+    return float(np.dot(flat, flat))
 
 
 def record_key(row: BlockRow) -> str:

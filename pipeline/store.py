@@ -101,13 +101,12 @@ class HessianStore:
             return np.asarray(array[...])
 
     def read_part(self, rows: slice, columns: slice, name: str | None = None) -> npt.NDArray[Any]:
-        """Entries of a matrix or of a Jacobian, as they are stored.
+        """Entries of a matrix or of a Jacobian, as they are stored, not to be changed.
 
         Raises:
             StoreError: If a tile is damaged, or they do not fit into memory.
         """
-        array = self.hessian(name)
-        return read_entries(array, rows, columns, f"{self.location}/{array.basename}")
+        return read_entries(self.hessian(name), self.location, rows, columns)
 
     @property
     def resume_command(self) -> str:
@@ -243,7 +242,7 @@ class HessianStore:
         array = self.hessian(name)
         encode = array.metadata.encode_chunk_key
         by_key = {f"{name}/{encode(place)}": part for place, part in parts.items()}
-        return write_chunks(self.location, by_key, array.chunks, array.dtype)
+        return write_chunks(self.location, by_key, array.chunks)
 
     def check_fingerprint(self, fingerprint: dict[str, str]) -> None:
         """Refuse inputs other than those that the store was made from.

@@ -191,7 +191,7 @@ def open_parts(
 
 def _part(term: str | None, kind: Kind, *stores: HessianStore) -> Part:
     whole, *taken = (complete_matrix(store, term)[1] for store in stores)
-    matrix = Difference(whole.array, whole.place, taken[0]) if taken else whole
+    matrix = Difference(whole.array, whole.location, taken[0]) if taken else whole
     # Errors of two arrays are independent.
     error = float(np.linalg.norm([relative_error(s) * recorded_sums(s, term)[1] for s in stores]))
     return Part(term, kind, stores, matrix, error)

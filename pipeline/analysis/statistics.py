@@ -15,6 +15,7 @@ from pipeline.analysis.operator import noise_floor, relative_error
 from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.storage import Place
 from pipeline.store import HessianStore
+from pipeline.transposing import copy_entries
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -208,9 +209,11 @@ def _add_up(tiles: Sequence[Tile], matrix: TiledMatrix, edges: Array) -> _Sums:
         for start in range(0, len(tile), height):
             strip, across = tile[start : start + height], mirror[:, start : start + height]
             rows = slice(row.start + start, row.start + start + len(strip))
-            symmetric = not (strip != across.T).any()
+            turned = np.empty_like(strip)
+            copy_entries(turned, across.T)
+            symmetric = not (strip != turned).any()
             if not symmetric:
-                difference = (strip - across.T).astype(np.float64)
+                difference = (strip - turned).astype(np.float64)
                 sums.asymmetry += (1 if row == col else 2) * float(np.vdot(difference, difference))
             _add_strip(sums, strip, (rows, columns), edges, symmetric and row != col)
             if not symmetric and row != col:

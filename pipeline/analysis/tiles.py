@@ -19,7 +19,7 @@ from pipeline.errors import ClusterError, StoreError
 from pipeline.plan import split_rows
 from pipeline.reading import read_entries
 from pipeline.shares import deal
-from pipeline.storage import Place
+from pipeline.storage import Location, Place
 from pipeline.store import HessianStore
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ class TiledMatrix:
 
     Attributes:
         array: The stored array.
-        place: Where it is, for messages.
+        location: The store that it is in.
     """
 
     array: zarr.Array[Any]
-    place: str
+    location: Location
 
     @property
     def num_params(self) -> int:
@@ -64,13 +64,13 @@ class TiledMatrix:
         return [(row, col) for row in rows for col in rows[row.index :]]
 
     def read(self, row: BlockRow, col: BlockRow) -> npt.NDArray[Any]:
-        """The entries of a tile, or of several side by side.
+        """The entries of a tile, or of several side by side, not to be changed.
 
         Raises:
             StoreError: If it is damaged.
         """
         rows, columns = slice(row.start, row.stop), slice(col.start, col.stop)
-        return read_entries(self.array, rows, columns, self.place)
+        return read_entries(self.array, self.location, rows, columns)
 
     def check_finite(self, found: npt.NDArray[Any]) -> None:
         """Find out, by what was computed of all entries, whether tiles are missing after all.
@@ -80,8 +80,8 @@ class TiledMatrix:
         """
         if not np.isfinite(found).all():
             raise StoreError(
-                f"{self.place} lacks entries, although records say that they are stored. Which "
-                "those are is found by: hessian verify"
+                f"{self.location}/{self.array.basename} lacks entries, although records say that "
+                "they are stored. Which those are is found by: hessian verify"
             )
 
 
@@ -110,7 +110,7 @@ def complete_matrix(
             f"{opened.location} has no {opened.matrix.title} of term {term!r}; it has {known}."
         )
     name = opened.arrays[term]
-    return opened, TiledMatrix(opened.hessian(name), f"{opened.location}/{name}")
+    return opened, TiledMatrix(opened.hessian(name), opened.location)
 
 
 def map_shares(

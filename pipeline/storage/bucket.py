@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -117,10 +117,13 @@ class Bucket(Location):
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
         return [path.rpartition("/")[2] for path in paths]
 
-    def write(self, key: str, data: bytes | memoryview) -> None:
+    def write_pieces(self, key: str, pieces: Iterable[bytes | memoryview]) -> None:
         """One PUT."""
         import obstore
 
+        data = bytearray()
+        for piece in pieces:
+            data += piece
         with self._clear("write to"):
             obstore.put(_client(self.url), key, data)
 

@@ -2,78 +2,73 @@
 
 These are Zarr's codecs ``bytes`` (little-endian) and ``crc32c``, so that whatever reads Zarr reads
 the objects, and finds damage. Zarr's own encoder copies a chunk three times, on one thread for all
-of a process; here it is copied once, into a buffer that is kept for the next.
+of a process; here it goes by in pieces that stay in the processor's cache from the block row to the
+file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import StoreError
 from pipeline.shares import deal
 from pipeline.storage.location import Location
+from pipeline.transposing import copy_entries
 
-__all__ = ["CHECKSUM_BYTES", "ChunkBuffer", "checksum", "write_chunks"]
+__all__ = ["CHECKSUM_BYTES", "PIECE_BYTES", "Chunk", "checksum", "read_chunk", "write_chunks"]
 
 CHECKSUM_BYTES = 4
-# Columns that are transposed at once, so that the cache lines of their rows and of the rows that
-# they become are used up before they are lost.
-STRIP = 64
+# Half of the cache that a core of a server's processor has for itself, or a quarter.
+PIECE_BYTES = 512 * 2**10
 
 
-class ChunkBuffer:
-    """The bytes of one chunk and of its checksum, to be used for one chunk after the other.
+class Chunk:
+    """The bytes of a chunk and of its checksum, piece by piece.
+
+    Attributes:
+        checksum: CRC-32C of the contents, once all pieces were asked for.
 
     Example:
-        >>> buffer = ChunkBuffer((2, 2), np.dtype("float32"))
-        >>> found = buffer.encode(np.array([[1, 2], [3, 4]], dtype="float32").T)
-        >>> hex(found), buffer.data[-4:].hex()
-        ('0xadb18773', '7387b1ad')
+        >>> chunk = Chunk(np.array([[1, 2], [3, 4]], dtype="float32").T, (2, 2))
+        >>> b"".join(bytes(piece) for piece in chunk)[-4:].hex(), hex(chunk.checksum)
+        ('7387b1ad', '0xadb18773')
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        """Make room.
+    def __init__(self, part: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
+        """Of a part of an array.
 
         Args:
-            shape: Shape of a chunk, of two dimensions.
-            dtype: Dtype of its entries.
+            part: All entries of the chunk, or those inside of the array at its end; the rest
+                becomes NaN, which is the fill value.
+            shape: Shape of the chunk, of two dimensions.
         """
-        stored = dtype.newbyteorder("<")
-        size = int(np.prod(shape)) * stored.itemsize
-        self._bytes = np.empty(size + CHECKSUM_BYTES, np.uint8)
-        self._entries = self._bytes[:size].view(stored).reshape(shape)
+        self._part, self._shape = part, shape
+        self.checksum = 0
 
-    @property
-    def data(self) -> memoryview:
-        """The object, until the next chunk is encoded."""
-        return self._bytes.data
-
-    def encode(self, part: npt.NDArray[Any]) -> int:
-        """Take in the entries of a chunk.
-
-        Args:
-            part: All of them, or those inside of the array at its end; the rest becomes NaN, which
-                is the fill value.
-
-        Returns:
-            CRC-32C of the contents, which the object ends with.
-        """
-        rows, columns = part.shape
-        entries = self._entries
-        entries[rows:] = np.nan
-        entries[:rows, columns:] = np.nan
-        transposed = abs(part.strides[0]) < abs(part.strides[1])
-        step = STRIP if transposed else max(1, columns)
-        for start in range(0, columns, step):
-            strip = slice(start, min(start + step, columns))
-            entries[:rows, strip] = part[:, strip]
-        found = int(google_crc32c.value(self._bytes[:-CHECKSUM_BYTES]))
-        self._bytes[-CHECKSUM_BYTES:].view("<u4")[0] = found
-        return found
+    def __iter__(self) -> Iterator[memoryview]:
+        """The pieces; each is good until the next is asked for."""
+        columns = self._part.shape[1]
+        height, width = self._shape
+        dtype = self._part.dtype.newbyteorder("<")
+        strip = np.empty((max(1, PIECE_BYTES // (width * dtype.itemsize)), width), dtype)
+        strip[:, columns:] = np.nan
+        found = 0
+        for start in range(0, height, len(strip)):
+            piece = strip[: height - start]
+            inside = self._part[start : start + len(piece)]
+            copy_entries(piece[: len(inside), :columns], inside)
+            piece[len(inside) :] = np.nan
+            contents = piece.reshape(-1).view(np.uint8)
+            found = google_crc32c.extend(found, contents)
+            yield contents.data
+        self.checksum = found
+        yield memoryview(found.to_bytes(CHECKSUM_BYTES, "little"))
 
 
 def checksum(data: bytes) -> int | None:
@@ -91,19 +86,52 @@ def checksum(data: bytes) -> int | None:
     return found if data[-CHECKSUM_BYTES:] == found.to_bytes(CHECKSUM_BYTES, "little") else None
 
 
+def read_chunk(
+    location: Location, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> npt.NDArray[Any] | None:
+    """The entries of a chunk, not to be changed, or None if nobody has written it.
+
+    Zarr's own decoder does this on one thread for all of a process.
+
+    Args:
+        location: Where the store is.
+        key: Key of the object.
+        shape: Shape of a chunk.
+        dtype: Dtype of its entries.
+
+    Raises:
+        StoreError: If the object cannot be read, or is damaged.
+    """
+    stored = dtype.newbyteorder("<")
+    size = math.prod(shape) * stored.itemsize + CHECKSUM_BYTES
+    try:
+        data = location.read(key, size)
+    except FileNotFoundError:
+        return None
+    if len(data) != size:
+        raise StoreError(
+            f"Object {key} of {location} is damaged, or made to do harm: it has {len(data)} "
+            f"bytes, where {size} are expected."
+        )
+    if checksum(data) is None:
+        raise StoreError(
+            f"Object {key} of {location} is damaged: its checksum is not that of its contents. "
+            "What else is damaged is found by: hessian verify"
+        )
+    return np.frombuffer(data, stored, math.prod(shape)).reshape(shape)
+
+
 def write_chunks(
     location: Location,
     parts: Mapping[str, npt.NDArray[Any]],
     shape: tuple[int, ...],
-    dtype: np.dtype[Any],
 ) -> dict[str, int]:
     """Write whole chunks, as many at once as is good for the place.
 
     Args:
         location: Where the store is.
-        parts: Entries by key, see :meth:`ChunkBuffer.encode`.
+        parts: Entries by key, see :class:`Chunk`.
         shape: Shape of a chunk.
-        dtype: Dtype of its entries.
 
     Returns:
         CRC-32C of the contents that were meant to be written, by key.
@@ -114,12 +142,10 @@ def write_chunks(
     """
 
     def write(share: Sequence[str]) -> dict[str, int]:
-        buffer = ChunkBuffer(shape, dtype)
-        found = {}
-        for key in share:
-            found[key] = buffer.encode(parts[key])
-            location.write(key, buffer.data)
-        return found
+        chunks = {key: Chunk(parts[key], shape) for key in share}
+        for key, chunk in chunks.items():
+            location.write_pieces(key, chunk)
+        return {key: chunk.checksum for key, chunk in chunks.items()}
 
     found = location.each(write, deal(list(parts), location.num_writers))
     return {key: value for share in found for key, value in share.items()}

@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,10 +94,10 @@ class Directory(Location):
         except OSError as error:
             raise StoreError(f"{directory} cannot be read: {error.strerror}.") from error
 
-    def write(self, key: str, data: bytes | memoryview) -> None:
+    def write_pieces(self, key: str, pieces: Iterable[bytes | memoryview]) -> None:
         """Write a file beside its place and rename it."""
         file = _inside(self.path, key)
-        retry(lambda: _put(file, data))
+        retry(lambda: _put(file, pieces))
 
     def create(self, objects: Mapping[str, bytes]) -> None:
         """Fill a directory of a temporary name and rename it."""
@@ -195,11 +195,13 @@ def _inside(root: Path, key: str) -> Path:
     return file
 
 
-def _put(file: Path, data: bytes | memoryview) -> None:
+def _put(file: Path, pieces: Iterable[bytes | memoryview]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     half_made = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
     try:
-        half_made.write_bytes(data)
+        with half_made.open("wb") as opened:
+            for piece in pieces:
+                opened.write(piece)
         half_made.replace(file)
     except BaseException:
         half_made.unlink(missing_ok=True)

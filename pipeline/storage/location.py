@@ -80,9 +80,19 @@ class Location(ABC):
             StoreError: If they cannot be read.
         """
 
-    @abstractmethod
-    def write(self, key: str, data: bytes | memoryview) -> None:
+    def write(self, key: str, data: bytes) -> None:
         """Put an object in place, or replace it, at once."""
+        self.write_pieces(key, [data])
+
+    @abstractmethod
+    def write_pieces(self, key: str, pieces: Iterable[bytes | memoryview]) -> None:
+        """Put an object in place, or replace it, at once.
+
+        Args:
+            key: Its key.
+            pieces: Its contents, which may be asked for again after a failure. A piece is good
+                until the next is asked for.
+        """
 
     @abstractmethod
     def create(self, objects: Mapping[str, bytes]) -> None:
