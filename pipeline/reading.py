@@ -19,15 +19,18 @@ import zarr
 from pipeline.errors import StoreError
 from pipeline.units import format_bytes
 
-__all__ = ["read_entries", "reading"]
+__all__ = ["VERIFY", "read_entries", "reading"]
+
+VERIFY = "What is damaged is found by: hessian verify"
 
 
 @contextlib.contextmanager
-def reading(what: str) -> Iterator[None]:
+def reading(what: str, advice: str = VERIFY) -> Iterator[None]:
     """Turn errors of reading into a StoreError.
 
     Args:
         what: What is read, and where it is.
+        advice: What to do about damage.
     """
     try:
         yield
@@ -37,9 +40,7 @@ def reading(what: str) -> Iterator[None]:
         raise StoreError(f"{what} does not fit into memory.") from error
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         line = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-        raise StoreError(
-            f"{what} cannot be read: {line}. What is damaged is found by: hessian verify"
-        ) from error
+        raise StoreError(f"{what} cannot be read: {line}. {advice}") from error
 
 
 def read_entries(
