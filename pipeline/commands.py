@@ -11,7 +11,6 @@ from rich.console import Console
 
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.source import ProblemSource
-from hessian_tasks.spec import matrix_of
 from pipeline.config import Settings
 from pipeline.errors import ConfigError, StoppedError, StoreError
 from pipeline.inputs import freeze_source, stored_inputs
@@ -92,7 +91,6 @@ def run_settings(settings: Settings, console: Console, stop: threading.Event) ->
 def estimate_settings(
     settings: Settings,
     options: EstimateOptions,
-    term: str | None,
     console: Console,
     stop: threading.Event,
 ) -> Estimates:
@@ -101,7 +99,8 @@ def estimate_settings(
     Raises:
         StoppedError: If ``stop`` was set.
     """
-    from pipeline.matrix_free.estimates import check_replaceable, estimate, save
+    from pipeline.matrix_free.estimates import estimate
+    from pipeline.matrix_free.kept import check_replaceable, save
     from pipeline.matrix_free.operator import operator_of
 
     frozen = freeze_source(_source(settings), settings.weights)
@@ -113,8 +112,8 @@ def estimate_settings(
     with _workers(settings, stop) as workers, console.status("measuring products") as status:
         operator = operator_of(
             frozen,
-            matrix=matrix_of(settings.engine),
-            term=term,
+            matrix=options.matrix,
+            term=options.term,
             workers=workers,
             num_threads=settings.threads,
             stop=stop,
