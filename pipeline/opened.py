@@ -85,6 +85,11 @@ class HoldsInputs:
         with reading(f"Array {name!r} of {self.location}", self.advice):
             return np.asarray(array[...])
 
+    @property
+    def gradient_norm(self) -> float:
+        """``‖∇L(θ)‖``."""
+        return float(np.linalg.norm(self.read("gradient").astype(np.float64)))
+
     def read_entries(self, rows: slice, columns: slice, name: str) -> npt.NDArray[Any]:
         """Entries of an array of two dimensions, as they are stored.
 
@@ -92,4 +97,5 @@ class HoldsInputs:
             StoreError: If a chunk is damaged, or they do not fit into memory.
         """
         array = self.array(name)
-        return read_entries(array, rows, columns, f"{self.location}/{array.basename}")
+        place = f"{self.location}/{array.basename}"
+        return read_entries(array, rows, columns, place, self.advice)

@@ -44,7 +44,7 @@ def reading(what: str, advice: str = VERIFY) -> Iterator[None]:
 
 
 def read_entries(
-    array: zarr.Array[Any], rows: slice, columns: slice, place: str
+    array: zarr.Array[Any], rows: slice, columns: slice, place: str, advice: str = VERIFY
 ) -> npt.NDArray[Any]:
     """Entries of a matrix or of a Jacobian, as they are stored.
 
@@ -53,6 +53,7 @@ def read_entries(
         rows: Which rows.
         columns: Which columns.
         place: Where the array is, for messages.
+        advice: What to do about damage.
 
     Raises:
         StoreError: If a tile is damaged, or they do not fit into memory.
@@ -67,5 +68,5 @@ def read_entries(
         raise StoreError(
             f"{what} take {format_bytes(needed)}, but only {format_bytes(free)} of memory are free."
         )
-    with reading(what):
+    with reading(what, advice):
         return np.asarray(array[rows, columns])

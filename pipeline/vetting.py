@@ -250,9 +250,10 @@ def damaged(location: Location, reason: str, kind: str = STORE) -> StoreError:
 
 
 def _first(error: ValueError) -> str:
-    """The first thing that is wrong, in a line."""
+    """The first thing that is wrong, in a line, without orders to a terminal."""
     if not isinstance(error, ValidationError):
         return str(error)[:200]
     found = error.errors(include_url=False)[0]
     place = ".".join(map(str, found["loc"]))
-    return f"{place or 'metadata'}: {found['msg']}"[:300]
+    line = f"{place or 'metadata'}: {found['msg']}"[:300]
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
