@@ -105,12 +105,8 @@ class Estimates:
 
     @property
     def eigenvalue_errors(self) -> Array:
-        """Bounds on the errors of the eigenvalues.
-
-        Within ``‖A u - λ u‖`` of λ is an eigenvalue of A, if ``‖u‖ = 1`` (B. Parlett, The Symmetric
-        Eigenvalue Problem, section 4.5); that of H is no further from it than the noise floor.
-        """
-        return self.pairs.residuals + self.noise_floor
+        """Bounds on the errors of the eigenvalues."""
+        return self.pairs.errors(self.noise_floor)
 
     def density_data(self) -> dict[str, Any] | None:
         """The counts and the curve of the density, if there is one."""
