@@ -23,7 +23,7 @@ from pipeline.records import GROUP, BlockRecord, group_json, record_key
 from pipeline.storage import Place, locate
 from pipeline.storage.chunks import checksum, write_chunks
 
-__all__ = ["HessianStore", "differing_inputs"]
+__all__ = ["HessianStore", "differences"]
 
 
 class HessianStore(HoldsInputs):
@@ -220,12 +220,12 @@ class HessianStore(HoldsInputs):
         Raises:
             StoreMismatchError: Naming what differs.
         """
-        differing = differing_inputs(self.attributes["fingerprint"], fingerprint)
+        differing = differences(self.attributes["fingerprint"], fingerprint)
         if differing:
             raise StoreMismatchError(
-                f"{self.location} was made from other inputs: {', '.join(differing)} differ"
-                f"{'s' if len(differing) == 1 else ''}. Give this run another --store, or run "
-                "with the inputs that the store was made from. The store was left as it was."
+                f"{self.location} was made from other inputs: {differing}. Give this run another "
+                "--store, or run with the inputs that the store was made from. The store was left "
+                "as it was."
             )
 
     def set_certificate(self, certificate: dict[str, Any] | None) -> None:
@@ -238,12 +238,13 @@ class HessianStore(HoldsInputs):
             self.location.write("zarr.json", group_json(self.attributes))
 
 
-def differing_inputs(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
-    """The labels in which two fingerprints differ.
+def differences(first: Mapping[str, str], second: Mapping[str, str]) -> str:
+    """In what two fingerprints differ, in words, or nothing.
 
     Example:
-        >>> differing_inputs({"dtype": "float32"}, {"dtype": "float64"})
-        ['dtype']
+        >>> differences({"dtype": "float32"}, {"dtype": "float64"}), differences({}, {})
+        ('dtype differs', '')
     """
     labels = dict.fromkeys([*first, *second])
-    return [label for label in labels if first.get(label) != second.get(label)]
+    differing = [label for label in labels if first.get(label) != second.get(label)]
+    return f"{', '.join(differing)} differ{'s' if len(differing) == 1 else ''}" if differing else ""

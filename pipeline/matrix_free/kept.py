@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +17,8 @@ from pipeline.analysis.spectrum import Spectrum
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.matrix_free.answers import FORMAT_VERSION, KIND, chunks_of, read_answers
 from pipeline.opened import HoldsInputs
-from pipeline.storage import Location, Place, locate, writing
-from pipeline.store import differing_inputs
+from pipeline.storage import Location, Place, filling, locate
+from pipeline.store import differences
 from pipeline.template import describe_inputs, save_array, save_inputs
 from pipeline.vetting import ESTIMATES, damaged, read_group
 
@@ -128,11 +127,10 @@ def check_replaceable(path: Path, frozen: FrozenInputs) -> None:
             f"{path} exists, and holds no estimates: {error} If it is a store of the matrix, ask "
             "that: hessian spectrum. Or give another --store."
         ) from error
-    differing = differing_inputs(recorded, frozen.fingerprint())
+    differing = differences(recorded, frozen.fingerprint())
     if differing:
         raise StoreMismatchError(
-            f"{path} holds estimates of other inputs: {', '.join(differing)} differ"
-            f"{'s' if len(differing) == 1 else ''}. Give another --store."
+            f"{path} holds estimates of other inputs: {differing}. Give another --store."
         )
 
 
@@ -148,17 +146,10 @@ def save(found: Estimates, frozen: FrozenInputs, path: Path) -> None:
     Raises:
         StoreError: If it cannot be written.
     """
-    half_made = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.creating")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write(half_made, found, frozen)
-            if path.exists():
-                shutil.rmtree(path)
-            half_made.rename(path)
-    except BaseException:
-        shutil.rmtree(half_made, ignore_errors=True)
-        raise
+    with filling(path) as directory:
+        _write(directory, found, frozen)
+        if path.exists():
+            shutil.rmtree(path)
 
 
 def _write(path: Path, found: Estimates, frozen: FrozenInputs) -> None:
