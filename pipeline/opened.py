@@ -28,6 +28,8 @@ class HoldsInputs:
         layout: The parameter table.
         metadata: Those of the arrays, by name.
         objects: What it consists of, as a Zarr store to be read.
+        kind: What it is, for messages.
+        advice: What to do about damage, likewise.
     """
 
     kind = STORE

@@ -185,13 +185,13 @@ class ArrayMetadata(Strict):
         return self.chunk_bytes + CHECKSUM_BYTES
 
 
-def read_group(location: Location) -> dict[str, Any]:
+def read_group(location: Location, kind: str = STORE) -> dict[str, Any]:
     """The attributes of a group, not yet checked.
 
     Raises:
         StoreError: If they cannot be read.
     """
-    data = _read(location, "zarr.json")
+    data = _read(location, "zarr.json", kind)
     try:
         group = json.loads(data)
         if (group["zarr_format"], group["node_type"]) != (3, "group"):
@@ -199,7 +199,7 @@ def read_group(location: Location) -> dict[str, Any]:
         return dict(group["attributes"])
     # Damaged metadata surface as any of these.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise damaged(location, f"{type(error).__name__}: {error}") from error
+        raise damaged(location, f"{type(error).__name__}: {error}", kind) from error
 
 
 def check_attributes(

@@ -211,8 +211,25 @@ def test_what_was_not_asked_for_says_how_to_get_it(folder: Path, tmp_path: Path)
     assert "hessian estimate --diagonal" in reasons[DIAGONAL]
     assert "term pde alone" in reasons[SLICES]
     assert page.title == "Hessian of term pde of own.py:problem"
+    assert facts(page)["loss"][1].endswith(", both of all terms")
     reasons = left_out(estimates_page(kept, stored_only=True))
     assert reasons[SLICES] == reasons[CHANGES] == "--stored-only was given."
+
+
+def test_where_all_eigenvalues_are_known_they_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(FILE.replace("(8, 2,", "(4, 1,"))
+    compute_hessian(tmp_path / "own.py", tmp_path / "h.zarr", options=RunOptions(num_threads=2))
+    keep(tmp_path / "e.zarr", tmp_path / "own.py", EstimateOptions(num_pairs=9))
+    page = estimates_page(KeptEstimates(tmp_path / "e.zarr"), stored_only=True)
+    values = np.linalg.eigvalsh(dense(tmp_path))
+    assert len(values) == 17
+    found = facts(page)
+    assert found["negative eigenvalues"][0] == str(np.sum(values < 0))
+    size = np.abs(values)
+    assert found["condition number"][0] == f"{size.max() / size.min():.3g}"
+    listed = page.sections[0].tables[0].columns
+    np.testing.assert_allclose(listed["eigenvalue"], values[::-1], rtol=1e-9)
+    assert "Spectrum" not in left_out(page)
 
 
 def test_of_gauss_newton_the_model_is_its_own(folder: Path, tmp_path: Path) -> None:

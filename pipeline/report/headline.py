@@ -20,6 +20,7 @@ def headline(summary: Summary) -> list[Fact]:
     found = summary.spectrum
     floor = f"{found.noise_floor:.2g}"
     bounds = {
+        "loss": "",
         "parameters P": f"stored in {summary.dtype}",
         "trace": f"± {summary.trace_error:.2g}",
         "Frobenius norm": f"± {floor}",
@@ -32,6 +33,7 @@ def estimated_headline(kept: KeptEstimates, found: Spectrum) -> list[Fact]:
     """Name, value and bound of each number of kept estimates."""
     answers = kept.answers
     bounds = {
+        "loss": "" if kept.term is None else ", both of all terms",
         "parameters P": f"products in {kept.metadata['theta'].data_type}",
         "trace": _two_errors(answers.trace),
         "Frobenius norm": _two_errors(answers.frobenius_norm),
@@ -54,7 +56,7 @@ def _facts(
     low, high = found.errors[0], found.errors[-1]
     doubt = ", so it may be zero" if abs(float(found.eigenvalues[0])) <= low else ""
     facts = [
-        ("loss", f"{loss:.6g}", f"gradient norm {gradient_norm:.3g}"),
+        ("loss", f"{loss:.6g}", f"gradient norm {gradient_norm:.3g}{bounds['loss']}"),
         ("parameters P", f"{num_params:,}", bounds["parameters P"]),
         ("largest eigenvalue", f"{found.eigenvalues[-1]:.6g}", f"± {high:.2g}"),
         ("smallest eigenvalue", f"{found.eigenvalues[0]:.4g}", f"± {low:.2g}{doubt}"),
