@@ -138,7 +138,8 @@ def estimate(
 ) -> None:
     """Extreme eigenvalues, trace and norm from products alone, without computing the matrix.
 
-    For networks whose matrix would not fit; hessian plan says which do.
+    For networks whose matrix would not fit; hessian plan says which do. With --store the same
+    command goes on with an interrupted estimate.
     """
     settings = make_settings(
         config, problem, option, assignments, weights=weights, store=store, profile=profile,

@@ -76,6 +76,7 @@ class Answers(Strict):
     noise_floor: Size
     density: _Density | None
     num_products: NonNegativeInt
+    num_recorded: NonNegativeInt
     seconds: Size
 
     @model_validator(mode="after")
@@ -132,5 +133,5 @@ def read_answers(location: Location) -> tuple[KeptAttributes, dict[str, Any]]:
     Raises:
         StoreError: If they cannot be read, or are not those of estimates.
     """
-    raw = read_group(location)
+    raw = read_group(location, KIND)
     return check_attributes(KeptAttributes, raw, location, KIND), raw

@@ -23,7 +23,7 @@ from pipeline.analysis.estimators import (
 )
 from pipeline.analysis.operator import HessianOperator
 
-__all__ = ["EstimateOptions", "Estimates", "estimate"]
+__all__ = ["EstimateOptions", "Estimates", "best_method", "estimate"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -49,6 +49,7 @@ class EstimateOptions:
         seed: Of the random vectors.
         matrix: Of which matrix.
         term: Of which loss term alone, or None.
+        method: How trace and norm are estimated; by default the best whose vectors fit.
     """
 
     num_pairs: int = 5
@@ -60,10 +61,15 @@ class EstimateOptions:
     seed: int = 0
     matrix: Matrix = HESSIAN
     term: str | None = None
+    method: TraceMethod | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The options as JSON data."""
         return {**asdict(self), "matrix": self.matrix.name}
+
+    def deciding(self) -> dict[str, Any]:
+        """Those of them that change all products, as JSON data; the others say which there are."""
+        return {"matrix": self.matrix.name, "term": self.term, "seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,8 @@ class Estimates:
         diagonal: The diagonal ``[P]``, or None.
         density: The spectral density, or None.
         num_products: Products with single vectors, of all this.
-        seconds: Time that they took.
+        seconds: Time that this took, in this process.
+        num_recorded: How many of the products an earlier, interrupted process had computed.
     """
 
     title: str
@@ -97,6 +104,7 @@ class Estimates:
     density: SpectralDensity | None
     num_products: int
     seconds: float
+    num_recorded: int = 0
 
     @property
     def noise_floor(self) -> float:
@@ -131,6 +139,7 @@ class Estimates:
             "num_passes": self.pairs.num_passes,
             "density": self.density_data(),
             "num_products": self.num_products,
+            "num_recorded": self.num_recorded,
             "seconds": self.seconds,
         }
 
@@ -154,7 +163,7 @@ def estimate(
     """
     started, before = time.perf_counter(), operator.num_products
     assert operator.norm is not None, operator
-    method = _method(operator.shape[0], options.max_products)
+    method = options.method or best_method(operator.shape[0], options.max_products)
     given: dict[str, Any] = {
         "num_products": options.max_products,
         "error": (options.error * operator.norm) or None,
@@ -199,7 +208,7 @@ def estimate(
     )
 
 
-def _method(num_params: int, max_products: int) -> TraceMethod:
-    """The best method whose vectors fit into half of the free memory."""
+def best_method(num_params: int, max_products: int) -> TraceMethod:
+    """The best method for traces whose vectors fit into half of the free memory."""
     needed = XTRACE_COPIES * (max_products // 2) * num_params * np.dtype(np.float64).itemsize
     return "xtrace" if needed < psutil.virtual_memory().available / 2 else "hutchinson"

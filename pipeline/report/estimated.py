@@ -84,11 +84,11 @@ def _curvature(kept: KeptEstimates, found: Spectrum, values: Array) -> Curvature
             f"these estimates are of term {kept.term} alone, and the loss is the sum of all "
             "terms. Estimate its matrix with: hessian estimate, without --term"
         )
-    symbol, floor = kept.matrix.symbol, found.noise_floor
+    symbol, floor, worst = kept.matrix.symbol, found.noise_floor, max(kept.answers.residuals)
     notes = [
-        f"The v are eigenvectors up to residuals of {found.errors.max() - floor:.2g} at most. λ is "
-        f"vᵀ{symbol}v nevertheless, up to the noise floor of {floor:.2g}; what the model leaves "
-        f"out is α β vᵀ{symbol}w on the plane of two, at most {found.errors.max():.2g} of α β."
+        f"The v are eigenvectors up to residuals of {worst:.2g} at most. λ is vᵀ{symbol}v "
+        f"nevertheless, up to the noise floor of {floor:.2g}; what the model leaves out is "
+        f"α β vᵀ{symbol}w on the plane of two, at most {found.errors.max():.2g} of α β."
     ]
     origin = "with the estimated eigenvalue λ as the curvature"
     return Curvature(symbol, {None: np.diag(values)}, floor, origin, notes)
@@ -106,6 +106,7 @@ def _provenance(kept: KeptEstimates) -> Section:
         **{f"asked for {name}": value for name, value in asked.items()},
         "methods": "; ".join(methods),
         "products": answers.num_products,
+        "of which from an interrupted process": answers.num_recorded or "",
         "computing": format_seconds(answers.seconds),
     }
     return provenance_section(kept, computed)
