@@ -6,6 +6,7 @@ from typing import Literal
 __all__ = [
     "GAUSS_NEWTON",
     "HESSIAN",
+    "MATRICES",
     "BlockRow",
     "EngineChoice",
     "EngineName",
@@ -38,6 +39,7 @@ class Matrix:
 
 HESSIAN = Matrix("hessian", "Hessian", "Hessians", "H", "∂²L/∂θᵢ∂θⱼ")
 GAUSS_NEWTON = Matrix("ggn", "Gauss-Newton matrix", "Gauss-Newton matrices", "G", "Gᵢⱼ")
+MATRICES = {matrix.name: matrix for matrix in (HESSIAN, GAUSS_NEWTON)}
 
 
 def matrix_of(engine: EngineName) -> Matrix:

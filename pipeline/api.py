@@ -17,6 +17,7 @@ from hessian_tasks.spec import GAUSS_NEWTON, EngineName, matrix_of
 from pipeline.analysis.labels import ParameterIndex
 from pipeline.errors import StoreError
 from pipeline.events import Callback
+from pipeline.opened import HoldsInputs
 from pipeline.storage import Place
 from pipeline.store import HessianStore
 
@@ -143,12 +144,12 @@ open_hessian = open_store
 
 
 def rebuild_problem(
-    store: HessianStore | Place, problem: Problem | str | Path | None = None
+    store: HoldsInputs | Place, problem: Problem | str | Path | None = None
 ) -> Problem:
-    """The problem of a store at its θ; imports TensorFlow.
+    """The problem of a store, or of estimates, at its θ; imports TensorFlow.
 
     Args:
-        store: The store, or where it is.
+        store: The store, or where it is; or open estimates.
         problem: The problem or its file, if it was a live object or has moved.
 
     Raises:
@@ -158,7 +159,7 @@ def rebuild_problem(
     from hessian_tasks.rebuild import rebuild
     from pipeline.inputs import stored_inputs
 
-    opened = store if isinstance(store, HessianStore) else HessianStore(store)
+    opened = store if isinstance(store, HoldsInputs) else HessianStore(store)
     return rebuild(stored_inputs(opened, None if problem is None else source_of(problem)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from rich.console import Console
 
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.source import ProblemSource
-from hessian_tasks.spec import matrix_of
 from pipeline.config import Settings
 from pipeline.errors import ConfigError, StoppedError, StoreError
 from pipeline.inputs import freeze_source, stored_inputs
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.analysis.lbfgs import LbfgsHistory
     from pipeline.cluster.workers import Workers
     from pipeline.matrix_free.estimates import EstimateOptions, Estimates
+    from pipeline.matrix_free.journal import Journal
 
 __all__ = ["estimate_settings", "run_options", "run_settings", "settings_inputs", "train_settings"]
 
@@ -90,39 +91,79 @@ def run_settings(settings: Settings, console: Console, stop: threading.Event) ->
 
 
 def estimate_settings(
-    settings: Settings,
-    options: EstimateOptions,
-    term: str | None,
-    console: Console,
-    stop: threading.Event,
+    settings: Settings, options: EstimateOptions, console: Console, stop: threading.Event
 ) -> Estimates:
     """Estimate from products, showing what is done, and keep the answers if a store is given.
+
+    Until they are kept, the products are, so that the same command goes on where it was stopped.
 
     Raises:
         StoppedError: If ``stop`` was set.
     """
-    from pipeline.matrix_free.estimates import check_replaceable, estimate, save
+    frozen = freeze_source(_source(settings), settings.weights)
+    if settings.store is None:
+        return _estimate(settings, frozen, options, _Watched(console, stop))
+    from pipeline.matrix_free.estimates import best_method
+    from pipeline.matrix_free.journal import Journal
+    from pipeline.matrix_free.kept import check_replaceable, save
+
+    location = settings.location
+    path = location.directory
+    if path is None:
+        raise ConfigError(f"Estimates are kept in a directory, but --store is {settings.store}.")
+    with location.locked():
+        check_replaceable(path, frozen)
+        method = best_method(len(frozen.theta), options.max_products)
+        journal = Journal(path, frozen.fingerprint(), options.deciding(), method)
+        options = replace(options, method=journal.method)
+        try:
+            found = _estimate(settings, frozen, options, _Watched(console, stop, journal))
+        except StoppedError as error:
+            if not journal.num_kept:
+                raise
+            raise StoppedError(
+                f"stopped after {journal.num_kept} products, which are kept in "
+                f"{journal.directory}. Go on with the same command."
+            ) from error
+        save(found, frozen, path)
+        journal.remove()
+    return found
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Who watches an estimate, stops it, and takes down its products."""
+
+    console: Console
+    stop: threading.Event
+    journal: Journal | None = None
+
+    @property
+    def num_taken(self) -> int:
+        return 0 if self.journal is None else self.journal.num_taken
+
+
+def _estimate(
+    settings: Settings, frozen: FrozenInputs, options: EstimateOptions, watched: _Watched
+) -> Estimates:
+    from pipeline.matrix_free.estimates import estimate
     from pipeline.matrix_free.operator import operator_of
 
-    frozen = freeze_source(_source(settings), settings.weights)
-    path = None if settings.store is None else settings.location.directory
-    if settings.store is not None and path is None:
-        raise ConfigError(f"Estimates are kept in a directory, but --store is {settings.store}.")
-    if path is not None:
-        check_replaceable(path, frozen)
-    with _workers(settings, stop) as workers, console.status("measuring products") as status:
+    show = watched.console.status("measuring products")
+    with _workers(settings, watched.stop) as workers, show as status:
         operator = operator_of(
             frozen,
-            matrix=matrix_of(settings.engine),
-            term=term,
+            matrix=options.matrix,
+            term=options.term,
             workers=workers,
             num_threads=settings.threads,
-            stop=stop,
+            stop=watched.stop,
+            journal=watched.journal,
         )
+        # What the measurement took does not count among the products of the answers.
+        before = watched.num_taken
         found = estimate(operator, frozen.loss, options, lambda text: status.update(text))
-    if path is not None:
-        save(found, frozen, path)
-    return found
+        return replace(found, num_recorded=watched.num_taken - before)
 
 
 def _workers(settings: Settings, stop: threading.Event) -> AbstractContextManager[Workers | None]:

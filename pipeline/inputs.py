@@ -1,4 +1,4 @@
-"""Where a run's frozen inputs come from: a problem, or a store that has them."""
+"""Where a run's frozen inputs come from: a problem, or what was made from them and holds them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hessian_tasks.frozen import FrozenInputs, FrozenTerm
 from hessian_tasks.models import load_weights_file
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import ProblemSource
-from pipeline.store import HessianStore
+from pipeline.opened import HoldsInputs
 from pipeline.trust import check_named, remember
 
 __all__ = ["freeze_source", "stored_inputs"]
@@ -33,11 +33,11 @@ def freeze_source(source: ProblemSource, weights: str | Path | None = None) -> F
     return freeze(problem, source)
 
 
-def stored_inputs(store: HessianStore, source: ProblemSource | None = None) -> FrozenInputs:
-    """Read the inputs that a store was made from.
+def stored_inputs(store: HoldsInputs, source: ProblemSource | None = None) -> FrozenInputs:
+    """Read the inputs that a store, or estimates, were made from.
 
     Args:
-        store: The store.
+        store: The store, or the estimates.
         source: Where to build the problem from instead of the recorded source, which
             may have moved or have been a live object.
 
@@ -66,7 +66,7 @@ def stored_inputs(store: HessianStore, source: ProblemSource | None = None) -> F
     )
 
 
-def _read_term(store: HessianStore, term: dict[str, Any]) -> FrozenTerm:
+def _read_term(store: HoldsInputs, term: dict[str, Any]) -> FrozenTerm:
     return FrozenTerm(
         name=term["name"],
         kind=term["kind"],

@@ -1,11 +1,11 @@
 """The loss around θ: its slices along eigenvectors, and what these do to the solution.
 
-Both evaluate the problem, which is rebuilt from the inputs that the store has frozen.
+Both evaluate the problem, which is rebuilt from the inputs that a store or kept estimates hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,10 @@ from pipeline.analysis.slices import Axis, QuadraticModel, Slice, reach, take_sl
 from pipeline.store import HessianStore
 
 if TYPE_CHECKING:
+    from hessian_tasks.directions import LossesAlong
     from hessian_tasks.problem import Problem
 
-__all__ = ["Directions", "loss_slices", "solution_changes"]
+__all__ = ["Directions", "loss_slices", "solution_changes", "stored_curvatures"]
 
 Array = npt.NDArray[np.float64]
 
@@ -42,7 +43,11 @@ class Directions:
 
 
 def loss_slices(
-    store: HessianStore, problem: Problem, directions: Directions, floor: float, change: float = 2.0
+    problem: Problem,
+    directions: Directions,
+    curvatures: Mapping[str | None, Array],
+    floor: float,
+    change: float = 2.0,
 ) -> list[Slice]:
     """The loss and its terms along each direction, and on the plane of the first and the last.
 
@@ -50,9 +55,10 @@ def loss_slices(
     or at ``‖θ‖``; a curvature below the noise floor counts as the floor.
 
     Args:
-        store: Its matrices give the quadratic models.
-        problem: Its problem, from :func:`~pipeline.api.rebuild_problem`.
+        problem: The problem, from :func:`~pipeline.api.rebuild_problem`.
         directions: Where to go.
+        curvatures: ``v_dᵀ H v_e`` ``[K, K]`` of the total, under None, and of those terms that are
+            to have a quadratic model too; :func:`stored_curvatures` gives those of a store.
         floor: The noise floor of the eigenvalues.
         change: How far, as a multiple of the loss.
 
@@ -60,10 +66,11 @@ def loss_slices(
         A slice for each direction, and one of two directions if there are as many.
     """
     from hessian_tasks.directions import LossesAlong
+    from hessian_tasks.models import get_theta
 
     along = LossesAlong(problem, directions.vectors)
-    models = _quadratic_models(store, along.slopes(), directions.vectors)
-    limit = float(np.linalg.norm(store.read("theta").astype(np.float64)))
+    models = _quadratic_models(along, [term.name for term in problem.terms], curvatures)
+    limit = float(np.linalg.norm(get_theta(problem.model).astype(np.float64)))
     total = models[None]
     ends = [
         reach(total.loss, slope, max(abs(curvature), floor), change, limit)
@@ -81,20 +88,23 @@ def loss_slices(
 
 
 def _quadratic_models(
-    store: HessianStore, slopes: Array, vectors: Array
+    along: LossesAlong, terms: Sequence[str], curvatures: Mapping[str | None, Array]
 ) -> dict[str | None, QuadraticModel]:
-    terms = store.attributes["terms"]
-    numbers: dict[str | None, int] = {term["name"]: k for k, term in enumerate(terms)}
-    losses = np.array([term["loss"] for term in terms])
+    slopes = along.slopes()
+    (losses,) = along(np.zeros((1, slopes.shape[1])))
     models = {}
-    for term in store.arrays:
-        chosen = slice(None) if term is None else [numbers[term]]
+    for term, matrix in curvatures.items():
+        chosen = slice(None) if term is None else [terms.index(term)]
         models[term] = QuadraticModel(
-            float(losses[chosen].sum()),
-            slopes[chosen].sum(axis=0),
-            vectors @ (open_operator(store, term) @ vectors.T),
+            float(losses[chosen].sum()), slopes[chosen].sum(axis=0), matrix
         )
     return models
+
+
+def stored_curvatures(store: HessianStore, directions: Directions) -> dict[str | None, Array]:
+    """``v_dᵀ H v_e`` ``[K, K]`` by a store's matrices, of the total (None) and of single terms."""
+    vectors = directions.vectors
+    return {term: vectors @ (open_operator(store, term) @ vectors.T) for term in store.arrays}
 
 
 def solution_changes(problem: Problem, directions: Directions) -> Fields | None:

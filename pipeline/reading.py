@@ -22,15 +22,18 @@ from pipeline.storage import Location
 from pipeline.storage.chunks import read_chunk
 from pipeline.units import format_bytes
 
-__all__ = ["read_entries", "reading"]
+__all__ = ["VERIFY", "read_entries", "reading"]
+
+VERIFY = "What is damaged is found by: hessian verify"
 
 
 @contextlib.contextmanager
-def reading(what: str) -> Iterator[None]:
+def reading(what: str, advice: str = VERIFY) -> Iterator[None]:
     """Turn errors of reading into a StoreError.
 
     Args:
         what: What is read, and where it is.
+        advice: What to do about damage.
     """
     try:
         yield
@@ -40,13 +43,15 @@ def reading(what: str) -> Iterator[None]:
         raise StoreError(f"{what} does not fit into memory.") from error
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         line = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-        raise StoreError(
-            f"{what} cannot be read: {line}. What is damaged is found by: hessian verify"
-        ) from error
+        raise StoreError(f"{what} cannot be read: {line}. {advice}") from error
 
 
 def read_entries(
-    array: zarr.Array[Any], location: Location, rows: slice, columns: slice
+    array: zarr.Array[Any],
+    location: Location,
+    rows: slice,
+    columns: slice,
+    advice: str = VERIFY,
 ) -> npt.NDArray[Any]:
     """Entries of a matrix or of a Jacobian, as they are stored, not to be changed.
 
@@ -55,6 +60,7 @@ def read_entries(
         location: The store that it is in.
         rows: Which rows.
         columns: Which columns.
+        advice: What to do about damage.
 
     Raises:
         StoreError: If a tile is damaged, or they do not fit into memory.
@@ -71,7 +77,7 @@ def read_entries(
     def read(place: tuple[int, ...]) -> npt.NDArray[Any]:
         return _read_tile(array, location, place, spans)
 
-    with reading(what):
+    with reading(what, advice):
         if len(places) == 1:
             return read(places[0])
         # Side by side and below each other.

@@ -8,42 +8,35 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import zarr
 
-from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.spec import BlockRow, EngineName, matrix_of
 from pipeline.errors import StoreError, StoreMismatchError
-from pipeline.metadata import check_arrays, read_array, read_attributes
+from pipeline.metadata import check_arrays, read_attributes
+from pipeline.opened import HoldsInputs
 from pipeline.plan import split_rows
-from pipeline.reading import read_entries, reading
 from pipeline.records import GROUP, BlockRecord, group_json, record_key
 from pipeline.storage import Place, locate
 from pipeline.storage.chunks import checksum, write_chunks
 
-__all__ = ["HessianStore", "differing_inputs"]
+__all__ = ["HessianStore", "differences"]
 
 
-class HessianStore:
+class HessianStore(HoldsInputs):
     """An open store.
 
     Attributes:
-        location: Where it is.
-        attributes: The root group's attributes.
-        num_params: P.
         tile: Side of the square tiles.
         dtype: Dtype of the matrices.
-        layout: The parameter table.
         engine: Name of the engine that computes it.
         matrix: Which matrix it holds.
         arrays: Names of the matrix's arrays, by loss term; the total's term is None.
         jacobians: Names of the arrays of the residuals' Jacobians, by loss term; none beside a
             Hessian.
-        objects: What it consists of, as a Zarr store to be read.
     """
 
     def __init__(self, place: Place) -> None:
@@ -55,24 +48,18 @@ class HessianStore:
         Raises:
             StoreError: If there is none, or it is damaged or of another format.
         """
-        self.location = locate(place)
-        if not self.location.exists():
+        location = locate(place)
+        if not location.exists():
             raise StoreError(f"There is no Hessian store at {place}. Start one with: hessian run")
-        checked, self.attributes = read_attributes(self.location)
+        checked, attributes = read_attributes(location)
         self.tile = checked.tile
         self.engine: EngineName = checked.engine
         self.matrix = matrix_of(checked.engine)
-        self.layout = ParameterLayout.from_json(self.attributes["parameters"])
-        self.num_params = checked.num_params
         self.arrays: dict[str | None, str] = {a.term: a.name for a in checked.arrays}
         self.jacobians = {a.term: a.name for a in checked.jacobians}
-        names = [*self.arrays.values(), *self.jacobians.values(), *checked.inputs]
-        metadata = self.location.each(partial(read_array, self.location), names)
-        self.metadata = dict(zip(names, metadata, strict=True))
-        check_arrays(self.location, checked, self.metadata)
-        self.objects = self.location.open()
-        self.objects.object_bytes = {n: array.object_bytes for n, array in self.metadata.items()}
-        self._open: dict[str, zarr.Array[Any]] = {}
+        names = [*self.arrays.values(), *self.jacobians.values()]
+        super().__init__(location, attributes, checked, names)
+        check_arrays(location, checked, self.metadata)
         self.dtype = self.hessian().dtype
 
     def hessian(self, name: str | None = None) -> zarr.Array[Any]:
@@ -81,24 +68,7 @@ class HessianStore:
         Raises:
             StoreError: If there is none of that name.
         """
-        name = self.arrays[None] if name is None else name
-        if name not in self._open:
-            with reading(f"Array {name!r} of {self.location}"):
-                if name not in self.metadata:
-                    raise KeyError(f"it has {', '.join(self.metadata)}")
-                found = zarr.open_array(self.objects, path=name, mode="r", zarr_format=3)
-                self._open[name] = found
-        return self._open[name]
-
-    def read(self, name: str) -> npt.NDArray[Any]:
-        """A small array as a whole: ``theta``, ``gradient``, points.
-
-        Raises:
-            StoreError: If it is missing or damaged.
-        """
-        array = self.hessian(name)
-        with reading(f"Array {name!r} of {self.location}"):
-            return np.asarray(array[...])
+        return self.array(self.arrays[None] if name is None else name)
 
     def read_part(self, rows: slice, columns: slice, name: str | None = None) -> npt.NDArray[Any]:
         """Entries of a matrix or of a Jacobian, as they are stored, not to be changed.
@@ -106,7 +76,7 @@ class HessianStore:
         Raises:
             StoreError: If a tile is damaged, or they do not fit into memory.
         """
-        return read_entries(self.hessian(name), self.location, rows, columns)
+        return self.read_entries(rows, columns, self.arrays[None] if name is None else name)
 
     @property
     def resume_command(self) -> str:
@@ -250,12 +220,12 @@ class HessianStore:
         Raises:
             StoreMismatchError: Naming what differs.
         """
-        differing = differing_inputs(self.attributes["fingerprint"], fingerprint)
+        differing = differences(self.attributes["fingerprint"], fingerprint)
         if differing:
             raise StoreMismatchError(
-                f"{self.location} was made from other inputs: {', '.join(differing)} differ"
-                f"{'s' if len(differing) == 1 else ''}. Give this run another --store, or run "
-                "with the inputs that the store was made from. The store was left as it was."
+                f"{self.location} was made from other inputs: {differing}. Give this run another "
+                "--store, or run with the inputs that the store was made from. The store was left "
+                "as it was."
             )
 
     def set_certificate(self, certificate: dict[str, Any] | None) -> None:
@@ -268,12 +238,13 @@ class HessianStore:
             self.location.write("zarr.json", group_json(self.attributes))
 
 
-def differing_inputs(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
-    """The labels in which two fingerprints differ.
+def differences(first: Mapping[str, str], second: Mapping[str, str]) -> str:
+    """In what two fingerprints differ, in words, or nothing.
 
     Example:
-        >>> differing_inputs({"dtype": "float32"}, {"dtype": "float64"})
-        ['dtype']
+        >>> differences({"dtype": "float32"}, {"dtype": "float64"}), differences({}, {})
+        ('dtype differs', '')
     """
     labels = dict.fromkeys([*first, *second])
-    return [label for label in labels if first.get(label) != second.get(label)]
+    differing = [label for label in labels if first.get(label) != second.get(label)]
+    return f"{', '.join(differing)} differ{'s' if len(differing) == 1 else ''}" if differing else ""

@@ -30,7 +30,7 @@ from pipeline.names import array_names, jacobian_name
 from pipeline.plan import Plan, residual_chunk
 from pipeline.storage import Location
 
-__all__ = ["create_template", "describe_inputs"]
+__all__ = ["create_template", "describe_inputs", "save_array", "save_inputs"]
 
 PACKAGES = ("dask", "hessian-pipeline", "keras", "numpy", "tensorflow", "zarr")
 
@@ -62,13 +62,7 @@ def _write(store: MemoryStore, frozen: FrozenInputs, plan: Plan, choice: EngineC
     root = zarr.create_group(store, zarr_format=3, attributes=attributes)
     root.create_group(records.GROUP)
     _reserve(root, frozen, plan, choice, names)
-    _save(root, "theta", frozen.theta, ("row",))
-    _save(root, "gradient", frozen.gradient, ("row",))
-    _save(root, "state", frozen.state, ("state",))
-    for term in frozen.terms:
-        for key, array in term.arrays.items():
-            axes = tuple(f"{term.name}_{key}_{axis}" for axis in range(array.ndim))
-            _save(root, f"{term.name}_{key}", array, axes)
+    save_inputs(root, frozen)
     _save_labels(root, frozen)
 
 
@@ -104,17 +98,28 @@ def _reserve(
         )
 
 
-def _save(
-    root: zarr.Group, name: str, data: npt.NDArray[Any], axes: tuple[str, ...], **attributes: Any
+def save_inputs(root: zarr.Group, frozen: FrozenInputs) -> None:
+    """Write the inputs' arrays into a group."""
+    save_array(root, "theta", frozen.theta, ("row",))
+    save_array(root, "gradient", frozen.gradient, ("row",))
+    save_array(root, "state", frozen.state, ("state",))
+    for term in frozen.terms:
+        for key, array in term.arrays.items():
+            axes = tuple(f"{term.name}_{key}_{axis}" for axis in range(array.ndim))
+            save_array(root, f"{term.name}_{key}", array, axes)
+
+
+def save_array(
+    root: zarr.Group, name: str, data: npt.NDArray[Any], axes: tuple[str, ...], **options: Any
 ) -> None:
+    """Write an array into a group, as one chunk unless the options of Zarr say otherwise."""
     array = root.create_array(
         name,
         shape=data.shape,
-        chunks=tuple(max(1, size) for size in data.shape),
         dtype=data.dtype,
         compressors=Crc32cCodec(),
         dimension_names=axes,
-        attributes=attributes,
+        **{"chunks": tuple(max(1, size) for size in data.shape), **options},
     )
     array[...] = data
 
@@ -130,9 +135,9 @@ def _save_labels(root: zarr.Group, frozen: FrozenInputs) -> None:
     }
     for key, codes in layout.labels().items():
         names = meanings[key]
-        attributes = {} if names is None else {"flag_meanings": names}
+        options = {} if names is None else {"attributes": {"flag_meanings": names}}
         for dimension in ("row", "col"):
-            _save(root, f"{dimension}_{key}", codes, (dimension,), **attributes)
+            save_array(root, f"{dimension}_{key}", codes, (dimension,), **options)
 
 
 def _attributes(

@@ -27,7 +27,8 @@ from pipeline.cluster.workers import Workers
 from pipeline.errors import ClusterError, ConfigError, ProblemError, StoppedError, StoreError
 from pipeline.inputs import freeze_source
 from pipeline.matrix_free.distributed import distributed_product
-from pipeline.matrix_free.estimates import EstimateOptions, check_replaceable, estimate
+from pipeline.matrix_free.estimates import EstimateOptions, estimate
+from pipeline.matrix_free.kept import check_replaceable
 from pipeline.matrix_free.operator import operator_of
 from pipeline.profiles import Processes
 from pipeline.store import HessianStore

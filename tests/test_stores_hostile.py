@@ -159,6 +159,8 @@ ATTRIBUTES: dict[str, Any] = {
     "parameters__0__name": "kernel\x1b]0;owned\x07",
     "loss": "NaN",
     "terms__0__weight": None,
+    "fingerprint": {"dtype\x1b[31m\n": "float32"},
+    "provenance": {},
     "source__reference": "poisson\nhessian: all is well",
     "certificate": {"passed": "yes", "product_errors": ["1"]},
     "jacobians": [{"name": "nowhere", "term": "t"}],

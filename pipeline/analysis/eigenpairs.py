@@ -45,6 +45,14 @@ class Eigenpairs:
         """Which residuals reached the tolerance ``[K]``."""
         return np.asarray(self.residuals <= self.tolerance)
 
+    def errors(self, noise_floor: float) -> Array:
+        """Bounds on the errors of the values as eigenvalues of H, if products are those of H + E.
+
+        Within the residual of λ is an eigenvalue of A; that of H is no further from it than the
+        noise floor, a bound on ``‖E‖₂``.
+        """
+        return np.asarray(self.residuals + noise_floor)
+
     def only(self, chosen: npt.NDArray[np.bool_]) -> Eigenpairs:
         """Those of them that a mask ``[K]`` chooses."""
         return replace(

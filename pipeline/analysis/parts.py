@@ -27,7 +27,7 @@ from pipeline.analysis.operator import (
 from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.errors import PlanError, StoreMismatchError
 from pipeline.storage import Place
-from pipeline.store import HessianStore, differing_inputs
+from pipeline.store import HessianStore, differences
 from pipeline.units import format_bytes
 
 __all__ = [
@@ -151,11 +151,11 @@ def open_pair(
         StoreError: If one cannot be read.
     """
     first, second = expect_matrix(hessian, HESSIAN), expect_matrix(ggn, GAUSS_NEWTON)
-    differing = differing_inputs(first.attributes["fingerprint"], second.attributes["fingerprint"])
+    differing = differences(first.attributes["fingerprint"], second.attributes["fingerprint"])
     if differing:
         raise StoreMismatchError(
             f"{first.location} and {second.location} were made from different inputs: "
-            f"{', '.join(differing)}. Compute both from the same problem, options and weights."
+            f"{differing}. Compute both from the same problem, options and weights."
         )
     return first, second
 

@@ -45,8 +45,8 @@ class Spectrum:
         complete: Whether they are all there.
         noise_floor: Eigenvalues of smaller magnitude cannot be told from zero; from the
             store's certificate if it has one, else from the precision of its dtype.
-        trace: Exact trace, from the diagonal.
-        frobenius_norm: Exact ``‖H‖_F``, from the entries.
+        trace: The trace; of a store the exact one, from the diagonal.
+        frobenius_norm: ``‖H‖_F``; of a store the exact one, from the entries.
         vectors: Eigenvectors ``[P, K]``, if they were asked for or found by iteration.
         pairs: What was found by iteration, with the residual of each, else None.
     """
@@ -58,6 +58,13 @@ class Spectrum:
     frobenius_norm: float
     vectors: Array | None = None
     pairs: Eigenpairs | None = None
+
+    @property
+    def errors(self) -> Array:
+        """Bounds on the errors of the eigenvalues ``[K]``, see :meth:`Eigenpairs.errors`."""
+        if self.pairs is None:
+            return np.full(len(self.eigenvalues), self.noise_floor)
+        return self.pairs.errors(self.noise_floor)
 
     @property
     def inertia(self) -> tuple[int, int, int] | None:

@@ -87,7 +87,7 @@ def summarise(store: HessianStore, found: Spectrum | None = None) -> Summary:
         num_params=store.num_params,
         dtype=str(store.dtype),
         loss=float(store.attributes["loss"]),
-        gradient_norm=float(np.linalg.norm(store.read("gradient").astype(np.float64))),
+        gradient_norm=store.gradient_norm,
         spectrum=found or spectrum(store),
         verified=None if certificate is None else bool(certificate["passed"]),
     )

@@ -30,7 +30,7 @@ def report(
         bool, typer.Option("--stored-only", help="Evaluate nothing: no slices, no fields.")
     ] = False,
 ) -> None:
-    """Write one HTML page on a store, with its pictures and tables beside it.
+    """Write one HTML page on a store, or on kept estimates, with its pictures and tables beside it.
 
     Slices and changes of the solution evaluate the problem again, which needs TensorFlow and
     runs the problem's file.

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from hessian_tasks.process import configure_tensorflow
+from hessian_tasks.spec import matrix_of
 from pipeline import render
 from pipeline.cli.app import app, print_result
 from pipeline.cli.parameters import (
@@ -137,7 +138,8 @@ def estimate(
 ) -> None:
     """Extreme eigenvalues, trace and norm from products alone, without computing the matrix.
 
-    For networks whose matrix would not fit; hessian plan says which do.
+    For networks whose matrix would not fit; hessian plan says which do. With --store the same
+    command goes on with an interrupted estimate.
     """
     settings = make_settings(
         config, problem, option, assignments, weights=weights, store=store, profile=profile,
@@ -147,10 +149,13 @@ def estimate(
     from pipeline.commands import estimate_settings
     from pipeline.matrix_free.estimates import EstimateOptions
 
-    options = EstimateOptions(pairs, tolerance, error, max_products, diagonal, density, seed)
+    matrix = matrix_of(settings.engine)
+    options = EstimateOptions(
+        pairs, tolerance, error, max_products, diagonal, density, seed, matrix, term
+    )
     console = Console(soft_wrap=True, highlight=False, stderr=True)
     with _stop_on_signals() as stop:
-        found = estimate_settings(settings, options, term, console, stop)
+        found = estimate_settings(settings, options, console, stop)
     print_result(render.estimates(found), found.to_json(), as_json)
 
 

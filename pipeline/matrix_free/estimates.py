@@ -1,20 +1,17 @@
-"""What products alone say of a matrix, each answer with its error, and how that is kept."""
+"""What products alone say of a matrix, each answer with its error."""
 
 from __future__ import annotations
 
-import shutil
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import psutil
-import xarray as xr
 
-from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.spec import HESSIAN, Matrix
 from pipeline.analysis.density import SpectralDensity, spectral_density
 from pipeline.analysis.eigenpairs import Eigenpairs, extreme_eigenpairs
 from pipeline.analysis.estimators import (
@@ -25,15 +22,11 @@ from pipeline.analysis.estimators import (
     estimate_trace,
 )
 from pipeline.analysis.operator import HessianOperator
-from pipeline.errors import StoreError, StoreMismatchError
-from pipeline.matrix_free.products import Array
-from pipeline.storage import writing
-from pipeline.store import differing_inputs
-from pipeline.template import describe_inputs
 
-__all__ = ["EstimateOptions", "Estimates", "check_replaceable", "estimate", "save"]
+__all__ = ["EstimateOptions", "Estimates", "best_method", "estimate"]
 
-KIND = "estimates"
+Array: TypeAlias = npt.NDArray[Any]
+
 # XTrace keeps that many arrays of all its vectors.
 XTRACE_COPIES = 5
 # A product costs in proportion to its vectors, unlike a pass over an array: blocks need only be
@@ -54,6 +47,9 @@ class EstimateOptions:
         num_diagonal: Products for the diagonal; 0 leaves it out.
         num_density: Random vectors for the spectral density, of 80 products each; 0 leaves it out.
         seed: Of the random vectors.
+        matrix: Of which matrix.
+        term: Of which loss term alone, or None.
+        method: How trace and norm are estimated; by default the best whose vectors fit.
     """
 
     num_pairs: int = 5
@@ -63,6 +59,17 @@ class EstimateOptions:
     num_diagonal: int = 0
     num_density: int = 0
     seed: int = 0
+    matrix: Matrix = HESSIAN
+    term: str | None = None
+    method: TraceMethod | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as JSON data."""
+        return {**asdict(self), "matrix": self.matrix.name}
+
+    def deciding(self) -> dict[str, Any]:
+        """Those of them that change all products, as JSON data; the others say which there are."""
+        return {"matrix": self.matrix.name, "term": self.term, "seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ class Estimates:
 
     Attributes:
         title: Name of the matrix.
+        asked: What was asked for.
         num_params: P.
         loss: The loss at θ.
         relative_error: Of a product, as measured.
@@ -80,10 +88,12 @@ class Estimates:
         diagonal: The diagonal ``[P]``, or None.
         density: The spectral density, or None.
         num_products: Products with single vectors, of all this.
-        seconds: Time that they took.
+        seconds: Time that this took, in this process.
+        num_recorded: How many of the products an earlier, interrupted process had computed.
     """
 
     title: str
+    asked: EstimateOptions
     num_params: int
     loss: float
     relative_error: float
@@ -94,6 +104,7 @@ class Estimates:
     density: SpectralDensity | None
     num_products: int
     seconds: float
+    num_recorded: int = 0
 
     @property
     def noise_floor(self) -> float:
@@ -102,12 +113,8 @@ class Estimates:
 
     @property
     def eigenvalue_errors(self) -> Array:
-        """Bounds on the errors of the eigenvalues.
-
-        Within ``‖A u - λ u‖`` of λ is an eigenvalue of A, if ``‖u‖ = 1`` (B. Parlett, The Symmetric
-        Eigenvalue Problem, section 4.5); that of H is no further from it than the noise floor.
-        """
-        return self.pairs.residuals + self.noise_floor
+        """Bounds on the errors of the eigenvalues."""
+        return self.pairs.errors(self.noise_floor)
 
     def density_data(self) -> dict[str, Any] | None:
         """The counts and the curve of the density, if there is one."""
@@ -117,6 +124,7 @@ class Estimates:
         """The answers as JSON data, without vectors."""
         return {
             "matrix": self.title,
+            "asked": self.asked.to_json(),
             "num_params": self.num_params,
             "loss": self.loss,
             "eigenvalues": self.pairs.values.tolist(),
@@ -126,9 +134,12 @@ class Estimates:
             "relative_error": self.relative_error,
             "noise_floor": self.noise_floor,
             "residuals": self.pairs.residuals.tolist(),
+            "tolerance": self.pairs.tolerance,
             "converged": self.pairs.converged.tolist(),
+            "num_passes": self.pairs.num_passes,
             "density": self.density_data(),
             "num_products": self.num_products,
+            "num_recorded": self.num_recorded,
             "seconds": self.seconds,
         }
 
@@ -152,7 +163,7 @@ def estimate(
     """
     started, before = time.perf_counter(), operator.num_products
     assert operator.norm is not None, operator
-    method = _method(operator.shape[0], options.max_products)
+    method = options.method or best_method(operator.shape[0], options.max_products)
     given: dict[str, Any] = {
         "num_products": options.max_products,
         "error": (options.error * operator.norm) or None,
@@ -183,6 +194,7 @@ def estimate(
         )
     return Estimates(
         operator.title,
+        options,
         operator.shape[0],
         loss,
         operator.relative_error,
@@ -196,80 +208,7 @@ def estimate(
     )
 
 
-def _method(num_params: int, max_products: int) -> TraceMethod:
-    """The best method whose vectors fit into half of the free memory."""
+def best_method(num_params: int, max_products: int) -> TraceMethod:
+    """The best method for traces whose vectors fit into half of the free memory."""
     needed = XTRACE_COPIES * (max_products // 2) * num_params * np.dtype(np.float64).itemsize
     return "xtrace" if needed < psutil.virtual_memory().available / 2 else "hutchinson"
-
-
-def check_replaceable(path: Path, frozen: FrozenInputs) -> None:
-    """Find out before the first product whether answers can be saved to a path.
-
-    Raises:
-        StoreMismatchError: If there are answers of other inputs.
-        StoreError: If something else is there.
-    """
-    if not path.exists():
-        return
-    try:
-        with xr.open_zarr(path, consolidated=False) as dataset:
-            attributes = dict(dataset.attrs)
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise StoreError(f"{path} exists, and holds no estimates: {error}") from error
-    recorded = attributes.get("fingerprint")
-    if attributes.get("kind") != KIND or not isinstance(recorded, dict):
-        raise StoreError(
-            f"{path} exists, and holds no estimates. If it is a store of the matrix, ask that: "
-            "hessian spectrum. Or give another --store."
-        )
-    differing = differing_inputs(recorded, frozen.fingerprint())
-    if differing:
-        raise StoreMismatchError(
-            f"{path} holds estimates of other inputs: {', '.join(differing)} differ"
-            f"{'s' if len(differing) == 1 else ''}. Give another --store."
-        )
-
-
-def save(found: Estimates, frozen: FrozenInputs, path: Path) -> None:
-    """Write the answers and the inputs that they belong to, as a Zarr group that xarray opens.
-
-    Arrays: ``eigenvalue``, ``eigenvalue_error`` ``[pair]``, ``eigenvector`` ``[row, pair]``,
-    ``theta`` and ``gradient`` ``[row]``, the points, and ``diagonal`` with ``diagonal_error``
-    ``[row]`` where it was asked for. Attributes: those of :meth:`Estimates.to_json` under
-    ``estimates``, and the inputs as a store of the matrix has them. It is made under another name
-    and renamed.
-
-    Raises:
-        StoreError: If it cannot be written.
-    """
-    half_made = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.creating")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _dataset(found, frozen).to_zarr(half_made, zarr_format=3, consolidated=False)
-            if path.exists():
-                shutil.rmtree(path)
-            half_made.rename(path)
-    except BaseException:
-        shutil.rmtree(half_made, ignore_errors=True)
-        raise
-
-
-def _dataset(found: Estimates, frozen: FrozenInputs) -> xr.Dataset:
-    arrays: dict[str, tuple[tuple[str, ...], Array]] = {
-        "eigenvalue": (("pair",), found.pairs.values),
-        "eigenvalue_error": (("pair",), found.eigenvalue_errors),
-        "eigenvector": (("row", "pair"), found.pairs.vectors),
-        "theta": (("row",), frozen.theta),
-        "gradient": (("row",), frozen.gradient),
-    }
-    if found.diagonal is not None:
-        arrays["diagonal"] = (("row",), found.diagonal.value)
-        arrays["diagonal_error"] = (("row",), found.diagonal.standard_error)
-    for term in frozen.terms:
-        for key, array in term.arrays.items():
-            name = f"{term.name}_{key}"
-            arrays[name] = (tuple(f"{name}_{axis}" for axis in range(array.ndim)), array)
-    return xr.Dataset(
-        arrays, attrs={"kind": KIND, "estimates": found.to_json(), **describe_inputs(frozen)}
-    )

@@ -22,6 +22,7 @@ from pipeline.matrix_free.products import Array, Product, threaded_product
 
 if TYPE_CHECKING:
     from pipeline.cluster.workers import Workers
+    from pipeline.matrix_free.journal import Journal
 
 __all__ = ["measure_error", "operator_of"]
 
@@ -40,6 +41,7 @@ def operator_of(
     num_threads: int | None = None,
     max_batch: int = MAX_BATCH,
     stop: threading.Event | None = None,
+    journal: Journal | None = None,
 ) -> HessianOperator:
     """The Hessian, or the Gauss-Newton matrix, as products alone.
 
@@ -54,6 +56,7 @@ def operator_of(
         num_threads: Threads of this process; all cores by default.
         max_batch: Points computed at once.
         stop: Set to end a product.
+        journal: Keeps the products, and has those of an interrupted estimate.
 
     Raises:
         ReproductionError: If the problem cannot be rebuilt from the inputs.
@@ -81,6 +84,8 @@ def operator_of(
         from pipeline.matrix_free.distributed import distributed_product
 
         product = distributed_product(workers, frozen, matrix, shards, stop)
+    if journal is not None:
+        product = journal.recording(product)
     relative_error, norm = measure_error(product, problem, products, shards)
     return HessianOperator(
         product,

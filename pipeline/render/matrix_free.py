@@ -29,7 +29,7 @@ def estimates(found: Estimates) -> str:
         ("noise floor", f"{found.noise_floor:.2g} ({found.relative_error:.1e} of the norm)"),
         ("trace", _estimate(found.trace)),
         ("Frobenius norm", _estimate(found.frobenius_norm)),
-        ("products", f"{found.num_products} in {format_seconds(found.seconds)}"),
+        ("products", _products(found)),
     ]
     data = found.density_data()
     return table(rows) + ("" if data is None else "\n" + density(data))
@@ -40,6 +40,17 @@ def _residuals(found: Estimates) -> list[tuple[str, str]]:
     missed = int((~pairs.converged).sum())
     worst = f"at most {pairs.residuals.max():.2g} (allowed {pairs.tolerance:.2g})"
     return [("residuals", worst + (f", {missed} not converged" if missed else ""))]
+
+
+def _products(found: Estimates) -> str:
+    time = format_seconds(found.seconds)
+    if not found.num_recorded:
+        return f"{found.num_products} in {time}"
+    computed = found.num_products - found.num_recorded
+    return (
+        f"{found.num_products}, of which {found.num_recorded} were there from an interrupted "
+        f"process, and {computed} computed in {time}"
+    )
 
 
 def _value(value: float, error: float) -> str:

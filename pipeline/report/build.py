@@ -1,25 +1,24 @@
-"""The report of a store: from the store to a page."""
+"""The report of a store, or of estimates: from there to a page."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-import numpy.typing as npt
 
 from pipeline.analysis.layers import participation
 from pipeline.analysis.spectrum import Spectrum, spectrum
 from pipeline.analysis.statistics import matrix_statistics
 from pipeline.analysis.summary import summarise
-from pipeline.api import rebuild_problem
-from pipeline.errors import HessianError, StoreError
-from pipeline.landscape import Directions, loss_slices, solution_changes
-from pipeline.report.evaluated import fields_section, slices_section
+from pipeline.errors import ConfigError, StoreError
+from pipeline.landscape import Directions, stored_curvatures
+from pipeline.matrix_free.kept import KeptEstimates, holds_estimates
+from pipeline.report.chosen import both_ends, chosen_directions, problem_name
+from pipeline.report.estimated import estimates_page
+from pipeline.report.evaluated import Curvature, evaluated_sections, rebuilt_problem
 from pipeline.report.headline import headline, state_warnings
 from pipeline.report.layers import layers_section, participation_section
-from pipeline.report.page import Page, Section, write_page
+from pipeline.report.page import Page, write_page
 from pipeline.report.stored import (
     certificate_section,
     matrix_section,
@@ -27,19 +26,10 @@ from pipeline.report.stored import (
     spectrum_section,
 )
 from pipeline.report.terms import gauss_newton_section, terms_section
-from pipeline.storage import Location, Place
+from pipeline.storage import Location, Place, locate
 from pipeline.store import HessianStore
 
-if TYPE_CHECKING:
-    from hessian_tasks.problem import Problem
-
 __all__ = ["build_page", "write_report"]
-
-Array = npt.NDArray[np.float64]
-
-NUM_TOP, NUM_BOTTOM = 5, 3
-# Slices end where the quadratic model has changed by this multiple of the loss.
-CHANGE = 2.0
 
 
 def write_report(
@@ -50,14 +40,14 @@ def write_report(
     problem: str | None = None,
     stored_only: bool = False,
 ) -> Path:
-    """Write the report of a store: one HTML page, its pictures and its tables.
+    """Write the report of a store, or of estimates: one HTML page, its pictures and its tables.
 
     What cannot be shown is left out, and the page says why: of an incomplete store all that
     needs the missing block rows, without TensorFlow or the problem's source all that evaluates
     the problem.
 
     Args:
-        store: Directory of the store.
+        store: The store, or what ``hessian estimate --store`` has kept.
         out: Directory of the report; ``<store>-report`` by default.
         ggn: Store of the Gauss-Newton matrix of the same inputs, to compare with.
         problem: The problem's file, if it was a live object or has moved since.
@@ -69,15 +59,25 @@ def write_report(
 
     Raises:
         StoreError: If the store cannot be read or the report not be written.
+        ConfigError: If ``ggn`` is given for estimates, which are no matrix.
         StoreMismatchError: If ``ggn`` is of other inputs.
         ProblemError, ReproductionError: If ``problem`` is not the store's problem.
     """
-    opened = HessianStore(store)
-    path = default_out(opened.location) if out is None else Path(out)
-    directory = opened.location.directory
+    location = locate(store)
+    path = default_out(location) if out is None else Path(out)
+    directory = location.directory
     if directory is not None and path.resolve().is_relative_to(directory.resolve()):
         raise StoreError(f"{path} lies in the store. Give the report another --out.")
-    return write_page(build_page(opened, ggn, problem, stored_only), path, "report")
+    if not holds_estimates(location):
+        page = build_page(HessianStore(location), ggn, problem, stored_only)
+    elif ggn is None:
+        page = estimates_page(KeptEstimates(location), problem, stored_only)
+    else:
+        raise ConfigError(
+            f"--ggn compares the matrices of two stores, but {location} holds estimates. Give the "
+            "store of the Hessian, or leave out --ggn."
+        )
+    return write_page(page, path, "report")
 
 
 def default_out(store: Location) -> Path:
@@ -104,7 +104,7 @@ def build_page(
     num_missing = len(store.block_rows) - len(store.records())
     about = [certificate_section(store), provenance_section(store)]
     page = Page(
-        title=f"{store.matrix.title} of {_problem_name(store)}",
+        title=f"{store.matrix.title} of {problem_name(store)}",
         subtitle=f"{store.location.name}: P = {store.num_params:,}, {store.dtype}",
         sections=[matrix_section(store), *about],
         source=store.attributes["source"]["text"],
@@ -118,72 +118,22 @@ def build_page(
         return replace(page, warnings=[warning])
     found = spectrum(store, vectors=True)
     summary = summarise(store, found)
-    values, vectors = _both_ends(found)
+    values, vectors = both_ends(found)
+    _, directions = chosen_directions(values, vectors)
+    rebuilt = rebuilt_problem(store, problem, stored_only)
     sections = [
         spectrum_section(store, found),
         layers_section(store, matrix_statistics(store)),
         participation_section(participation(vectors.T, store.layout), values),
         terms_section(store),
         *([gauss_newton_section(store, ggn, found)] if ggn is not None else []),
-        *_evaluated(store, found, _directions(store, values, vectors), problem, stored_only),
+        *evaluated_sections(rebuilt, directions, partial(_curvature, store, found, directions)),
         *page.sections,
     ]
     warnings = state_warnings(summary)
     return replace(page, warnings=warnings, facts=headline(summary), sections=sections)
 
 
-def _problem_name(store: HessianStore) -> str:
-    # A file's directories are in the provenance.
-    return Path(str(store.attributes["source"]["reference"])).name
-
-
-def _directions(store: HessianStore, values: Array, vectors: Array) -> Directions:
-    """The two stiffest eigenvectors and the one that leads most steeply downhill."""
-    chosen = sorted({0, min(1, len(values) - 1), len(values) - 1})
-    ranks = [*[1, 2][: len(chosen) - 1], store.num_params]
-    labels = [f"v{rank} (λ = {values[k]:.3g})" for rank, k in zip(ranks, chosen, strict=True)]
-    return Directions(labels, vectors[chosen])
-
-
-def _evaluated(
-    store: HessianStore,
-    found: Spectrum,
-    directions: Directions,
-    problem: str | None,
-    stored_only: bool,
-) -> list[Section]:
-    titles = ("Slices of the loss", "Eigenvectors as changes of the solution")
-    rebuilt = "--stored-only was given." if stored_only else _rebuild(store, problem)
-    if isinstance(rebuilt, str):
-        return [Section(title, left_out=rebuilt) for title in titles]
-    slices = loss_slices(store, rebuilt, directions, found.noise_floor, CHANGE)
-    fields = solution_changes(rebuilt, directions)
-    if fields is None:
-        reason = "no term of the loss declares a residual at collocation points."
-        return [slices_section(store, slices, CHANGE), Section(titles[1], left_out=reason)]
-    return [slices_section(store, slices, CHANGE), fields_section(fields, rebuilt.coordinates)]
-
-
-def _rebuild(store: HessianStore, problem: str | None) -> Problem | str:
-    """The problem, or why it is not to be had; an error if it was asked for by name."""
-    from hessian_tasks.process import configure_tensorflow
-
-    try:
-        configure_tensorflow()
-        return rebuild_problem(store, problem)
-    except ImportError as error:
-        return f"it evaluates the problem, which needs TensorFlow ({error})."
-    except HessianError as error:
-        if problem is not None:
-            raise
-        return f"it evaluates the problem, which cannot be rebuilt: {error} (--problem FILE)"
-
-
-def _both_ends(found: Spectrum) -> tuple[Array, Array]:
-    """The largest and the smallest eigenvalues, in that order, and eigenvectors ``[K, P]``."""
-    assert found.vectors is not None, "asked for"
-    number = len(found.eigenvalues)
-    order = np.arange(number)[::-1]
-    if number > NUM_TOP + NUM_BOTTOM:
-        order = np.concatenate([order[:NUM_TOP], order[-NUM_BOTTOM:]])
-    return found.eigenvalues[order], found.vectors.T[order]
+def _curvature(store: HessianStore, found: Spectrum, directions: Directions) -> Curvature:
+    matrices = stored_curvatures(store, directions)
+    return Curvature(store.matrix.symbol, matrices, found.noise_floor, "from the store")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
+from hessian_tasks.process import configure_tensorflow
 from pipeline.analysis.fields import Fields
 from pipeline.analysis.pictures import (
     line_picture,
@@ -13,29 +19,113 @@ from pipeline.analysis.pictures import (
     solution_picture,
 )
 from pipeline.analysis.slices import Slice
+from pipeline.api import rebuild_problem
+from pipeline.errors import HessianError
+from pipeline.landscape import Directions, loss_slices, solution_changes
+from pipeline.opened import HoldsInputs
 from pipeline.report.page import Picture, Section, Table, file_name
-from pipeline.store import HessianStore
 
-__all__ = ["fields_section", "slices_section"]
+if TYPE_CHECKING:
+    from hessian_tasks.problem import Problem
 
+__all__ = ["Curvature", "evaluated_sections", "rebuilt_problem"]
+
+Array = npt.NDArray[np.float64]
+
+SLICES, CHANGES = "Slices of the loss", "Eigenvectors as changes of the solution"
+# Slices end where the quadratic model has changed by this multiple of the loss.
+CHANGE = 2.0
 MAX_OUTPUTS, MAX_TERMS, MAX_DIRECTIONS = 3, 4, 2
 
 
-def slices_section(store: HessianStore, slices: Sequence[Slice], change: float) -> Section:
+@dataclass(frozen=True)
+class Curvature:
+    """What quadratic models along some directions are made of.
+
+    Attributes:
+        symbol: Symbol of the matrix, ``"H"`` or ``"G"``.
+        matrices: As :func:`~pipeline.landscape.loss_slices` takes them.
+        floor: The noise floor.
+        origin: What ``vᵀ H v`` is, in a sentence.
+        notes: What else has to be said of it.
+    """
+
+    symbol: str
+    matrices: Mapping[str | None, Array]
+    floor: float
+    origin: str
+    notes: Sequence[str] = ()
+
+
+def rebuilt_problem(source: HoldsInputs, problem: str | None, stored_only: bool) -> Problem | str:
+    """The problem, or why it is not to be had; an error if it was asked for by name.
+
+    Args:
+        source: What has its inputs.
+        problem: Its file, if that has moved.
+        stored_only: Whether nothing is to be evaluated.
+
+    Raises:
+        ProblemError, ReproductionError: If ``problem`` is not the problem.
+    """
+    if stored_only:
+        return "--stored-only was given."
+    try:
+        configure_tensorflow()
+        return rebuild_problem(source, problem)
+    except ImportError as error:
+        return f"it evaluates the problem, which needs TensorFlow ({error})."
+    except HessianError as error:
+        if problem is not None:
+            raise
+        return f"it evaluates the problem, which cannot be rebuilt: {error} (--problem FILE)"
+
+
+def evaluated_sections(
+    rebuilt: Problem | str,
+    directions: Directions,
+    curvature: Callable[[], Curvature | str],
+) -> list[Section]:
+    """Slices of the loss, and changes of the solution.
+
+    Args:
+        rebuilt: The problem, or why both are left out.
+        directions: Eigenvectors.
+        curvature: Gives the curvatures along them, or why there are no slices.
+    """
+    if isinstance(rebuilt, str):
+        return [Section(title, left_out=rebuilt) for title in (SLICES, CHANGES)]
+    found = curvature()
+    if isinstance(found, str):
+        slices = Section(SLICES, left_out=found)
+    else:
+        cuts = loss_slices(rebuilt, directions, found.matrices, found.floor, CHANGE)
+        slices = slices_section(found, cuts, rebuilt)
+    fields = solution_changes(rebuilt, directions)
+    if fields is None:
+        reason = "no term of the loss declares a residual at collocation points."
+        return [slices, Section(CHANGES, left_out=reason)]
+    return [slices, fields_section(fields, rebuilt.coordinates)]
+
+
+def slices_section(curvature: Curvature, slices: Sequence[Slice], problem: Problem) -> Section:
     """The loss along eigenvectors, against the quadratic model.
 
     Args:
-        store: The store.
+        curvature: What the model is made of.
         slices: On lines and planes.
-        change: The multiple of the loss that decided how far they go.
+        problem: The problem.
     """
-    symbol = store.matrix.symbol
+    from hessian_tasks.models import dtype_of
+
+    symbol = curvature.symbol
     text = [
-        f"Solid: the loss, evaluated in {store.dtype} at θ + α v with v of length 1. Dashed: "
-        f"L + α gᵀv + ½ α² vᵀ{symbol}v from the store. Where the curves part, steps computed from "
-        f"{symbol} stop being right.",
-        f"Steps go as far as the quadratic model allows the loss to change by {change:g} times "
+        f"Solid: the loss, evaluated in {dtype_of(problem.model)} at θ + α v with v of length 1. "
+        f"Dashed: L + α gᵀv + ½ α² vᵀ{symbol}v, {curvature.origin}. Where the curves part, steps "
+        f"computed from {symbol} stop being right.",
+        f"Steps go as far as the quadratic model allows the loss to change by {CHANGE:g} times "
         "its value, or as far as ‖θ‖; a curvature below the noise floor counts as the floor.",
+        *curvature.notes,
     ]
     pictures, tables = [], []
     for number, found in enumerate(slices, start=1):
@@ -52,7 +142,7 @@ def slices_section(store: HessianStore, slices: Sequence[Slice], change: float) 
             )
         pictures.append(Picture(stem, figure, caption))
         tables.append(Table(stem, f"Slice along {names}.", found.columns(), shown=0))
-    return Section("Slices of the loss", text, pictures, tables)
+    return Section(SLICES, text, pictures, tables)
 
 
 def fields_section(fields: Fields, coordinates: Sequence[str]) -> Section:
@@ -71,7 +161,7 @@ def fields_section(fields: Fields, coordinates: Sequence[str]) -> Section:
         caption = f"Changes of the residual of {term} at its points."
         columns = fields.residual_columns(term, coordinates)
         tables.append(Table(file_name("residual", term), caption, columns, shown=0))
-    return Section("Eigenvectors as changes of the solution", text, pictures, tables)
+    return Section(CHANGES, text, pictures, tables)
 
 
 def _solutions(fields: Fields) -> list[Picture]:

@@ -2,37 +2,73 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from pipeline.analysis.spectrum import Spectrum
 from pipeline.analysis.summary import Summary
 
-__all__ = ["headline", "state_warnings"]
+if TYPE_CHECKING:
+    from pipeline.matrix_free.kept import KeptEstimates
+
+__all__ = ["estimated_headline", "headline", "state_warnings"]
 
 Fact = tuple[str, str, str]
 
 
 def headline(summary: Summary) -> list[Fact]:
-    """Name, value and bound of each number."""
+    """Name, value and bound of each number of a store."""
     found = summary.spectrum
     floor = f"{found.noise_floor:.2g}"
+    bounds = {
+        "loss": "",
+        "parameters P": f"stored in {summary.dtype}",
+        "trace": f"± {summary.trace_error:.2g}",
+        "Frobenius norm": f"± {floor}",
+        "noise floor": _origin(summary),
+    }
+    return _facts(summary.loss, summary.gradient_norm, summary.num_params, found, bounds)
+
+
+def estimated_headline(kept: KeptEstimates, found: Spectrum) -> list[Fact]:
+    """Name, value and bound of each number of kept estimates."""
+    answers = kept.answers
+    bounds = {
+        "loss": "" if kept.term is None else ", both of all terms",
+        "parameters P": f"products in {kept.metadata['theta'].data_type}",
+        "trace": _two_errors(answers.trace),
+        "Frobenius norm": _two_errors(answers.frobenius_norm),
+        "noise floor": (
+            f"products are off by {answers.relative_error:.1e} of the norm, as random vectors and "
+            "another path say: eigenvalues of smaller size cannot be told from zero"
+        ),
+    }
+    loss = float(kept.attributes["loss"])
+    return _facts(loss, kept.gradient_norm, kept.num_params, found, bounds)
+
+
+def _two_errors(estimate: Any) -> str:
+    return f"± {2 * estimate.standard_error:.2g}, two standard errors"
+
+
+def _facts(
+    loss: float, gradient_norm: float, num_params: int, found: Spectrum, bounds: dict[str, str]
+) -> list[Fact]:
+    low, high = found.errors[0], found.errors[-1]
+    doubt = ", so it may be zero" if abs(float(found.eigenvalues[0])) <= low else ""
     facts = [
-        ("loss", f"{summary.loss:.6g}", f"gradient norm {summary.gradient_norm:.3g}"),
-        ("parameters P", f"{summary.num_params:,}", f"stored in {summary.dtype}"),
-        ("largest eigenvalue", f"{found.eigenvalues[-1]:.6g}", f"± {floor}"),
-        ("smallest eigenvalue", f"{found.eigenvalues[0]:.4g}", f"± {floor}{_doubt(summary)}"),
-        *_counts(summary),
-        ("trace", f"{found.trace:.6g}", f"± {summary.trace_error:.2g}"),
-        ("Frobenius norm", f"{found.frobenius_norm:.6g}", f"± {floor}"),
-        ("noise floor", floor, _origin(summary)),
+        ("loss", f"{loss:.6g}", f"gradient norm {gradient_norm:.3g}{bounds['loss']}"),
+        ("parameters P", f"{num_params:,}", bounds["parameters P"]),
+        ("largest eigenvalue", f"{found.eigenvalues[-1]:.6g}", f"± {high:.2g}"),
+        ("smallest eigenvalue", f"{found.eigenvalues[0]:.4g}", f"± {low:.2g}{doubt}"),
+        *_counts(found),
+        ("trace", f"{found.trace:.6g}", bounds["trace"]),
+        ("Frobenius norm", f"{found.frobenius_norm:.6g}", bounds["Frobenius norm"]),
+        ("noise floor", f"{found.noise_floor:.2g}", bounds["noise floor"]),
     ]
     return facts
 
 
-def _doubt(summary: Summary) -> str:
-    within = abs(float(summary.spectrum.eigenvalues[0])) <= summary.spectrum.noise_floor
-    return ", so it may be zero" if within else ""
-
-
-def _counts(summary: Summary) -> list[Fact]:
-    found = summary.spectrum
+def _counts(found: Spectrum) -> list[Fact]:
     floor = f"{found.noise_floor:.2g}"
     if found.inertia is None:
         known = f"by the {len(found.eigenvalues)} extreme eigenvalues that are known"

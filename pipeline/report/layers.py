@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hessian_tasks.parameters import ParameterLayout
 from pipeline.analysis.layers import Participation
 from pipeline.analysis.pictures import layer_block_picture, participation_picture
 from pipeline.analysis.statistics import MatrixStatistics
 from pipeline.report.page import Picture, Section, Table
 from pipeline.store import HessianStore
 
-__all__ = ["layers_section", "participation_section"]
+__all__ = ["DIAGONAL", "diagonal_section", "layers_section", "participation_section"]
 
 Array = npt.NDArray[np.float64]
+
+DIAGONAL = "Diagonal by layer"
 
 
 def layers_section(store: HessianStore, statistics: MatrixStatistics) -> Section:
@@ -25,7 +28,7 @@ def layers_section(store: HessianStore, statistics: MatrixStatistics) -> Section
     shares = squares / squares.sum() if squares.any() else squares
     starts = [variable.offset for variable in store.layout.variables]
     traces = np.add.reduceat(statistics.diagonal, starts)
-    names = [f"{v.layer}/{v.name}".strip("/") for v in store.layout.variables]
+    names = _names(store.layout)
     symbol = store.matrix.symbol
     total = float(traces.sum())
     rows = shares.sum(axis=1)
@@ -52,6 +55,36 @@ def layers_section(store: HessianStore, statistics: MatrixStatistics) -> Section
     )
     table = Table("layers", "The variables and what they hold of the curvature.", columns)
     return Section("Layers", text, [picture], [table])
+
+
+def diagonal_section(layout: ParameterLayout, diagonal: Array, errors: Array) -> Section:
+    """The estimated diagonal, summed up by variable.
+
+    Sample z ∘ H z has H_ij² as the covariance of entries i and j, and Σ_j H_ij² without j = i as
+    the variance of entry i. So the variance of a sum of entries is at most twice the sum of theirs.
+
+    Args:
+        layout: Which parameter each entry is.
+        diagonal: The estimate ``[P]``.
+        errors: Its standard errors ``[P]``.
+    """
+    parts = [slice(variable.offset, variable.stop) for variable in layout.variables]
+    columns: dict[str, Any] = {
+        "variable": _names(layout),
+        "parameters": [variable.size for variable in layout.variables],
+        "trace": [float(diagonal[part].sum()) for part in parts],
+        "±": [float(2 * np.sqrt(2 * np.sum(errors[part] ** 2))) for part in parts],
+    }
+    text = ["The diagonal is the curvature along each parameter alone; summed up, its trace."]
+    caption = (
+        "The estimated diagonal summed up over each variable, ± two standard errors, or less: "
+        "entries that are estimated from the same products err together."
+    )
+    return Section(DIAGONAL, text, tables=[Table("diagonal", caption, columns)])
+
+
+def _names(layout: ParameterLayout) -> list[str]:
+    return [f"{v.layer}/{v.name}".strip("/") for v in layout.variables]
 
 
 def participation_section(found: Participation, values: Array) -> Section:

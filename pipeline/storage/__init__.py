@@ -16,10 +16,19 @@ from typing import TypeAlias
 
 from pipeline.errors import StoreError
 from pipeline.storage.bucket import SCHEMES, Bucket
-from pipeline.storage.directory import Directory, free_bytes, writing
+from pipeline.storage.directory import Directory, filling, free_bytes, writing
 from pipeline.storage.location import Location
 
-__all__ = ["Bucket", "Directory", "Location", "Place", "free_bytes", "locate", "writing"]
+__all__ = [
+    "Bucket",
+    "Directory",
+    "Location",
+    "Place",
+    "filling",
+    "free_bytes",
+    "locate",
+    "writing",
+]
 
 Place: TypeAlias = str | Path | Location
 """A store as users name it: a path, or an URL."""

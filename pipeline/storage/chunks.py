@@ -100,7 +100,8 @@ def read_chunk(
         dtype: Dtype of its entries.
 
     Raises:
-        StoreError: If the object cannot be read, or is damaged.
+        StoreError: If the object cannot be read, or does not have the size of a chunk.
+        ValueError: If it is damaged.
     """
     stored = dtype.newbyteorder("<")
     size = math.prod(shape) * stored.itemsize + CHECKSUM_BYTES
@@ -114,10 +115,7 @@ def read_chunk(
             f"bytes, where {size} are expected."
         )
     if checksum(data) is None:
-        raise StoreError(
-            f"Object {key} of {location} is damaged: its checksum is not that of its contents. "
-            "What else is damaged is found by: hessian verify"
-        )
+        raise ValueError(f"the checksum of object {key} is not that of its contents")
     return np.frombuffer(data, stored, math.prod(shape)).reshape(shape)
 
 

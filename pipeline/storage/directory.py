@@ -23,7 +23,7 @@ from pipeline.storage.guard import MAX_METADATA_BYTES, GuardedStore
 from pipeline.storage.location import Location
 from pipeline.storage.retrying import RetryingFiles, retry
 
-__all__ = ["Directory", "free_bytes", "writing"]
+__all__ = ["Directory", "filling", "free_bytes", "writing"]
 
 # Copies into the page cache soon take all of the memory's bandwidth.
 MAX_WRITERS = 4
@@ -101,19 +101,10 @@ class Directory(Location):
 
     def create(self, objects: Mapping[str, bytes]) -> None:
         """Fill a directory of a temporary name and rename it."""
-        with self.writing():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            for litter in self.path.parent.glob(f".{self.path.name}.*.creating"):  # of killed runs
-                shutil.rmtree(litter, ignore_errors=True)
-            half_made = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.creating")
-            try:
-                half_made.mkdir()
-                for key, data in objects.items():
-                    Directory(half_made).write(key, data)
-                half_made.rename(self.path)
-            except BaseException:
-                shutil.rmtree(half_made, ignore_errors=True)
-                raise
+        with filling(self.path) as directory:
+            directory.mkdir()
+            for key, data in objects.items():
+                Directory(directory).write(key, data)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -162,6 +153,26 @@ def writing(path: Path) -> Iterator[None]:
             errno.EACCES: "permission was denied. Check who owns the directory",
         }.get(error.errno or 0, str(error))
         raise StoreError(f"Cannot write to {path}: {advice}. What was stored is intact.") from error
+
+
+@contextlib.contextmanager
+def filling(path: Path) -> Iterator[Path]:
+    """The name of a directory to be made, which takes the place of ``path`` when it is left.
+
+    Raises:
+        StoreError: If it cannot be written, or there is something at ``path``.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for litter in path.parent.glob(f".{path.name}.*.creating"):  # of killed runs
+            shutil.rmtree(litter, ignore_errors=True)
+        half_made = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.creating")
+        try:
+            yield half_made
+            half_made.rename(path)
+        except BaseException:
+            shutil.rmtree(half_made, ignore_errors=True)
+            raise
 
 
 def free_bytes(path: Path) -> int:

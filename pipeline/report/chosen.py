@@ -1,0 +1,55 @@
+"""Which eigenvectors a report shows, and what it calls things."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.analysis.spectrum import Spectrum
+from pipeline.landscape import Directions
+from pipeline.opened import HoldsInputs
+
+__all__ = ["both_ends", "chosen_directions", "problem_name"]
+
+Array = npt.NDArray[np.float64]
+
+NUM_TOP, NUM_BOTTOM = 5, 3
+
+
+def problem_name(source: HoldsInputs) -> str:
+    """The problem in a heading."""
+    # A file's directories are in the provenance.
+    return Path(str(source.attributes["source"]["reference"])).name
+
+
+def both_ends(found: Spectrum) -> tuple[Array, Array]:
+    """The largest and the smallest eigenvalues, in that order, and eigenvectors ``[K, P]``."""
+    assert found.vectors is not None, "asked for"
+    number = len(found.eigenvalues)
+    order = np.arange(number)[::-1]
+    if number > NUM_TOP + NUM_BOTTOM:
+        order = np.concatenate([order[:NUM_TOP], order[-NUM_BOTTOM:]])
+    return found.eigenvalues[order], found.vectors.T[order]
+
+
+def chosen_directions(values: Array, vectors: Array) -> tuple[Array, Directions]:
+    """The two stiffest eigenvectors and the one that leads most steeply downhill.
+
+    Args:
+        values: Eigenvalues, the largest first, ``[K]``; the last is the smallest of all.
+        vectors: Their eigenvectors ``[K, P]``.
+
+    Returns:
+        Their eigenvalues, and themselves.
+
+    Example:
+        >>> values, directions = chosen_directions(np.array([3.0, 2.0, 1.0, -1.0]), np.eye(4))
+        >>> values.tolist(), directions.labels
+        ([3.0, 2.0, -1.0], ['v1 (λ = 3)', 'v2 (λ = 2)', 'v4 (λ = -1)'])
+    """
+    chosen = sorted({0, min(1, len(values) - 1), len(values) - 1})
+    ranks = [*[1, 2][: len(chosen) - 1], vectors.shape[1]]
+    labels = [f"v{rank} (λ = {values[k]:.3g})" for rank, k in zip(ranks, chosen, strict=True)]
+    return values[chosen], Directions(labels, vectors[chosen])
