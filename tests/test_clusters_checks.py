@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import dask
 import psutil
 import pytest
 
@@ -211,3 +212,8 @@ def test_queue_without_its_programs_is_said(tmp_path: Path) -> None:
         connect(profile, threading.Event()),
     ):
         pass
+
+
+def test_workers_are_not_looked_at_while_they_compute(workers: Workers) -> None:
+    found = workers.client.run(dask.config.get, "distributed.worker.profile.enabled")
+    assert set(found.values()) == {False}

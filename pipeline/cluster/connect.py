@@ -11,7 +11,7 @@ import dask
 from distributed import Client, Security
 from distributed.comm.core import CommClosedError
 
-from pipeline.cluster.settings import scheduler_settings
+from pipeline.cluster.settings import cluster_settings
 from pipeline.cluster.start import start
 from pipeline.cluster.workers import Workers
 from pipeline.errors import ClusterError, ConfigError, StoppedError
@@ -37,7 +37,7 @@ def connect(profile: ClusterProfile, stop: threading.Event) -> Iterator[Workers]
         StoppedError: If ``stop`` was set.
     """
     try:
-        with dask.config.set(scheduler_settings(profile)), _client(profile) as client:
+        with dask.config.set(cluster_settings(profile)), _client(profile) as client:
             _wait(client, profile, stop)
             yield Workers(client, profile)
     except CommClosedError as error:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.cluster.extras import require
-from pipeline.cluster.settings import scheduler_settings
+from pipeline.cluster.settings import cluster_settings
 from pipeline.errors import ClusterError
 from pipeline.profiles import Kubernetes
 
@@ -109,7 +109,7 @@ def _environment(profile: Kubernetes) -> dict[str, str]:
     """What the scheduler's pod cannot have from this process, in Dask's names of variables."""
     settings = {
         f"DASK_{key.upper().replace('.', '__').replace('-', '_')}": str(value)
-        for key, value in scheduler_settings(profile).items()
+        for key, value in cluster_settings(profile).items()
     }
     return {**settings, **profile.env}
 

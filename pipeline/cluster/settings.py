@@ -1,4 +1,4 @@
-"""What a scheduler has to be told, of block rows that take seconds to hours each."""
+"""What schedulers and workers have to be told, of block rows that take seconds to hours each."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 from pipeline.profiles import ClusterProfile
 
-__all__ = ["scheduler_settings"]
+__all__ = ["cluster_settings"]
 
 
-def scheduler_settings(profile: ClusterProfile) -> dict[str, Any]:
-    """Dask's settings of a scheduler that is started for a run."""
+def cluster_settings(profile: ClusterProfile) -> dict[str, Any]:
+    """Dask's settings of a scheduler that is started for a run, and of its workers."""
     return {
         # Only block rows that are being computed are on a worker, so that only these are
         # suspected if it dies.
@@ -21,4 +21,6 @@ def scheduler_settings(profile: ClusterProfile) -> dict[str, Any]:
         # A worker for every block row that is open: Dask divides the time that they will take by
         # this, and then asks for no more threads than there are block rows.
         "distributed.adaptive.target-duration": "1ms",
+        # It looks at what a worker's threads do a hundred times a second, and holds them up for it.
+        "distributed.worker.profile.enabled": False,
     }
