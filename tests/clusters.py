@@ -31,6 +31,8 @@ DASK = Path(sys.executable).with_name("dask")
 # Of the session's small problem.
 TILE = 2
 NUM_BLOCK_ROWS = 19
+# The scheduler's, for as many deaths as there are.
+PATIENT = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1000"}
 
 
 def processes(**keys: Any) -> Processes:

@@ -26,10 +26,27 @@ from pipeline.cluster.connect import connect
 from pipeline.cluster.job import Job
 from pipeline.cluster.versions import own_versions
 from pipeline.cluster.workers import Workers
-from pipeline.errors import ClusterError, ConfigError, PlanError, ReproductionError
+from pipeline.errors import (
+    ClusterError,
+    ConfigError,
+    PlanError,
+    ReproductionError,
+    StoppedError,
+)
 from pipeline.profiles import Address, Queue, Tls
 from pipeline.store import HessianStore
-from tests.clusters import Run, in_queue, processes, queue_jobs, queue_programs, standing_scheduler
+from tests.clusters import (
+    TILE,
+    Run,
+    Snapshot,
+    in_queue,
+    objects,
+    processes,
+    queue_jobs,
+    queue_programs,
+    standing_scheduler,
+    wait_for,
+)
 
 
 def listening(processes: Iterable[psutil.Process]) -> list[str]:
@@ -188,6 +205,33 @@ def test_memory_of_workers_bounds_the_plan(tmp_path: Path, run: Run, inputs: Fro
         pytest.raises(PlanError, match="allowed 100 MiB"),
     ):
         run(tmp_path / "h.zarr", inputs, workers=workers)
+
+
+def test_a_restart_of_the_only_worker_is_waited_out(
+    tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes], snapshot: Snapshot
+) -> None:
+    """Between connecting and planning, which is for what the worker has."""
+    with connect(processes(workers=1), threading.Event()) as workers:
+        (worker,) = workers.client.run(os.getpid).values()
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: not workers.client.nthreads())
+        assert workers.memory == 4 * 2**30
+        assert workers.num_threads == 1
+        run(tmp_path / "h.zarr", inputs, tile=TILE, workers=workers)
+    assert objects(tmp_path / "h.zarr", snapshot) == expected
+
+
+def test_workers_that_do_not_come_back_are_not_waited_for_for_ever() -> None:
+    stop = threading.Event()
+    with connect(processes(workers=1, wait=10), stop) as workers:
+        workers.client.cluster.scale(0)
+        wait_for(lambda: not workers.client.nthreads())
+        threading.Timer(0.5, stop.set).start()
+        with pytest.raises(StoppedError, match="stopped while it waited for workers"):
+            _ = workers.num_threads
+        gone = Workers(workers.client, processes(wait=0.5))
+        with pytest.raises(ClusterError, match=r"no worker for 0\.5 s"):
+            _ = gone.memory
 
 
 def test_no_worker_and_no_scheduler_are_said(tmp_path: Path) -> None:

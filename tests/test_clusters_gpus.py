@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from distributed import WorkerPlugin
 
+from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.source import ProblemSource
+from hessian_tasks.spec import HESSIAN
 from pipeline.cluster.connect import connect
 from pipeline.cluster.gpus import visible_gpus, visible_uuids
+from pipeline.cluster.workers import Workers
 from pipeline.errors import ClusterError, ConfigError
+from pipeline.matrix_free.distributed import distributed_product
 from pipeline.profiles import Cuda
-from tests.clusters import processes
+from tests.clusters import TILE, Run, processes, profile_of
 
 # As nvidia-smi -L prints it: two whole GPUs, and one that is split into two MIG devices.
 LISTED = """\
@@ -89,3 +96,63 @@ def test_workers_that_would_share_a_gpu_are_refused(driver: Path) -> None:
         workers.client.wait_for_workers(2, timeout=30)
         with pytest.raises(ClusterError, match=r"would both compute on GPU-aaaa.*--profile cuda"):
             workers.check(ProblemSource("regression"))
+
+
+class TwoGpus(WorkerPlugin):
+    """Has TensorFlow find two GPUs in every worker, as with dask-cuda; they cannot compute."""
+
+    name = "two GPUs"
+
+    def setup(self, worker: Any) -> None:
+        from hessian_tasks import process
+
+        listed = process._list_gpus
+
+        def list_two(tf: Any) -> list[Any]:
+            add_gpus()
+            return listed(tf)
+
+        process._list_gpus = list_two
+
+
+def add_gpus() -> None:
+    from tensorflow.python.eager.context import PhysicalDevice, context
+
+    own = context()
+    if not own.list_physical_devices("GPU"):
+        gpus = [PhysicalDevice(f"/physical_device:GPU:{i}", "GPU") for i in range(2)]
+        own._physical_devices += gpus
+        own._visible_device_list += gpus
+        own._memory_growth_map |= dict.fromkeys(gpus)
+
+
+def gpus_in_use() -> list[str]:
+    import tensorflow as tf
+
+    return [gpu.name for gpu in tf.config.get_visible_devices("GPU")]
+
+
+def compute(workers: Workers, path: Path, run: Run, inputs: FrozenInputs) -> None:
+    run(path, inputs, tile=TILE, workers=workers)
+
+
+def multiply(workers: Workers, path: Path, run: Run, inputs: FrozenInputs) -> None:
+    from hessian_tasks.products import cut_points
+
+    shards = cut_points(inputs.source.load(), max_batch=1)
+    distributed_product(workers, inputs, HESSIAN, shards)(np.ones((len(inputs.theta), 1)))
+
+
+@pytest.mark.parametrize("use", [compute, multiply])
+def test_a_worker_uses_the_first_of_the_gpus_that_it_sees(
+    use: Any, tmp_path: Path, run: Run, inputs: FrozenInputs
+) -> None:
+    with (
+        profile_of("cuda", tmp_path) as profile,
+        connect(profile, threading.Event()) as workers,
+    ):
+        workers.client.register_plugin(TwoGpus())
+        use(workers, tmp_path / "h.zarr", run, inputs)
+        found = workers.client.run(gpus_in_use).values()
+    # Not all workers need have computed something.
+    assert [gpus for gpus in found if gpus] in ([["/physical_device:GPU:0"]] * n for n in (1, 2))

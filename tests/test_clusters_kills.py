@@ -29,6 +29,7 @@ from pipeline.profiles import Address
 from pipeline.store import HessianStore
 from tests.clusters import (
     NUM_BLOCK_ROWS,
+    PATIENT,
     TILE,
     Run,
     Snapshot,
@@ -42,8 +43,6 @@ from tests.faults import Counted, Proxy, at_random_moments
 
 pytestmark = pytest.mark.slow
 ALL = list(range(NUM_BLOCK_ROWS))
-# The scheduler's, for as many deaths as there are.
-PATIENT = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1000"}
 
 
 class Killer:

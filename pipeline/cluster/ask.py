@@ -1,13 +1,19 @@
-"""Asking all workers at once, of which some may be lost before they answer."""
+"""Asking workers, of which some may be lost before they answer, and none be there for a moment."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from distributed import Client
 
-__all__ = ["ask_workers"]
+from pipeline.errors import ClusterError, StoppedError
+
+__all__ = ["ask_workers", "wait_for_worker"]
+
+POLL_SECONDS = 0.1
 
 
 def ask_workers(
@@ -34,3 +40,28 @@ def ask_workers(
         if isinstance(answer, Exception) and not isinstance(answer, answers):
             raise answer
     return heard
+
+
+def wait_for_worker(client: Client, seconds: float, stop: threading.Event) -> None:
+    """Wait until there is a worker, the first or one that takes the place of a lost one.
+
+    Args:
+        client: Of the workers.
+        seconds: How long to wait.
+        stop: Set to wait no longer.
+
+    Raises:
+        ClusterError: If none comes, or the scheduler is lost.
+        StoppedError: If ``stop`` was set.
+    """
+    deadline = time.monotonic() + seconds
+    while not client.nthreads():
+        if client.status not in ("running", "connecting"):
+            raise ClusterError(f"The connection to the scheduler is {client.status}.")
+        if stop.wait(POLL_SECONDS):
+            raise StoppedError("It was stopped while it waited for workers.")
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"There has been no worker for {seconds:g} s. Look into the queue and the workers' "
+                "logs; do the workers reach the network interface that the scheduler listens on?"
+            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,15 +10,15 @@ import dask
 from distributed import Client, Security
 from distributed.comm.core import CommClosedError
 
+from pipeline.cluster.ask import wait_for_worker
 from pipeline.cluster.settings import cluster_settings
 from pipeline.cluster.start import start
 from pipeline.cluster.workers import Workers
-from pipeline.errors import ClusterError, ConfigError, StoppedError
+from pipeline.errors import ClusterError, ConfigError
 from pipeline.profiles import Address, ClusterProfile, StartedProfile
 
 __all__ = ["connect"]
 
-POLL_SECONDS = 0.1
 CONNECT_SECONDS = 30.0
 
 
@@ -38,8 +37,8 @@ def connect(profile: ClusterProfile, stop: threading.Event) -> Iterator[Workers]
     """
     try:
         with dask.config.set(cluster_settings(profile)), _client(profile) as client:
-            _wait(client, profile, stop)
-            yield Workers(client, profile)
+            wait_for_worker(client, profile.wait, stop)
+            yield Workers(client, profile, stop)
     except CommClosedError as error:
         raise ClusterError(f"The connection to the scheduler was lost: {error}") from error
 
@@ -68,19 +67,6 @@ def _find(profile: Address) -> Client:
     except (OSError, ValueError, TypeError) as error:
         where = profile.address or profile.scheduler_file
         raise ClusterError(f"The scheduler at {where} cannot be reached: {error}") from error
-
-
-def _wait(client: Client, profile: ClusterProfile, stop: threading.Event) -> None:
-    """Wait for the first worker."""
-    deadline = time.monotonic() + profile.wait
-    while not client.nthreads():
-        if stop.wait(POLL_SECONDS):
-            raise StoppedError("The run was stopped while it waited for workers.")
-        if time.monotonic() > deadline:
-            raise ClusterError(
-                f"No worker came within {profile.wait:g} s. Look into the queue and the workers' "
-                "logs; do the workers reach the network interface that the scheduler listens on?"
-            )
 
 
 def _client_security(profile: Address) -> Security | None:

@@ -7,14 +7,14 @@ import math
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from distributed import Client
 
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
-from pipeline.cluster.ask import ask_workers
+from pipeline.cluster.ask import ask_workers, wait_for_worker
 from pipeline.cluster.gpus import visible_uuids
 from pipeline.cluster.job import Job
 from pipeline.cluster.schedule import Schedule, run_block_rows
@@ -36,10 +36,12 @@ class Workers:
     Attributes:
         client: The client.
         profile: What was asked for.
+        stop: Set to wait for workers no longer.
     """
 
     client: Client
     profile: ClusterProfile
+    stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def number(self) -> int:
@@ -48,15 +50,8 @@ class Workers:
 
     @property
     def num_threads(self) -> int:
-        """Threads of the worker that has fewest.
-
-        Raises:
-            ClusterError: If there are no workers any more.
-        """
-        threads = [info["nthreads"] for info in self._infos()]
-        if not threads:
-            raise ClusterError("All workers are gone. Look into their logs, and start again.")
-        return min(threads)
+        """Threads of the worker that has fewest."""
+        return min(info["nthreads"] for info in self._infos())
 
     @property
     def dashboard(self) -> str | None:
@@ -164,6 +159,17 @@ class Workers:
         return maximum * threads
 
     def _infos(self) -> list[dict[str, int]]:
+        """What the scheduler knows of each worker; waits while there is none.
+
+        Raises:
+            ClusterError: If none comes.
+            StoppedError: If :attr:`stop` was set.
+        """
+        while not (infos := self._known()):
+            wait_for_worker(self.client, self.profile.wait, self.stop)
+        return infos
+
+    def _known(self) -> list[dict[str, int]]:
         scheduler = self.client.scheduler
         assert scheduler is not None
         # Not what the client has noted, which may be older than the workers.

@@ -10,7 +10,6 @@ of that product, and nothing else.
 from __future__ import annotations
 
 import threading
-import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
@@ -23,6 +22,7 @@ from distributed import Client, Future, KilledWorker
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.shards import Shard
 from hessian_tasks.spec import Matrix
+from pipeline.cluster.ask import wait_for_worker
 from pipeline.cluster.workers import Workers
 from pipeline.errors import ClusterError, HessianError, StoppedError
 from pipeline.matrix_free.products import Array, Product
@@ -45,12 +45,14 @@ class _Job:
         frozen: The inputs.
         matrix: Which matrix.
         num_threads: Cores of the worker.
+        num_gpus: GPUs that a worker uses of those that it sees; None for all.
     """
 
     token: str
     frozen: FrozenInputs
     matrix: Matrix
     num_threads: int
+    num_gpus: int | None
 
 
 def distributed_product(
@@ -78,7 +80,9 @@ def distributed_product(
         ClusterError: If workers have other versions of packages.
     """
     workers.check(frozen.source)
-    job = _Job(uuid.uuid4().hex[:8], frozen, matrix, workers.num_threads)
+    job = _Job(
+        uuid.uuid4().hex[:8], frozen, matrix, workers.num_threads, workers.profile.gpus_of_worker
+    )
     return _Distributed(workers, job, shards, stop or threading.Event())
 
 
@@ -160,17 +164,7 @@ class _Distributed:
 
     def wait_for_workers(self) -> None:
         """Wait out the absence of workers, but not for ever."""
-        started = time.monotonic()
-        while not self.client.nthreads():
-            if self.client.status not in ("running", "connecting"):
-                raise ClusterError(f"The connection to the scheduler is {self.client.status}.")
-            if self.stop.wait(POLL_SECONDS):
-                raise StoppedError("The product was stopped while it waited for workers.")
-            if time.monotonic() - started > self.profile.wait:
-                raise ClusterError(
-                    f"There has been no worker for {self.profile.wait:g} s. Look into the workers' "
-                    "logs."
-                )
+        wait_for_worker(self.client, self.profile.wait, self.stop)
 
 
 class _LostDataError(Exception):
@@ -189,7 +183,7 @@ def _work(job: _Job, shards: Sequence[Shard], vectors: Array) -> Array:
     with _lock:
         if job.token not in _ready:
             # TensorFlow is imported on a thread for tasks: the worker's event loop has to answer.
-            configure_tensorflow(job.num_threads)
+            configure_tensorflow(job.num_threads, job.num_gpus)
             from hessian_tasks.products import ShardProducts
             from hessian_tasks.rebuild import rebuild
 
