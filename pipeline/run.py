@@ -255,6 +255,7 @@ def _execute(
     if workers is not None:
         job = (store, frozen.source, prepared.plan)
         workers.compute(job, pending, reporter.stored, stop)
+        location.sweep()  # what workers have left that were killed meanwhile
     else:
         task = BlockTask(prepared.engine, store, stop, reporter.stored)
         # Block rows fill the cores, so that a matrix product gets one.

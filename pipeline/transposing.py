@@ -21,6 +21,7 @@ def copy_entries(target: npt.NDArray[Any], source: npt.NDArray[Any]) -> None:
         source: Of the same shape.
 
     Example:
+        >>> import numpy as np
         >>> target = np.zeros((2, 3))
         >>> copy_entries(target, np.arange(6.0).reshape(3, 2).T)
         >>> target
