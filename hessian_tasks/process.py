@@ -37,6 +37,9 @@ def configure_tensorflow(num_threads: int | None = None, num_gpus: int | None = 
     two cores (``docs/engines.md``). TensorFloat-32 is switched off, because it keeps
     10 bits of mantissa.
 
+    On processors block rows are then the same bytes in every process and thread, so that
+    TensorFlow's own switch for determinism is left alone; on GPUs that has not been tried.
+
     Args:
         num_threads: Number of cores to fill; all that the process may run on by default.
         num_gpus: Number of GPUs to use, the first ones; by default all that the process sees.
