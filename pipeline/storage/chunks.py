@@ -16,8 +16,8 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import StoreError
 from pipeline.shares import deal
+from pipeline.storage.guard import check_size
 from pipeline.storage.location import Location
 from pipeline.transposing import copy_entries
 
@@ -109,11 +109,7 @@ def read_chunk(
         data = location.read(key, size)
     except FileNotFoundError:
         return None
-    if len(data) != size:
-        raise StoreError(
-            f"Object {key} of {location} is damaged, or made to do harm: it has {len(data)} "
-            f"bytes, where {size} are expected."
-        )
+    check_size(f"Object {key} of {location}", len(data), size)
     if checksum(data) is None:
         raise ValueError(f"the checksum of object {key} is not that of its contents")
     return np.frombuffer(data, stored, math.prod(shape)).reshape(shape)

@@ -15,11 +15,24 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from pipeline.errors import StoreError
 
-__all__ = ["MAX_METADATA_BYTES", "GuardedStore"]
+__all__ = ["MAX_METADATA_BYTES", "GuardedStore", "check_size"]
 
 # The root's attributes hold the parameter table and the problem's text; records have one line for
 # every tile of a block row. Both are a few MiB where there are a million tiles.
 MAX_METADATA_BYTES = 32 * 2**20
+
+
+def check_size(what: str, found: int, expected: int) -> None:
+    """See that an object has the size of a chunk.
+
+    Raises:
+        StoreError: If it does not.
+    """
+    if found != expected:
+        raise StoreError(
+            f"{what} is damaged, or made to do harm: it has {found} bytes, where {expected} are "
+            "expected."
+        )
 
 
 class GuardedStore(Store):
@@ -61,11 +74,7 @@ class GuardedStore(Store):
         found = await self.fetch(key, prototype, byte_range)
         if found is None or rest in ("", "zarr.json"):
             return found
-        if len(found) != self.object_bytes[name]:
-            raise StoreError(
-                f"Object {key} of {self} is damaged, or made to do harm: it has {len(found)} "
-                f"bytes, where {self.object_bytes[name]} are expected."
-            )
+        check_size(f"Object {key} of {self}", len(found), self.object_bytes[name])
         return found
 
     async def fetch(
