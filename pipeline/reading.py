@@ -74,16 +74,17 @@ def read_entries(
     ]
     places = list(itertools.product(*tiles))
 
-    def read(place: tuple[int, ...]) -> npt.NDArray[Any]:
-        return _read_tile(array, location, place, spans)
-
     with reading(what, advice):
         if len(places) == 1:
-            return read(places[0])
-        # Side by side and below each other.
-        parts = location.each(read, places)
-        width = len(tiles[1])
-        return np.block([parts[first : first + width] for first in range(0, len(parts), width)])
+            return _read_tile(array, location, places[0], spans)[1]
+        found = np.empty([len(span) for span in spans], array.dtype)
+
+        def fill(place: tuple[int, ...]) -> None:
+            target, entries = _read_tile(array, location, place, spans)
+            found[target] = entries
+
+        location.each(fill, places)
+        return found
 
 
 def _check_memory(what: str, needed: int) -> None:
@@ -96,14 +97,22 @@ def _check_memory(what: str, needed: int) -> None:
 
 def _read_tile(
     array: zarr.Array[Any], location: Location, place: tuple[int, ...], spans: Sequence[range]
-) -> npt.NDArray[Any]:
-    """What a tile holds of some rows and columns; NaN where there is no tile."""
+) -> tuple[tuple[slice, ...], npt.NDArray[Any]]:
+    """What a tile holds of some rows and columns, and where in these; NaN where there is none."""
     key = f"{array.basename}/{array.metadata.encode_chunk_key(place)}"
     found = read_chunk(location, key, array.chunks, array.dtype)
-    inside = tuple(
-        slice(max(span.start - number * side, 0), min(span.stop - number * side, side))
-        for span, number, side in zip(spans, place, array.chunks, strict=True)
-    )
+    starts = [number * side for number, side in zip(place, array.chunks, strict=True)]
+    shared = [
+        range(max(span.start, start), min(span.stop, start + side))
+        for span, start, side in zip(spans, starts, array.chunks, strict=True)
+    ]
     if found is None:
-        return np.full([part.stop - part.start for part in inside], np.nan, array.dtype)
-    return found[inside]
+        found = np.full(array.chunks, np.nan, array.dtype)
+    return _from(shared, [span.start for span in spans]), found[_from(shared, starts)]
+
+
+def _from(spans: Sequence[range], origin: Sequence[int]) -> tuple[slice, ...]:
+    """The same spans, counted from an origin."""
+    return tuple(
+        slice(span.start - zero, span.stop - zero) for span, zero in zip(spans, origin, strict=True)
+    )
