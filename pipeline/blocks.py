@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -49,6 +50,19 @@ class JacobianEngine(Engine, Protocol):
         ...
 
 
+@contextmanager
+def _naming(row: BlockRow) -> Iterator[None]:
+    """Turn what the user's code or TensorFlow raises into an error that names the block row."""
+    try:
+        yield
+    except HessianError:
+        raise
+    except Exception as error:
+        raise BlockRowError(
+            f"{str(row).capitalize()} failed: {type(error).__name__}: {error}"
+        ) from error
+
+
 @dataclass(frozen=True)
 class BlockTask:
     """Computes and stores block rows.
@@ -79,7 +93,7 @@ class BlockTask:
             BlockRowError: If the block row cannot be computed, or holds NaN.
             StoreError: If it cannot be written.
         """
-        try:
+        with _naming(row):
             self.check()
             started = time.perf_counter()
             blocks, columns = self._compute(row)
@@ -98,17 +112,16 @@ class BlockTask:
                 record.save(self.store.location)
             self.on_stored(record)
             return record
-        except HessianError:
-            raise
-        except Exception as error:
-            raise BlockRowError(
-                f"{str(row).capitalize()} failed: {type(error).__name__}: {error}"
-            ) from error
 
     def warm_up(self, rows: Sequence[BlockRow]) -> None:
-        """Compute rows and drop them: what is compiled or kept is not in the time of the others."""
+        """Compute rows and drop them: what is compiled or kept is not in the time of the others.
+
+        Raises:
+            BlockRowError: If they cannot be computed.
+        """
         for row in rows:
-            self._compute(row)
+            with _naming(row):
+                self._compute(row)
 
     def check(self) -> None:
         """Raise :class:`StoppedError` once the run is to stop."""
