@@ -115,7 +115,7 @@ class Journal:
             key, digest = f"{self._position:06d}", self._digest(vectors)
             images = self._find(key, digest, vectors.shape)
             if images is None:
-                images = np.ascontiguousarray(product(vectors), np.float64)
+                images = np.ascontiguousarray(product(vectors), "<f8")
                 self._write(key, digest, images)
             else:
                 self.num_taken += vectors.shape[1]
@@ -171,12 +171,11 @@ class Journal:
                     file.unlink(missing_ok=True)
 
     def _write(self, key: str, digest: bytes, images: Array) -> None:
-        data = np.empty(DIGEST_BYTES + images.nbytes + CHECKSUM_BYTES, np.uint8)
-        data[:DIGEST_BYTES] = np.frombuffer(digest, np.uint8)
-        data[DIGEST_BYTES:-CHECKSUM_BYTES].view("<f8")[:] = images.reshape(-1)
-        found = int(google_crc32c.value(data[:-CHECKSUM_BYTES]))
-        data[-CHECKSUM_BYTES:] = np.frombuffer(found.to_bytes(CHECKSUM_BYTES, "little"), np.uint8)
+        contents = images.reshape(-1).view(np.uint8)
+        found = int(google_crc32c.extend(google_crc32c.value(digest), contents))
+        pieces: list[bytes | memoryview] = [digest, contents.data]
+        pieces.append(found.to_bytes(CHECKSUM_BYTES, "little"))
         with self._place.writing():
             if not (self.directory / HEADER).exists():
                 self._place.write(HEADER, self._header)
-            self._place.write_pieces(key, [data.data])
+            self._place.write_pieces(key, pieces)
