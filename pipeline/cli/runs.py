@@ -36,6 +36,7 @@ from pipeline.cli.parameters import (
     Weights,
     make_settings,
 )
+from pipeline.config import Settings
 from pipeline.errors import ConfigError
 from pipeline.profiles import InProcess, Queue
 
@@ -94,9 +95,7 @@ def run(
         config, problem, option, assignments, weights=weights, store=store, profile=profile,
         threads=threads, memory=memory, tile=tile, per_term=per_term, engine=engine,
     )  # fmt: skip
-    # Where workers compute, this process tries a few rows alone.
-    num_gpus = None if isinstance(settings.chosen, InProcess) else 1
-    configure_tensorflow(settings.threads, num_gpus)
+    _configure_client(settings)
     from pipeline.commands import run_settings
 
     with _stop_on_signals() as stop:
@@ -145,7 +144,7 @@ def estimate(
         config, problem, option, assignments, weights=weights, store=store, profile=profile,
         threads=threads, engine=engine,
     )  # fmt: skip
-    configure_tensorflow(settings.threads)
+    _configure_client(settings)
     from pipeline.commands import estimate_settings
     from pipeline.matrix_free.estimates import EstimateOptions
 
@@ -249,6 +248,12 @@ def train(
 
     console = Console(soft_wrap=True, highlight=False)
     train_settings(settings, out, (adam, lbfgs, seed), history, console)
+
+
+def _configure_client(settings: Settings) -> None:
+    # Where workers compute, this process tries a few rows or products alone.
+    num_gpus = None if isinstance(settings.chosen, InProcess) else 1
+    configure_tensorflow(settings.threads, num_gpus)
 
 
 @contextmanager
