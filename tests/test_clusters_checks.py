@@ -258,6 +258,17 @@ def test_queue_without_its_programs_is_said(tmp_path: Path) -> None:
         pass
 
 
+PROFILED = "distributed.worker.profile.enabled"
+
+
 def test_workers_are_not_looked_at_while_they_compute(workers: Workers) -> None:
-    found = workers.client.run(dask.config.get, "distributed.worker.profile.enabled")
-    assert set(found.values()) == {False}
+    assert set(workers.client.run(dask.config.get, PROFILED).values()) == {False}
+
+
+@pytest.mark.parametrize("kind", ["pbs", "htcondor"])
+def test_neither_are_those_in_a_queue_and_jobs_begin_as_told(kind: str, tmp_path: Path) -> None:
+    profile = in_queue(kind, tmp_path)
+    profile.options["job_script_prologue"] = ["export MARK=begun"]
+    with queue_programs(tmp_path), connect(profile, threading.Event()) as workers:
+        assert set(workers.client.run(dask.config.get, PROFILED).values()) == {False}
+        assert set(workers.client.run(os.getenv, "MARK").values()) == {"begun"}

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.cluster.extras import require
-from pipeline.cluster.settings import cluster_settings
+from pipeline.cluster.settings import as_environment, cluster_settings
 from pipeline.errors import ClusterError
 from pipeline.profiles import Kubernetes
 
@@ -106,12 +106,8 @@ def _bounded(base: Any, seconds: float) -> Any:
 
 
 def _environment(profile: Kubernetes) -> dict[str, str]:
-    """What the scheduler's pod cannot have from this process, in Dask's names of variables."""
-    settings = {
-        f"DASK_{key.upper().replace('.', '__').replace('-', '_')}": str(value)
-        for key, value in cluster_settings(profile).items()
-    }
-    return {**settings, **profile.env}
+    """What pods cannot have from this process."""
+    return {**as_environment(cluster_settings(profile)), **profile.env}
 
 
 def _resources(profile: Kubernetes) -> dict[str, dict[str, str]]:

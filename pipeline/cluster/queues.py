@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import dask
+
 from pipeline.cluster.extras import require
+from pipeline.cluster.settings import WORKER_SETTINGS, as_environment
 from pipeline.errors import ConfigError
 from pipeline.profiles import Queue
 
@@ -46,6 +49,7 @@ def start_queue(profile: Queue, common: dict[str, Any]) -> Any:
     _check_programs(profile.kind)
     options = job_options(profile)
     options["worker_extra_args"] = [*WORKER_DASHBOARD, *options.get("worker_extra_args", [])]
+    options["job_script_prologue"] = [*_exports(), *_prologue(profile)]
     given = {
         **common,
         "scheduler_options": {"dashboard_address": profile.dashboard},
@@ -54,6 +58,18 @@ def start_queue(profile: Queue, common: dict[str, Any]) -> Any:
     if profile.encrypt:
         given["shared_temp_directory"] = str(_certificate_directory())
     return queue_class(profile.kind)(**given | options)
+
+
+def _exports() -> list[str]:
+    # Jobs have the environment of the queue, not the settings of this process.
+    return [f"export {name}={value}" for name, value in as_environment(WORKER_SETTINGS).items()]
+
+
+def _prologue(profile: Queue) -> list[str]:
+    """The lines that jobs begin with otherwise: the profile's, or those of dask-jobqueue's file."""
+    configured = dask.config.get(f"jobqueue.{profile.kind}.job-script-prologue", None)
+    given: list[str] = profile.options.get("job_script_prologue", configured)
+    return given or []
 
 
 def _certificate_directory() -> Path:

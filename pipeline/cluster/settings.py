@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.profiles import ClusterProfile
 
-__all__ = ["cluster_settings"]
+__all__ = ["WORKER_SETTINGS", "as_environment", "cluster_settings"]
+
+# Of workers alone. Dask looks at what a worker's threads do a hundred times a second, and holds
+# them up for it.
+WORKER_SETTINGS = {"distributed.worker.profile.enabled": False}
 
 
 def cluster_settings(profile: ClusterProfile) -> dict[str, Any]:
@@ -21,6 +26,18 @@ def cluster_settings(profile: ClusterProfile) -> dict[str, Any]:
         # A worker for every block row that is open: Dask divides the time that they will take by
         # this, and then asks for no more threads than there are block rows.
         "distributed.adaptive.target-duration": "1ms",
-        # It looks at what a worker's threads do a hundred times a second, and holds them up for it.
-        "distributed.worker.profile.enabled": False,
+        **WORKER_SETTINGS,
+    }
+
+
+def as_environment(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings as variables, for processes that do not inherit them.
+
+    Example:
+        >>> as_environment({"distributed.scheduler.worker-ttl": "2 minutes"})
+        {'DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL': '2 minutes'}
+    """
+    return {
+        f"DASK_{key.upper().replace('.', '__').replace('-', '_')}": str(value)
+        for key, value in settings.items()
     }

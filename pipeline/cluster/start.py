@@ -50,6 +50,8 @@ def start(profile: StartedProfile) -> Any:
     common = {"interface": profile.interface, **_encryption(profile)}
     try:
         return starters[type(profile)](profile, common)
+    except ConfigError:
+        raise
     except (OSError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"The profile's workers cannot be started: {error}") from error
 
