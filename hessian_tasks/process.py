@@ -51,6 +51,7 @@ def configure_tensorflow(num_threads: int | None = None, num_gpus: int | None = 
     num_threads = num_threads or available_cores()
     _keep_freed_memory()
     tf = _import_tensorflow()
+    _leave_sums_alone(tf)
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
         gpus = _list_gpus(tf)[:num_gpus]
@@ -78,6 +79,23 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def _leave_sums_alone(tf: Any) -> None:
+    """Switch off what TensorFlow's graph optimiser does to sums of large tensors.
+
+    It has their parts added to a variable of the name of the sum, which calls of one graph from
+    two threads share: they end with AlreadyExistsError. There is no public way to this option.
+    """
+    context = importlib.import_module("tensorflow.python.eager.context").context()
+    config = tf.compat.v1.ConfigProto()
+    if context._config is not None:
+        config.CopyFrom(context._config)
+    rewriting = config.graph_options.rewrite_options
+    rewriting.memory_optimization = rewriting.NO_MEM_OPT
+    context._config = config
+    # Those that this thread has made already are made anew.
+    context.function_call_options = None
 
 
 def gpu_names() -> list[str]:

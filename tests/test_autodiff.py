@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -342,3 +344,22 @@ def test_unknown_term_is_refused() -> None:
     engine = AutodiffEngine(of_loss(cond))
     with pytest.raises(ProblemError, match="no loss term 'los'; the terms are loss"):
         engine.block_row(BlockRow(0, 0, 1), term="los")
+
+
+# In a process of its own, where TensorFlow starts anew, as in a run.
+SIDE_BY_SIDE = """
+from hessian_tasks.process import configure_tensorflow
+configure_tensorflow(2)
+from concurrent.futures import ThreadPoolExecutor
+from hessian_tasks.autodiff import AutodiffEngine
+from hessian_tasks.problems.poisson import problem
+from hessian_tasks.spec import BlockRow
+engine = AutodiffEngine(problem(8, 2, num_interior=20_000, dtype="float64"))
+with ThreadPoolExecutor(2) as pool:
+    first, *others = pool.map(engine.block_row, [BlockRow(0, 0, 3)] * 6)
+assert all((first == other).all() for other in others)
+"""
+
+
+def test_threads_share_a_graph_of_many_points() -> None:
+    subprocess.run([sys.executable, "-c", SIDE_BY_SIDE], check=True)
