@@ -1,13 +1,14 @@
 """Jets: the network and its partial derivatives with respect to its inputs.
 
 A residual asks its jet for what it needs, ``u.value``, ``u.d("xx")``,
-``u[1].d("t")``, and the jet computes just that, each derivative once. So the
-derivatives that a residual uses are found by running it, never declared.
+``u[1].d("t")``, ``u.at(x + period).value``, and the jet computes just that, each
+derivative once. So the derivatives that a residual uses are found by running it, never
+declared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -67,6 +68,7 @@ class Jet:
     Attributes:
         value: The network's outputs, ``[N, outputs]`` (``[N, 1]`` for ``u[i]``).
         requested: The derivatives that were asked for so far, as sorted tuples of axes.
+        elsewhere: The other points ``[N, d]`` that were asked for so far.
     """
 
     def __init__(
@@ -98,16 +100,36 @@ class Jet:
             )
         self._cache: dict[tuple[int, ...], Tensor] = {(): value}
         self._output: slice = slice(None)
+        self._make: Callable[[Tensor], Jet] = lambda others: Jet(
+            network, others, coordinates, derivative
+        )
         self.requested: set[tuple[int, ...]] = set()
+        self.elsewhere: list[Tensor] = []
 
     @classmethod
-    def of(cls, derivatives: Mapping[tuple[int, ...], Tensor], coordinates: Sequence[str]) -> Jet:
-        """The jet of known values: all derivatives that will be asked for, by their axes."""
+    def of(
+        cls, known: Iterable[Mapping[tuple[int, ...], Tensor]], coordinates: Sequence[str]
+    ) -> Jet:
+        """The jet of known values.
+
+        Args:
+            known: All derivatives that will be asked for, by their axes: of the jet itself, then
+                of each one that :meth:`at` will give.
+            coordinates: Names of the columns of the points.
+        """
+        return cls._next(iter(known), coordinates)
+
+    @classmethod
+    def _next(
+        cls, known: Iterator[Mapping[tuple[int, ...], Tensor]], coordinates: Sequence[str]
+    ) -> Jet:
         jet = object.__new__(cls)
         jet._coordinates = tuple(coordinates)
-        jet._cache = dict(derivatives)
+        jet._cache = dict(next(known))
         jet._output = slice(None)
+        jet._make = lambda _: cls._next(known, coordinates)
         jet.requested = set()
+        jet.elsewhere = []
         return jet
 
     @property
@@ -141,11 +163,35 @@ class Jet:
             )
         index = tuple(sorted(self._coordinates.index(name) for name in names))
         self.requested.add(index)
-        return self._at(index)[:, self._output]
+        return self._derivative_of(index)[:, self._output]
 
-    def _at(self, index: tuple[int, ...]) -> Tensor:
+    def at(self, points: Tensor) -> Jet:
+        """The jet at other points, for a residual that compares several.
+
+        A periodic condition is ``u.value - u.at(x + period).value``.
+
+        Args:
+            points: The n-th of them belongs to the n-th collocation point, ``[N, d]``.
+
+        Raises:
+            ProblemError: If they are not as many, or have other columns.
+        """
+        points = tf.convert_to_tensor(points)
+        expected = (next(iter(self._cache.values())).shape[0], len(self._coordinates))
+        if tuple(points.shape) != expected:
+            raise ProblemError(
+                f"The residual asks for the network at points of shape {tuple(points.shape)}; "
+                f"expected {expected}, one for each collocation point."
+            )
+        jet = self._make(points)
+        self.elsewhere.append(points)
+        jet._output = self._output
+        jet.requested, jet.elsewhere = self.requested, self.elsewhere
+        return jet
+
+    def _derivative_of(self, index: tuple[int, ...]) -> Tensor:
         if index not in self._cache:
-            lower = self._at(index[:-1])
+            lower = self._derivative_of(index[:-1])
             self._cache[index] = self._derivative(lower, self._points, index[-1])
         return self._cache[index]
 

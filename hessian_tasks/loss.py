@@ -19,6 +19,7 @@ __all__ = [
     "flatten",
     "gradient",
     "losses_and_gradient",
+    "points_elsewhere",
     "required_derivatives",
     "required_indices",
     "residual_columns",
@@ -212,11 +213,22 @@ def required_indices(problem: Problem, term: ResidualTerm) -> set[tuple[int, ...
     requested: set[tuple[int, ...]] = set()
 
     def trace() -> Tensor:
-        points = _constant(np.asarray(term.points), dtype_of(problem.model))
-        jet = Jet(problem.model, points, problem.coordinates)
-        term.residual(points, jet)
-        requested.update(jet.requested)
+        requested.update(_asked(problem, term).requested)
         return tf.constant(0)
 
     tf.function(trace, autograph=False).get_concrete_function()
     return requested
+
+
+def points_elsewhere(problem: Problem, term: ResidualTerm) -> list[npt.NDArray[Any]]:
+    """The other points ``[N, d]`` at which a residual uses the network, found by running it."""
+    function = tf.function(lambda: _asked(problem, term).elsewhere, autograph=False)
+    return [tensor.numpy() for tensor in function.get_concrete_function()()]
+
+
+def _asked(problem: Problem, term: ResidualTerm) -> Jet:
+    """The jet of a term after its residual has run."""
+    points = _constant(np.asarray(term.points), dtype_of(problem.model))
+    jet = Jet(problem.model, points, problem.coordinates)
+    term.residual(points, jet)
+    return jet

@@ -83,6 +83,12 @@ class FiniteDifferenceJet:
         self.magnitudes.append(float(np.abs(derivative).max()))
         return tf.constant(derivative, tf.float64)
 
+    def at(self, points: tf.Tensor) -> FiniteDifferenceJet:
+        """The function at other points."""
+        view = FiniteDifferenceJet(self._function, points.numpy(), self._coordinates)
+        view._outputs, view.magnitudes = self._outputs, self.magnitudes
+        return view
+
     def __getitem__(self, output: int) -> FiniteDifferenceJet:
         view = FiniteDifferenceJet(self._function, self._points, self._coordinates)
         view._outputs = slice(output, output + 1)

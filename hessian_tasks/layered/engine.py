@@ -12,6 +12,7 @@ import numpy.typing as npt
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import NotLayeredError
+from hessian_tasks.layered.calls import expand_coupled
 from hessian_tasks.layered.compiled import CompiledContraction
 from hessian_tasks.layered.contract import Contraction
 from hessian_tasks.layered.cuts import slabs
@@ -21,6 +22,7 @@ from hessian_tasks.layered.products import mirror
 from hessian_tasks.layered.reader import read_network
 from hessian_tasks.layered.values import expand_loss
 from hessian_tasks.layered.workspace import Workspace
+from hessian_tasks.loss import points_elsewhere
 from hessian_tasks.models import dtype_of, parameter_layout
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.spec import BlockRow
@@ -174,6 +176,8 @@ class LayeredEngine:
 
 
 def _expand(problem: Problem, network: Network, term: ResidualTerm | LossTerm) -> list[Expansion]:
-    if isinstance(term, ResidualTerm):
-        return [expand_term(problem, network, term)]
-    return expand_loss(problem, network, term)
+    if isinstance(term, LossTerm):
+        return expand_loss(problem, network, term)
+    if elsewhere := points_elsewhere(problem, term):
+        return expand_coupled(problem, network, term, elsewhere)
+    return [expand_term(problem, network, term)]

@@ -34,6 +34,7 @@ __all__ = [
     "expand",
     "expand_term",
     "expand_value",
+    "output_jets",
     "read_term",
     "square_root",
 ]
@@ -143,9 +144,7 @@ def read_term(problem: Problem, network: Network, term: ResidualTerm) -> LocalMo
     points = np.asarray(term.points, network.dtype)
     every = Streams(tuple(closure(indices)))
     wires, _ = network.forward(points, every)
-    output = wires[network.program.output]
-    zero = np.zeros((len(points), network.program.widths[network.program.output]), network.dtype)
-    jets = np.stack([output.get(every.plain.index(i), zero) for i in indices], axis=1)
+    jets = output_jets(network, wires, len(points), every, indices)
     model = expand_residual(term, problem.coordinates, indices, jets)
     streams, used = merge(every, indices, model, network.dtype)
     slots = [slot for slot, _ in used]
@@ -156,6 +155,27 @@ def read_term(problem: Problem, network: Network, term: ResidualTerm) -> LocalMo
         jacobian=model.jacobian[:, :, slots],
     )
     return LocalModel(points, streams, positions, model)
+
+
+def output_jets(
+    network: Network,
+    wires: WireStreams,
+    num_points: int,
+    streams: Streams,
+    indices: Sequence[Index],
+) -> Array:
+    """Derivatives of the network's output at its points, ``[N, R, outputs]``.
+
+    Args:
+        network: The network.
+        wires: Streams of every wire; those that are zero may be missing.
+        num_points: N.
+        streams: Which streams.
+        indices: The R derivatives.
+    """
+    wire = network.program.output
+    output, zero = wires[wire], np.zeros((num_points, network.program.widths[wire]), network.dtype)
+    return np.stack([output.get(streams.plain.index(i), zero) for i in indices], axis=1)
 
 
 def merge(

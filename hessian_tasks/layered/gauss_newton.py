@@ -15,13 +15,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from hessian_tasks.layered.calls import read_coupled
 from hessian_tasks.layered.expansion import read_term
 from hessian_tasks.layered.linearise import linearise
 from hessian_tasks.layered.network import Array, Network
 from hessian_tasks.layered.products import slices
+from hessian_tasks.layered.quadratic import QuadraticModel
 from hessian_tasks.layered.reader import read_network
 from hessian_tasks.layered.rows import RowFactors, times_inputs
 from hessian_tasks.linearised import residual_terms
+from hessian_tasks.loss import points_elsewhere
 from hessian_tasks.models import get_theta
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.spec import BlockRow, TermResiduals
@@ -106,7 +109,16 @@ class LayeredJacobian:
 def _expand_rows(problem: Problem, network: Network, term: ResidualTerm) -> RowFactors:
     """The first derivatives of a term's residuals, one row a component."""
     # Of weight 1: J does not depend on the weight, which may be 0.
-    local = read_term(problem, network, replace(term, weight=1.0))
-    seeds = np.moveaxis(local.model.jacobian, 1, 0)
+    term = replace(term, weight=1.0)
+    if elsewhere := points_elsewhere(problem, term):
+        calls, model = read_coupled(problem, network, term, elsewhere)
+        return calls.pull_back_rows(*_unit_rows(model, network))
+    local = read_term(problem, network, term)
+    seeds, signs = _unit_rows(local.model, network)
     at = linearise(network, local.points, local.streams)
-    return at.pull_back_rows(seeds, local.positions, np.ones(seeds.shape[:2], network.dtype))
+    return at.pull_back_rows(seeds, local.positions, signs)
+
+
+def _unit_rows(model: QuadraticModel, network: Network) -> tuple[Array, Array]:
+    seeds = np.moveaxis(model.jacobian, 1, 0)
+    return seeds, np.ones(seeds.shape[:2], network.dtype)

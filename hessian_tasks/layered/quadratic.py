@@ -53,8 +53,9 @@ def expand_residual(
     Args:
         term: The term.
         coordinates: Names of the columns of its points.
-        indices: The R derivatives that it uses.
-        jets: Their values ``[N, R, outputs]``, in the model's dtype.
+        indices: The derivatives that it uses.
+        jets: Their values ``[N, R, outputs]``, in the model's dtype. If it uses the network at
+            several points, R counts these derivatives for one after the other.
 
     Raises:
         NotLayeredError: If the residual at one point depends on the jets at others.
@@ -62,8 +63,9 @@ def expand_residual(
     points = np.asarray(term.points, jets.dtype)
 
     def loss_and_jacobian(u: Tensor) -> tuple[Tensor, ...]:
-        columns = tf.unstack(u, axis=1)
-        jet = Jet.of(dict(zip(indices, columns, strict=True)), coordinates)
+        parts = tf.split(u, u.shape[1] // len(indices), axis=1)
+        known = [dict(zip(indices, tf.unstack(part, axis=1), strict=True)) for part in parts]
+        jet = Jet.of(known, coordinates)
         residual = residual_columns(term, tf.constant(points), jet)
         loss = term.weight / float(np.prod(residual.shape)) * tf.reduce_sum(tf.square(residual))
         jacobian = [_gradient(r, u) for r in tf.unstack(residual, axis=1)]

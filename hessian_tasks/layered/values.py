@@ -1,18 +1,11 @@
 """Loss terms that see the network only through its values at given points.
 
 Such a loss, a cross-entropy or a periodic boundary condition, is ℓ(u¹, …, uᶜ) for the network's
-values at the points of its C calls. If the n-th points of all calls are coupled with each other
-only, then
-
-    H = Σ_n (∂u_n/∂θ)ᵀ ℓ''_n (∂u_n/∂θ) + Σ_c Σ_n ∂ℓ/∂u_n^c · ∂²u_n^c/∂θ²,
-
-with u_n the values of all calls at their n-th point: rows that are sums over the calls, and one
-expansion for each call.
+values at the points of its C calls, see :mod:`hessian_tasks.layered.calls`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,11 +15,11 @@ import tensorflow as tf
 
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.jets import Tensor
-from hessian_tasks.layered.expansion import Expansion, expand, expand_value, square_root
-from hessian_tasks.layered.linearise import Linearised, linearise
+from hessian_tasks.layered.calls import Calls
+from hessian_tasks.layered.expansion import Expansion, expand_value, output_jets
+from hessian_tasks.layered.linearise import linearise
 from hessian_tasks.layered.network import Array, Network
 from hessian_tasks.layered.quadratic import differentiate_twice
-from hessian_tasks.layered.rows import join
 from hessian_tasks.layered.streams import Streams
 from hessian_tasks.loss import term_loss
 from hessian_tasks.models import trainable_variables
@@ -54,7 +47,8 @@ def expand_loss(problem: Problem, network: Network, term: LossTerm) -> list[Expa
     try:
         points = _find_points(problem, network, term)
         calls = [linearise(network, p, VALUE) for p in points]
-        values = np.stack([at.wires[network.program.output][0] for at in calls], axis=1)
+        jets = [output_jets(network, at.wires, at.num_points, VALUE, [()]) for at in calls]
+        values = np.concatenate(jets, axis=1)
         slope, bend = differentiate_twice(partial(_loss, problem, term), values)
     except NotLayeredError:
         raise
@@ -62,7 +56,9 @@ def expand_loss(problem: Problem, network: Network, term: LossTerm) -> list[Expa
         # Whatever the loss does that the stand-in cannot; autodiff tells if it is a mistake.
         reason = f"cannot be traced by the network's values ({type(error).__name__})"
         raise NotLayeredError(reason) from error
-    return _expand_calls(calls, slope, bend)
+    if len(calls) == 1:
+        return [expand_value(calls[0], slope, bend)]
+    return Calls(calls, [0]).expand(slope, bend)
 
 
 def _find_points(problem: Problem, network: Network, term: LossTerm) -> list[Array]:
@@ -86,15 +82,6 @@ def _loss(problem: Problem, term: LossTerm, values: Tensor) -> tuple[Tensor]:
     if any(gradient is not None for gradient in direct):
         raise NotLayeredError("depends on the weights other than through the network's values")
     return (loss,)
-
-
-def _expand_calls(calls: Sequence[Linearised], slope: Array, bend: Array) -> list[Expansion]:
-    if len(calls) == 1:
-        return [expand_value(calls[0], slope, bend)]
-    slopes = [slope[:, [c]] for c in range(len(calls))]
-    seeds, signs = square_root(bend, calls[0].network.dtype)
-    rows = join([at.pull_back_rows(seeds[:, :, [c]], [0], signs) for c, at in enumerate(calls)])
-    return [expand(at, slopes[c], [0], {}, rows if c == 0 else None) for c, at in enumerate(calls)]
 
 
 class _Calls:

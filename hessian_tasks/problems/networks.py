@@ -1,11 +1,10 @@
-"""What the built-in problems do with networks: build one, and make it periodic."""
+"""The network of the built-in problems."""
 
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-__all__ = ["mlp", "periodic_loss"]
+__all__ = ["mlp"]
 
 
 def mlp(
@@ -44,14 +43,3 @@ def mlp(
             )
         )
     return keras.Sequential(layers, name="mlp")
-
-
-def periodic_loss(model: Any, left: Any, right: Any) -> Any:
-    """The mean squared jump of a network between points and their periodic partners.
-
-    Args:
-        model: The network.
-        left: Points ``[N, d]``.
-        right: Their partners, one period on, ``[N, d]``.
-    """
-    return tf.reduce_mean(tf.square(model(left) - model(right)))

@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
-from hessian_tasks.problems.networks import mlp, periodic_loss
-from hessian_tasks.problems.sampling import opposite_faces, uniform
+from hessian_tasks.problem import Problem, ResidualTerm
+from hessian_tasks.problems.networks import mlp
+from hessian_tasks.problems.sampling import uniform
 
 __all__ = ["exact_solution", "problem"]
 
-SPACE, TIME, START = (0.0, 2 * np.pi), (0.0, 1.0), (0.0, 0.0)
+PERIOD = [2 * np.pi, 0.0]
+SPACE, TIME = (0.0, 2 * np.pi), (0.0, 1.0)
+LEFT, START = (0.0, 0.0), (0.0, 0.0)
 RHO = 5.0
 
 
@@ -66,10 +68,10 @@ def problem(
                 points=uniform(num_boundary, [SPACE, START], rng),
                 residual=lambda x, u: u.value - _initial(x),
             ),
-            LossTerm(
+            ResidualTerm(
                 "periodic",
-                loss=periodic_loss,
-                data=opposite_faces(num_boundary, [SPACE, TIME], rng),
+                points=uniform(num_boundary, [LEFT, TIME], rng),
+                residual=lambda x, u: u.value - u.at(x + PERIOD).value,
             ),
         ],
         exact_solution=exact_solution,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["on_faces", "opposite_faces", "uniform"]
+__all__ = ["on_faces", "uniform"]
 
 Bounds = Sequence[tuple[float, float]]
 
@@ -46,30 +46,3 @@ def on_faces(
         axis, side = faces[number % len(faces)]
         points[number, axis] = bounds[axis][side]
     return points
-
-
-def opposite_faces(
-    num_points: int, bounds: Bounds, rng: np.random.Generator, axis: int = 0
-) -> dict[str, npt.NDArray[Any]]:
-    """Draw points from one face of a box, with their partners on the face across.
-
-    Args:
-        num_points: Number of pairs N.
-        bounds: ``(low, high)`` of each coordinate.
-        rng: Source of randomness.
-        axis: Coordinate that tells the two faces apart.
-
-    Returns:
-        Points ``left`` and ``right``, both ``[N, d]``, float64.
-
-    Example:
-        >>> pair = opposite_faces(5, [(0.0, 2.0), (0.0, 1.0)], np.random.default_rng(0))
-        >>> bool(np.allclose(pair["right"] - pair["left"], [2.0, 0.0]))
-        True
-    """
-    low, high = bounds[axis]
-    left = uniform(num_points, bounds, rng)
-    left[:, axis] = low
-    right = left.copy()
-    right[:, axis] = high
-    return {"left": left, "right": right}
