@@ -117,14 +117,19 @@ def test_eigenvalues_in_an_interval(
     np.testing.assert_allclose(residuals, 0, atol=1e-9)
 
 
-def test_an_interval_too_deep_for_the_memory_is_refused(
+def test_an_interval_too_deep_for_the_memory_is_filtered_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_FROM_THE_ENDS", 32)
-    matrix = matrices.reflected(np.linspace(-1.0, 1.0, 200))
-    store = matrices.store_matrix(tmp_path / "h.zarr", matrix, 100)
-    with pytest.raises(PlanError, match=r"lies too deep .* need 32\.3 MiB"):
-        eigenvalues_between(store, (0.0, 0.1), memory=0)
+    values = np.linspace(-1.0, 1.0, 200)
+    store = matrices.store_matrix(tmp_path / "h.zarr", matrices.reflected(values), 100)
+    found = eigenvalues_between(store, (0.0, 0.1), memory=0)
+    expected = values[(values > 0) & (values <= 0.1)]
+    np.testing.assert_allclose(found.eigenvalues, expected, atol=found.noise_floor)
+    assert found.pairs is not None
+    assert found.pairs.converged.all()
+    with pytest.raises(PlanError, match=r"too deep .* too narrow .* need 32\.3 MiB"):
+        eigenvalues_between(store, (0.0, 1e-5), memory=0)
     with pytest.raises(PlanError, match="lower end first"):
         eigenvalues_between(store, (1.0, 0.0))
 

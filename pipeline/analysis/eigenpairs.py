@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline.analysis.operator import HessianOperator
 
-__all__ = ["Eigenpairs", "extreme_eigenpairs"]
+__all__ = ["Eigenpairs", "extreme_eigenpairs", "tolerance_of"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -128,7 +128,11 @@ def extreme_eigenpairs(
     return _multiplied_out(operator, search.wanted(), tolerance, search.num_passes + 1)
 
 
-def _default_tolerance(operator: HessianOperator, largest: float) -> float:
+def tolerance_of(operator: HessianOperator, largest: float) -> float:
+    """The residual that is small enough, if the largest eigenvalue has that magnitude.
+
+    The noise floor, below which the matrix does not decide, but at least ``1e-10`` of it.
+    """
     return float(max(operator.noise_floor or 0.0, 1e-10 * largest))
 
 
@@ -150,7 +154,7 @@ def _multiplied_out(
     values = np.einsum("ij,ij->j", vectors, products)
     order = np.argsort(values)
     residuals = np.linalg.norm(products - vectors * values, axis=0)
-    reached = _default_tolerance(operator, float(np.abs(values).max()))
+    reached = tolerance_of(operator, float(np.abs(values).max()))
     return Eigenpairs(
         values=values[order],
         vectors=vectors[:, order],
@@ -237,7 +241,7 @@ class _Search:
         if len(self.values) < 2 * self.num_extreme:
             return False
         if tolerance is None:
-            tolerance = _default_tolerance(self.operator, float(np.abs(self.values).max()))
+            tolerance = tolerance_of(self.operator, float(np.abs(self.values).max()))
         return bool((self.residuals[self.ends(self.num_extreme)] <= tolerance).all())
 
     def wanted(self) -> Array:

@@ -11,6 +11,7 @@ import psutil
 
 from pipeline.analysis.dense import dense_bytes, dense_eigenpairs, read_symmetric
 from pipeline.analysis.eigenpairs import Eigenpairs, extreme_eigenpairs
+from pipeline.analysis.filtered import filtered_eigenpairs
 from pipeline.analysis.operator import (
     HessianOperator,
     noise_floor,
@@ -177,7 +178,8 @@ def eigenvalues_between(
     """The eigenvalues in an interval ``(low, high]``.
 
     Where the dense matrix does not fit into memory, the interval is reached from the ends of the
-    spectrum, if there are not too many eigenvalues up to it.
+    spectrum, if there are not too many eigenvalues up to it, and otherwise by a polynomial filter
+    (:mod:`pipeline.analysis.filtered`), if it is not too narrow.
 
     Args:
         store: A complete store, or where it is.
@@ -187,8 +189,8 @@ def eigenvalues_between(
         memory: Bytes that may be taken; what is free by default.
 
     Raises:
-        PlanError: If the memory is short and the interval lies too deep in the spectrum; says how
-            much would do.
+        PlanError: If the memory is short and the interval is neither reached from the ends nor by
+            a filter; says how much would do.
         StoreError: If block rows are missing or damaged, or there is no such array.
     """
     low, high = interval
@@ -198,19 +200,22 @@ def eigenvalues_between(
     if _fits(opened.num_params, vectors, memory):
         values, found = dense_eigenpairs(read_symmetric(matrix), vectors, interval)
         return Spectrum(values, False, vectors=found, **_exact(opened, term))
-    pairs = _reach(open_operator(opened, term), low, high)
+    pairs = _search(open_operator(opened, term), (low, high))
     if pairs is None:
         raise PlanError(
-            f"({low:.4g}, {high:.4g}] lies too deep in the spectrum to be reached from its ends. "
-            f"All eigenvalues at once need {format_bytes(dense_bytes(opened.num_params, vectors))} "
-            f"of memory. The number of eigenvalues in it can be estimated: --density"
+            f"({low:.4g}, {high:.4g}] is too deep in the spectrum to be reached from its ends, and "
+            "too narrow or too full for a polynomial. All eigenvalues at once need "
+            f"{format_bytes(dense_bytes(opened.num_params, vectors))} of memory. The number of "
+            "eigenvalues in it can be estimated: --density"
         )
     return _of_pairs(pairs, False, _exact(opened, term))
 
 
-def _reach(operator: HessianOperator, low: float, high: float) -> Eigenpairs | None:
-    # The interval is all there once converged eigenvalues from an end have come to its far side.
+def _search(operator: HessianOperator, interval: tuple[float, float]) -> Eigenpairs | None:
+    """Go there from both ends, which takes the fewest passes, and else through a filter."""
+    low, high = interval
     size, number = operator.shape[0], FIRST_FROM_THE_ENDS
+    # The interval is all there once converged eigenvalues from an end have come to its far side.
     while number <= MAX_FROM_THE_ENDS:
         pairs = extreme_eigenpairs(operator, min(number, (size + 1) // 2))
         half = len(pairs.values) // 2
@@ -219,7 +224,9 @@ def _reach(operator: HessianOperator, low: float, high: float) -> Eigenpairs | N
         if below or above or len(pairs.values) == size:
             return pairs.only((pairs.values > low) & (pairs.values <= high))
         number *= 2
-    return None
+    margins = pairs.errors(operator.noise_floor or 0.0)
+    bounds = float(pairs.values[0] - margins[0]), float(pairs.values[-1] + margins[-1])
+    return filtered_eigenpairs(operator, interval, bounds)
 
 
 def _fits(num_params: int, vectors: bool, memory: int | None) -> bool:
