@@ -170,7 +170,7 @@ class FlakyDisk(WorkerPlugin):
 
     def setup(self, worker: Any) -> None:
         rng = random.Random(os.getpid())
-        for name in ("read_bytes", "write_bytes"):
+        for name in ("read_bytes", "replace"):
             setattr(Path, name, self.flaky(getattr(Path, name), rng))
 
     def flaky(self, operation: Callable[..., Any], rng: random.Random) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ def failures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Error numbers that the next operations of the file system end with, after they were done."""
     numbers: list[int] = []
     monkeypatch.setattr(retrying, "PAUSES", [0.0] * len(PAUSES))
-    for name in ("read_bytes", "write_bytes"):
+    for name in ("read_bytes", "replace"):
         operation = getattr(Path, name)
 
         def fail(*arguments: Any, operation: Any = operation) -> Any:
