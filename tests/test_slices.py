@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hessian_tasks.autodiff import AutodiffEngine
@@ -128,6 +128,7 @@ MAGNITUDES = st.floats(1e-8, 1e8)
 
 
 @given(MAGNITUDES, st.floats(-1e8, 1e8), st.floats(-1e8, 1e8), st.floats(0.1, 10))
+@example(1.0, 2.2250738585e-313, 0.0, 1.0)
 def test_reach_is_where_the_model_has_changed_so_much(
     loss: float, slope: float, curvature: float, change: float
 ) -> None:

@@ -98,9 +98,10 @@ def reach(loss: float, slope: float, curvature: float, change: float, limit: flo
     target, slope, curvature = change * abs(loss), abs(slope), abs(curvature)
     # The root of the quadratic in the form that does not cancel.
     denominator = slope + np.sqrt(slope**2 + 2 * curvature * target)
-    if target == 0 or denominator == 0:
+    # Compared before it is divided, which for next to no slope would overflow.
+    if target == 0 or 2 * target >= limit * denominator:
         return limit
-    return float(min(2 * target / denominator, limit))
+    return float(2 * target / denominator)
 
 
 def take_slices(
