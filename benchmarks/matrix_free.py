@@ -10,7 +10,6 @@ depends little on what else the machine does.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -163,11 +162,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--intra", type=int, default=1, help="threads of one operation")
     arguments = parser.parse_args()
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    from hessian_tasks.process import configure_tensorflow
+
+    configure_tensorflow()
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(arguments.intra)
-    tf.config.threading.set_inter_op_parallelism_threads(os.cpu_count())
     {"ways": compare_ways, "cost": measure_cost}[arguments.what](arguments)
 
 
