@@ -146,7 +146,8 @@ def filtered_eigenpairs(
         >>> bool(found.converged.all()), found.values.round(9).tolist()
         (True, [0.085, 0.09, 0.095, 0.1])
     """
-    tolerance = tolerance or tolerance_of(operator, float(np.abs(bounds).max()))
+    if tolerance is None:
+        tolerance = tolerance_of(operator, float(np.abs(bounds).max()))
     sharpness = SHARPNESS
     while (band := BandFilter.of(interval, bounds, sharpness)).degree <= MAX_DEGREE:
         search = _Search(operator, band, np.random.default_rng(seed))
@@ -171,6 +172,7 @@ class _Search:
         self.operator, self.band, self.rng = operator, band, rng
         self.vectors = self._random(FIRST_VECTORS)
         self.gains = np.zeros(0)
+        self.magnified = np.zeros((len(self.vectors), 0))
         self.settled = False
         self.num_passes = 0
 
