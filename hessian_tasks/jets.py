@@ -8,19 +8,38 @@ declared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from hessian_tasks.errors import ProblemError
 
-__all__ = ["Jet", "Tensor", "forward_derivative", "reverse_derivative"]
+__all__ = [
+    "Derivative",
+    "Derivatives",
+    "Evaluate",
+    "Index",
+    "Jet",
+    "Tensor",
+    "evaluate_by",
+    "forward_derivative",
+    "reverse_derivative",
+]
 
 Tensor: TypeAlias = Any
-Derivative: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
 
-MAX_ORDER = 4
+Index: TypeAlias = tuple[int, ...]
+"""A partial derivative by its axes, sorted: ``()`` is the value, ``(0, 0)`` is u_xx."""
+
+Derivative: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
+"""Differentiates ``[N, C]`` along one coordinate of the points ``[N, d]``."""
+
+Derivatives: TypeAlias = Callable[[Index], Tensor]
+"""The derivatives of a network at some points, ``[N, outputs]`` each."""
+
+Evaluate: TypeAlias = Callable[[Tensor], Derivatives]
+"""Evaluates a network at points ``[N, d]``."""
 
 
 def forward_derivative(y: Tensor, points: Tensor, axis: int) -> Tensor:
@@ -62,83 +81,73 @@ def reverse_derivative(y: Tensor, points: Tensor, axis: int) -> Tensor:
     return tf.stack(columns, axis=1)
 
 
-class Jet:
-    """The network ``u`` and its partial derivatives at collocation points.
+def evaluate_by(
+    network: Callable[[Tensor], Tensor], derivative: Derivative = forward_derivative
+) -> Evaluate:
+    """Evaluate a network, and differentiate it as far as it is asked.
 
-    Attributes:
-        value: The network's outputs, ``[N, outputs]`` (``[N, 1]`` for ``u[i]``).
-        requested: The derivatives that were asked for so far, as sorted tuples of axes.
-        elsewhere: The other points ``[N, d]`` that were asked for so far.
+    Args:
+        network: Maps points ``[N, d]`` to outputs ``[N, outputs]``, point by point.
+        derivative: How to differentiate along a coordinate.
+
+    Returns:
+        A function of points that gives their derivatives, each of them computed once.
+
+    Raises:
+        ProblemError: When it is evaluated, if the network does not return ``[N, outputs]``.
     """
 
-    def __init__(
-        self,
-        network: Callable[[Tensor], Tensor],
-        points: Tensor,
-        coordinates: Sequence[str],
-        derivative: Derivative = forward_derivative,
-    ) -> None:
-        """Evaluate the network.
-
-        Args:
-            network: Maps points ``[N, d]`` to outputs ``[N, outputs]``, point by point.
-            points: Collocation points ``[N, d]``.
-            coordinates: Names of the ``d`` columns.
-            derivative: How to differentiate along a coordinate.
-
-        Raises:
-            ProblemError: If the network does not return ``[N, outputs]``.
-        """
-        self._points = tf.identity(points)
-        self._coordinates = tuple(coordinates)
-        self._derivative = derivative
-        value = network(self._points)
+    def evaluate(points: Tensor) -> Derivatives:
+        points = tf.identity(points)
+        value = network(points)
         if value.shape.rank != 2:
             raise ProblemError(
                 f"The network returns shape {tuple(value.shape)} for points of shape "
                 f"{tuple(points.shape)}; expected [N, outputs]."
             )
-        self._cache: dict[tuple[int, ...], Tensor] = {(): value}
-        self._output: slice = slice(None)
-        self._make: Callable[[Tensor], Jet] = lambda others: Jet(
-            network, others, coordinates, derivative
-        )
-        self.requested: set[tuple[int, ...]] = set()
-        self.elsewhere: list[Tensor] = []
+        found: dict[Index, Tensor] = {(): value}
 
-    @classmethod
-    def of(
-        cls, known: Iterable[Mapping[tuple[int, ...], Tensor]], coordinates: Sequence[str]
-    ) -> Jet:
-        """The jet of known values.
+        def derivatives(index: Index) -> Tensor:
+            if index not in found:
+                found[index] = derivative(derivatives(index[:-1]), points, index[-1])
+            return found[index]
+
+        return derivatives
+
+    return evaluate
+
+
+class Jet:
+    """The network ``u`` and its partial derivatives at collocation points."""
+
+    def __init__(
+        self,
+        evaluate: Evaluate,
+        points: Tensor,
+        coordinates: Sequence[str],
+        outputs: slice = slice(None),
+    ) -> None:
+        """Evaluate the network.
 
         Args:
-            known: All derivatives that will be asked for, by their axes: of the jet itself, then
-                of each one that :meth:`at` will give.
-            coordinates: Names of the columns of the points.
+            evaluate: Evaluates it, see :func:`evaluate_by`.
+            points: Collocation points ``[N, d]``.
+            coordinates: Names of the ``d`` columns.
+            outputs: Which of its outputs.
         """
-        return cls._next(iter(known), coordinates)
-
-    @classmethod
-    def _next(
-        cls, known: Iterator[Mapping[tuple[int, ...], Tensor]], coordinates: Sequence[str]
-    ) -> Jet:
-        jet = object.__new__(cls)
-        jet._coordinates = tuple(coordinates)
-        jet._cache = dict(next(known))
-        jet._output = slice(None)
-        jet._make = lambda _: cls._next(known, coordinates)
-        jet.requested = set()
-        jet.elsewhere = []
-        return jet
+        self._evaluate = evaluate
+        self._derivatives = evaluate(points)
+        self._num_points = points.shape[0]
+        self._coordinates = tuple(coordinates)
+        self._outputs = outputs
 
     @property
     def value(self) -> Tensor:
-        """The outputs ``[N, outputs]``."""
+        """The outputs ``[N, outputs]`` (``[N, 1]`` for ``u[i]``)."""
         return self.d()
 
     def d(self, *names: str) -> Tensor:
-        """A mixed partial derivative, ``[N, outputs]``.
+        """A mixed partial derivative of any order, ``[N, outputs]``.
 
         Args:
             *names: Coordinates to differentiate along. One string of
@@ -146,7 +155,7 @@ class Jet:
                 ``d("x", "x", "y")``. The order does not matter.
 
         Raises:
-            ProblemError: If a coordinate is unknown or the order is above 4.
+            ProblemError: If a coordinate is unknown.
         """
         if len(names) == 1 and names[0] not in self._coordinates:
             names = tuple(names[0])
@@ -156,14 +165,8 @@ class Jet:
                     f"The residual asks for the derivative {names} but {name!r} is not a "
                     f"coordinate; the coordinates are {list(self._coordinates)}."
                 )
-        if len(names) > MAX_ORDER:
-            raise ProblemError(
-                f"The residual asks for the derivative {names} of order {len(names)}; "
-                f"derivatives up to order {MAX_ORDER} are supported."
-            )
         index = tuple(sorted(self._coordinates.index(name) for name in names))
-        self.requested.add(index)
-        return self._derivative_of(index)[:, self._output]
+        return self._derivatives(index)[:, self._outputs]
 
     def at(self, points: Tensor) -> Jet:
         """The jet at other points, for a residual that compares several.
@@ -177,23 +180,13 @@ class Jet:
             ProblemError: If they are not as many, or have other columns.
         """
         points = tf.convert_to_tensor(points)
-        expected = (next(iter(self._cache.values())).shape[0], len(self._coordinates))
+        expected = (self._num_points, len(self._coordinates))
         if tuple(points.shape) != expected:
             raise ProblemError(
                 f"The residual asks for the network at points of shape {tuple(points.shape)}; "
                 f"expected {expected}, one for each collocation point."
             )
-        jet = self._make(points)
-        self.elsewhere.append(points)
-        jet._output = self._output
-        jet.requested, jet.elsewhere = self.requested, self.elsewhere
-        return jet
-
-    def _derivative_of(self, index: tuple[int, ...]) -> Tensor:
-        if index not in self._cache:
-            lower = self._derivative_of(index[:-1])
-            self._cache[index] = self._derivative(lower, self._points, index[-1])
-        return self._cache[index]
+        return Jet(self._evaluate, points, self._coordinates, self._outputs)
 
     def __getitem__(self, output: int) -> Jet:
         """The jet of one output; its tensors have shape ``[N, 1]``.
@@ -201,7 +194,7 @@ class Jet:
         Raises:
             ProblemError: If the network has no such output.
         """
-        num_outputs = next(iter(self._cache.values())).shape[1]
+        num_outputs = self._derivatives(()).shape[1]
         if not -num_outputs <= output < num_outputs:
             raise ProblemError(
                 f"The residual asks for output {output} of a network with {num_outputs}."
@@ -209,5 +202,5 @@ class Jet:
         view = object.__new__(Jet)
         view.__dict__.update(self.__dict__)
         output %= num_outputs
-        view._output = slice(output, output + 1)
+        view._outputs = slice(output, output + 1)
         return view

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,28 +11,52 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.errors import HessianError, ProblemError
-from hessian_tasks.jets import Jet, Tensor, forward_derivative
+from hessian_tasks.jets import (
+    Derivative,
+    Evaluate,
+    Jet,
+    Tensor,
+    evaluate_by,
+    forward_derivative,
+)
 from hessian_tasks.models import dtype_of, trainable_variables
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 
 __all__ = [
+    "View",
     "compile_losses_and_gradient",
     "flatten",
     "gradient",
     "losses_and_gradient",
-    "points_elsewhere",
-    "required_derivatives",
-    "required_indices",
-    "residual_columns",
+    "seen_loss",
+    "seen_residual",
     "term_loss",
     "term_residual",
 ]
 
 
+@dataclass(frozen=True)
+class View:
+    """A network as the code of a loss term sees it.
+
+    Attributes:
+        network: What a :class:`~hessian_tasks.problem.LossTerm` is given to call.
+        evaluate: What the jets of a residual are made by.
+    """
+
+    network: Any
+    evaluate: Evaluate
+
+    @classmethod
+    def of(cls, model: Any, derivative: Derivative = forward_derivative) -> View:
+        """The network itself, whose jets are differentiated automatically."""
+        return cls(model, evaluate_by(model, derivative))
+
+
 def term_loss(
     problem: Problem,
     term: ResidualTerm | LossTerm,
-    derivative: Callable[[Tensor, Tensor, int], Tensor] = forward_derivative,
+    derivative: Derivative = forward_derivative,
 ) -> Tensor:
     """The weighted value of one loss term, a scalar in the model's dtype.
 
@@ -46,14 +71,19 @@ def term_loss(
         ProblemError: If the residual or the loss has the wrong shape or dtype, or
             raises by itself.
     """
+    return seen_loss(problem, term, View.of(problem.model, derivative))
+
+
+def seen_loss(problem: Problem, term: ResidualTerm | LossTerm, view: View) -> Tensor:
+    """What :func:`term_loss` gives, of whatever stands for the network."""
     dtype = dtype_of(problem.model)
     try:
         if isinstance(term, ResidualTerm):
-            residual = term_residual(problem, term, derivative)
+            residual = seen_residual(problem, term, view)
             value = tf.reduce_mean(tf.square(residual))
         else:
             arrays = {key: _constant(array, dtype) for key, array in term.arrays.items()}
-            value = tf.convert_to_tensor(term.loss(problem.model, **arrays))
+            value = tf.convert_to_tensor(term.loss(view.network, **arrays))
     except HessianError:
         raise
     except Exception as error:
@@ -79,7 +109,7 @@ def _check_precision(found: str, dtype: str, what: str) -> None:
 def term_residual(
     problem: Problem,
     term: ResidualTerm,
-    derivative: Callable[[Tensor, Tensor, int], Tensor] = forward_derivative,
+    derivative: Derivative = forward_derivative,
     points: Tensor | None = None,
 ) -> Tensor:
     """The residual of a term at its points, ``[N, components]`` in the model's dtype.
@@ -95,21 +125,18 @@ def term_residual(
     Raises:
         ProblemError: If the residual has the wrong shape, or the network's inputs the wrong dtype.
     """
+    return seen_residual(problem, term, View.of(problem.model, derivative), points)
+
+
+def seen_residual(
+    problem: Problem, term: ResidualTerm, view: View, points: Tensor | None = None
+) -> Tensor:
+    """What :func:`term_residual` gives, of whatever stands for the network."""
     dtype = dtype_of(problem.model)
     for entry in getattr(problem.model, "inputs", None) or []:
         _check_precision(str(entry.dtype), dtype, "The network's input has")
     points = _constant(np.asarray(term.points), dtype) if points is None else points
-    jet = Jet(problem.model, points, problem.coordinates, derivative)
-    return residual_columns(term, points, jet)
-
-
-def residual_columns(term: ResidualTerm, points: Tensor, jet: Jet) -> Tensor:
-    """The residual of a term for a given jet, ``[N, components]``.
-
-    Raises:
-        ProblemError: If the residual has the wrong shape.
-    """
-    components = term.residual(points, jet)
+    components = term.residual(points, Jet(view.evaluate, points, problem.coordinates))
     if not isinstance(components, list | tuple):
         components = [components]
     return tf.concat([_as_columns(c, term, points.shape[0]) for c in components], axis=1)
@@ -196,39 +223,3 @@ def losses_and_gradient(problem: Problem) -> tuple[dict[str, float], npt.NDArray
     if not np.isfinite(grad).all():
         raise ProblemError("The gradient of the loss holds NaN or infinity at the given weights.")
     return losses, grad
-
-
-def required_derivatives(problem: Problem, term: ResidualTerm) -> list[str]:
-    """Which derivatives a residual uses, by name, such as ``["", "xx", "yy"]``."""
-    names = problem.coordinates
-    return sorted("".join(names[a] for a in index) for index in required_indices(problem, term))
-
-
-def required_indices(problem: Problem, term: ResidualTerm) -> set[tuple[int, ...]]:
-    """Which derivatives a residual uses, found by running it once.
-
-    Returns:
-        Sorted tuples of axes, such as ``(0, 0)`` for u_xx; ``()`` is the value itself.
-    """
-    requested: set[tuple[int, ...]] = set()
-
-    def trace() -> Tensor:
-        requested.update(_asked(problem, term).requested)
-        return tf.constant(0)
-
-    tf.function(trace, autograph=False).get_concrete_function()
-    return requested
-
-
-def points_elsewhere(problem: Problem, term: ResidualTerm) -> list[npt.NDArray[Any]]:
-    """The other points ``[N, d]`` at which a residual uses the network, found by running it."""
-    function = tf.function(lambda: _asked(problem, term).elsewhere, autograph=False)
-    return [tensor.numpy() for tensor in function.get_concrete_function()()]
-
-
-def _asked(problem: Problem, term: ResidualTerm) -> Jet:
-    """The jet of a term after its residual has run."""
-    points = _constant(np.asarray(term.points), dtype_of(problem.model))
-    jet = Jet(problem.model, points, problem.coordinates)
-    term.residual(points, jet)
-    return jet

@@ -47,6 +47,11 @@ class Variable:
         """One past the index in θ of its last entry."""
         return self.offset + self.size
 
+    @property
+    def path(self) -> str:
+        """Layer and name, ``"hidden_1/kernel"``."""
+        return f"{self.layer}/{self.name}" if self.layer else self.name
+
 
 @dataclass(frozen=True)
 class ParameterLayout:
@@ -109,8 +114,7 @@ class ParameterLayout:
         variable = self.variables[bisect.bisect_right(starts, row) - 1]
         index = np.unravel_index(row - variable.offset, variable.shape)
         inside = ", ".join(str(int(i)) for i in index)
-        path = f"{variable.layer}/{variable.name}" if variable.layer else variable.name
-        return f"{path}[{inside}]"
+        return f"{variable.path}[{inside}]"
 
     def layers(self) -> list[str]:
         """Layer paths, each once, in the order of θ."""

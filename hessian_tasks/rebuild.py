@@ -15,7 +15,7 @@ import numpy as np
 
 from hessian_tasks.errors import ProblemError, ReproductionError
 from hessian_tasks.frozen import FrozenInputs, FrozenTerm
-from hessian_tasks.loss import losses_and_gradient, required_derivatives
+from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.models import (
     dtype_of,
     get_theta,
@@ -26,6 +26,7 @@ from hessian_tasks.models import (
     set_theta,
 )
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.reading import derivative_names
 from hessian_tasks.source import ProblemSource
 
 __all__ = ["freeze", "rebuild"]
@@ -66,7 +67,7 @@ def _freeze_term(problem: Problem, term: ResidualTerm | LossTerm, loss: float) -
     kind = "loss"
     derivatives: tuple[str, ...] = ()
     if isinstance(term, ResidualTerm):
-        kind, derivatives = "residual", tuple(required_derivatives(problem, term))
+        kind, derivatives = "residual", tuple(derivative_names(problem, term))
     return FrozenTerm(term.name, kind, term.weight, loss, derivatives, term.arrays)
 
 

@@ -17,12 +17,13 @@ from hessian_tasks.gauss_newton import AutodiffJacobian, GaussNewtonEngine
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_jacobians
 from hessian_tasks.linearised import gauss_newton_vector_product
-from hessian_tasks.loss import losses_and_gradient, points_elsewhere
+from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.models import get_theta, resolve_model, set_theta
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.problems import convection, reaction
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.products import ShardProducts, cut_points
+from hessian_tasks.reading import read_term
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
 
 Array = npt.NDArray[Any]
@@ -125,8 +126,8 @@ def test_is_the_loss_of_a_formula() -> None:
     jumps = (model(POINTS) - model(POINTS + STEP)).numpy()
     loss = losses_and_gradient(problem)[0]["coupled"]
     assert loss == pytest.approx(-0.7 * float(np.mean(jumps**2)), rel=1e-13)
-    (others,) = points_elsewhere(problem, problem.terms[0])
-    np.testing.assert_allclose(others, POINTS + STEP, rtol=0, atol=1e-15)
+    _, others = read_term(problem, problem.terms[0]).evaluations
+    np.testing.assert_allclose(others.points, POINTS + STEP, rtol=0, atol=1e-15)
 
 
 def test_coupling_of_other_rows_is_left_to_autodiff() -> None:

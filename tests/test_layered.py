@@ -197,13 +197,16 @@ def test_terms_add_up(engine: LayeredEngine) -> None:
     np.testing.assert_allclose(sum(parts), whole(engine), rtol=0, atol=1e-12)
 
 
-def test_other_losses_are_left_to_autodiff() -> None:
-    problem = of(poisson.problem(4, 2, 9, 7, dtype="float64"))
+def test_losses_of_many_weights_are_left_to_autodiff() -> None:
+    problem = of(poisson.problem(24, 2, 9, 7, dtype="float64"))
     norm = LossTerm("norm", lambda model: tf.add_n([tf.nn.l2_loss(w) for w in model.weights]))
     problem = replace(problem, terms=[*problem.terms, norm])
     assert_equal(problem, 1e-11)
     reason = choose_engine(problem, "auto")[1].reason
-    assert reason == "but by autodiff: norm does not call the network"
+    assert reason == (
+        "but by autodiff: norm reads hidden_1/kernel, hidden_1/bias, hidden_2/kernel, … other than "
+        "through the network"
+    )
 
 
 POINTS = np.random.default_rng(5).uniform(-1, 1, (4, 2))
@@ -247,15 +250,15 @@ def twice(model: Any) -> Any:
     ("loss", "reason"),
     [
         (conflicting, None),
-        (slope_of, "differentiates the network"),
-        (decayed, "depends on the weights other than through the network's values"),
+        (slope_of, None),
+        (decayed, None),
         (spread, "couples its points"),
-        (unequal, "calls the network at different numbers of points"),
-        (twice, "differentiates the network"),
+        (unequal, None),
+        (twice, "evaluates the network at points that depend on the weights"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_takes_losses_that_see_values_point_by_point(loss: Any, reason: str | None) -> None:
+def test_takes_losses_that_see_the_network_point_by_point(loss: Any, reason: str | None) -> None:
     problem = of(poisson.problem(3, 2, 6, 5, dtype="float64"))
     problem = replace(problem, terms=[problem.terms[1], LossTerm("other", loss, weight=-0.7)])
     assert LayeredEngine(problem).left_out.get("other") == reason

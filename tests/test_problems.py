@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from hessian_tasks.autodiff import AutodiffEngine
-from hessian_tasks.jets import Jet, forward_derivative, reverse_derivative
+from hessian_tasks.jets import Jet, evaluate_by, forward_derivative, reverse_derivative
 from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.models import get_theta, set_theta
 from hessian_tasks.problem import Problem, ResidualTerm
@@ -129,7 +129,7 @@ def test_forward_and_reverse_derivatives_agree(depth: int, order: int) -> None:
     @tf.function(autograph=False)
     def derivatives(points: Any) -> list[list[Any]]:
         kinds = (forward_derivative, reverse_derivative)
-        jets = [Jet(model, points, "xy", kind) for kind in kinds]
+        jets = [Jet(evaluate_by(model, kind), points, "xy") for kind in kinds]
         return [[jet.d(*name) for jet in jets] for name in names]
 
     points = tf.constant(rng.normal(size=(7, 2)))
@@ -148,7 +148,7 @@ def test_fourth_derivative_of_one_unit(name: str) -> None:
 
     @tf.function(autograph=False)
     def derivative() -> Any:
-        return Jet(model, tf.constant(points), "xy").d(name)
+        return Jet(evaluate_by(model), tf.constant(points), "xy").d(name)
 
     # tanh'''' = (1 - T²)(16 T - 24 T³), T = tanh.
     t = np.tanh(points @ w + b)

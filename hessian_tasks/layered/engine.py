@@ -12,19 +12,15 @@ import numpy.typing as npt
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import NotLayeredError
-from hessian_tasks.layered.calls import expand_coupled
 from hessian_tasks.layered.compiled import CompiledContraction
 from hessian_tasks.layered.contract import Contraction
 from hessian_tasks.layered.cuts import slabs
-from hessian_tasks.layered.expansion import Expansion, expand_term
-from hessian_tasks.layered.network import Network
 from hessian_tasks.layered.products import mirror
 from hessian_tasks.layered.reader import read_network
-from hessian_tasks.layered.values import expand_loss
+from hessian_tasks.layered.terms import TermExpansion, expand_term
 from hessian_tasks.layered.workspace import Workspace
-from hessian_tasks.loss import points_elsewhere
 from hessian_tasks.models import dtype_of, parameter_layout
-from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.problem import Problem
 from hessian_tasks.spec import BlockRow
 
 __all__ = ["LayeredEngine"]
@@ -72,10 +68,10 @@ class LayeredEngine:
         network = read_network(problem)
         self._program = network.program
         self.left_out: dict[str, str] = {}
-        expansions: dict[str, list[Expansion]] = {}
+        expansions: dict[str, TermExpansion] = {}
         for term in problem.terms:
             try:
-                expansions[term.name] = _expand(problem, network, term)
+                expansions[term.name] = expand_term(problem, network, term)
             except NotLayeredError as error:
                 self.left_out[term.name] = str(error)
         if not expansions:
@@ -83,21 +79,22 @@ class LayeredEngine:
         self._contractions = {
             device: self._contract(expansions, device) for device in self.devices.names or (None,)
         }
+        self._borders = {n: e.border for n, e in expansions.items() if e.border is not None}
         self._others: AutodiffEngine | None = None
         others = [term for term in problem.terms if term.name in self.left_out]
         if others:
             self._others = AutodiffEngine(replace(problem, terms=others), devices=self.devices)
 
     def _contract(
-        self, expansions: dict[str, list[Expansion]], device: str | None
+        self, expansions: dict[str, TermExpansion], device: str | None
     ) -> dict[str, list[Contraction | CompiledContraction]]:
         workspace = Workspace(self.dtype)
         return {
             term: [
                 Contraction(e, workspace) if device is None else CompiledContraction(e, device)
-                for e in parts
+                for e in expansion.parts
             ]
-            for term, parts in expansions.items()
+            for term, expansion in expansions.items()
         }
 
     def block_row(
@@ -137,6 +134,8 @@ class LayeredEngine:
                 if pair.same:
                     mirror(entries)
             slab.copy_to(layered, row)
+        for border in (self._borders[name] for name in chosen if name in self._borders):
+            border.add_to(layered, row)
         if layered is not block:
             block += layered
         return block
@@ -173,11 +172,3 @@ class LayeredEngine:
     def num_graphs(self, per_term: bool) -> int:
         """Number of graphs that a run compiles, each about as large as the first."""
         return self._others.num_graphs(per_term) if self._others is not None else 1
-
-
-def _expand(problem: Problem, network: Network, term: ResidualTerm | LossTerm) -> list[Expansion]:
-    if isinstance(term, LossTerm):
-        return expand_loss(problem, network, term)
-    if elsewhere := points_elsewhere(problem, term):
-        return expand_coupled(problem, network, term, elsewhere)
-    return [expand_term(problem, network, term)]

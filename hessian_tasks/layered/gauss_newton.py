@@ -11,20 +11,15 @@ pass through the network, so that the rows of J cost little beside their product
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
-from hessian_tasks.layered.calls import read_coupled
-from hessian_tasks.layered.expansion import read_term
-from hessian_tasks.layered.linearise import linearise
 from hessian_tasks.layered.network import Array, Network
 from hessian_tasks.layered.products import slices
-from hessian_tasks.layered.quadratic import QuadraticModel
 from hessian_tasks.layered.reader import read_network
 from hessian_tasks.layered.rows import RowFactors, times_inputs
+from hessian_tasks.layered.terms import expand_residual
 from hessian_tasks.linearised import residual_terms
-from hessian_tasks.loss import points_elsewhere
 from hessian_tasks.models import get_theta
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.spec import BlockRow, TermResiduals
@@ -68,10 +63,10 @@ class LayeredJacobian:
             NotLayeredError: If its residual couples points.
         """
         self._network = network
-        self._factors = _expand_rows(problem, network, term)
+        self._residual = expand_residual(problem, network, term)
         self._num_params = len(get_theta(problem.model))
-        shape = self._factors.signs.shape
-        self.residuals = TermResiduals(term.name, shape[1], shape[0], term.weight)
+        num_points, num_components, _ = self._residual.direct.shape
+        self.residuals = TermResiduals(term.name, num_points, num_components, term.weight)
         point_bytes = network.dtype.itemsize * self.residuals.num_components * self._num_params
         self._point_batch = BATCH_BYTES // point_bytes
 
@@ -91,34 +86,25 @@ class LayeredJacobian:
 
     def _rows(self, points: slice, start: int) -> Array:
         """Rows of J, columns from ``start`` on, component by component ``[C n, P - start]``."""
-        program = self._network.program
         num_rows = self.residuals.num_components * (points.stop - points.start)
         found = np.zeros((num_rows, self._num_params - start), self._network.dtype)
+        if self._residual.factors is not None:
+            self._fill(found, self._residual.factors, points, start)
+        entries = self._residual.entries
+        later = np.flatnonzero(entries >= start)
+        direct = self._residual.direct[points].swapaxes(0, 1).reshape(num_rows, -1)
+        found[:, entries[later] - start] += direct[:, later]
+        return found
+
+    def _fill(self, found: Array, factors: RowFactors, points: slice, start: int) -> None:
+        """What comes through the network."""
+        program = self._network.program
         for wire in program.sites:
             site = program.site(wire)
             if site.stop <= start:
                 continue
             first = max(0, start - site.offset) // site.width
-            inputs = self._factors.inputs[wire][points, :, first:]
-            rows = times_inputs(inputs, self._factors.cotangents[wire][:, points])
+            inputs = factors.inputs[wire][points, :, first:]
+            rows = times_inputs(inputs, factors.cotangents[wire][:, points])
             begin = site.offset + first * site.width - start
             found[:, max(0, begin) : site.stop - start] = rows[:, max(0, -begin) :]
-        return found
-
-
-def _expand_rows(problem: Problem, network: Network, term: ResidualTerm) -> RowFactors:
-    """The first derivatives of a term's residuals, one row a component."""
-    # Of weight 1: J does not depend on the weight, which may be 0.
-    term = replace(term, weight=1.0)
-    if elsewhere := points_elsewhere(problem, term):
-        calls, model = read_coupled(problem, network, term, elsewhere)
-        return calls.pull_back_rows(*_unit_rows(model, network))
-    local = read_term(problem, network, term)
-    seeds, signs = _unit_rows(local.model, network)
-    at = linearise(network, local.points, local.streams)
-    return at.pull_back_rows(seeds, local.positions, signs)
-
-
-def _unit_rows(model: QuadraticModel, network: Network) -> tuple[Array, Array]:
-    seeds = np.moveaxis(model.jacobian, 1, 0)
-    return seeds, np.ones(seeds.shape[:2], network.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hessian_tasks.jets import Jet, Tensor
+from hessian_tasks.jets import Tensor, evaluate_by
 from hessian_tasks.layered.composition import Variable, differentiate, evaluate, stream_polynomials
 from hessian_tasks.layered.program import Feature, Linear, Node, Program, Site
 from hessian_tasks.layered.streams import Streams
@@ -52,7 +52,7 @@ class Network:
             if isinstance(op, Linear)
         }
         self.consumers = [program.consumers(wire) for wire in range(len(program.operations))]
-        self._axes = [str(axis) for axis in range(num_coordinates)]
+        self._num_coordinates = num_coordinates
         self._compiled: dict[tuple[int, Any], Callable[..., Any]] = {}
 
     def kernel(self, wire: int) -> Array:
@@ -96,12 +96,12 @@ class Network:
         indices = tuple(streams.indices())
 
         def jets(x: Tensor) -> list[Tensor]:
-            jet = Jet(feature.function, x, self._axes)
-            return [jet.d(*[self._axes[axis] for axis in index]) for index in indices]
+            derivatives = evaluate_by(feature.function)(x)
+            return [derivatives(index) for index in indices]
 
         key = (wire, indices)
         if key not in self._compiled:
-            spec = tf.TensorSpec([None, len(self._axes)], self.dtype)
+            spec = tf.TensorSpec([None, self._num_coordinates], self.dtype)
             function = tf.function(jets, autograph=False)
             self._compiled[key] = function.get_concrete_function(spec)
         found = self._compiled[key](tf.constant(points))

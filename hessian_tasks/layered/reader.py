@@ -7,8 +7,7 @@ is one of a program or the layered engine does not apply, and says which one it 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +29,7 @@ from hessian_tasks.models import (
     trainable_variables,
 )
 from hessian_tasks.problem import Problem
+from hessian_tasks.reading import functions_inlined
 
 __all__ = ["read_network"]
 
@@ -73,28 +73,13 @@ def _read_program(model: Any, num_coordinates: int) -> Program:
     spec = tf.TensorSpec([None, num_coordinates], dtype_of(model))
     try:
         traced = tf.function(lambda points: model(points), autograph=False)
-        with _functions_inlined():
+        with functions_inlined():
             concrete = traced.get_concrete_function(spec)
     except Exception as error:
         raise NotLayeredError(
             f"the network cannot be traced on points ({type(error).__name__})"
         ) from error
     return _Reader(model, concrete).read()
-
-
-@contextmanager
-def _functions_inlined() -> Iterator[None]:
-    """Trace a ``tf.function`` of the user's, such as an activation, operation by operation.
-
-    It would otherwise be a single call in the graph, whose inside cannot be read. Called eagerly
-    while another function is traced, it adds its operations to that one.
-    """
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(before)
 
 
 class _Reader:
@@ -192,8 +177,7 @@ class _Reader:
                 raise NotLayeredError(f"{self._name(kernel)} is used {count} times")
 
     def _name(self, variable: int) -> str:
-        entry = self.layout.variables[variable]
-        return f"{entry.layer}/{entry.name}"
+        return self.layout.variables[variable].path
 
     def _wire(self, tensor: Tensor) -> int:
         tensor = _plain(tensor)

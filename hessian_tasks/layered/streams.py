@@ -22,9 +22,9 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Index", "Streams", "closure", "maximal", "row_space"]
+from hessian_tasks.jets import Index
 
-Index = tuple[int, ...]
+__all__ = ["Streams", "closure", "maximal", "row_space"]
 
 
 @dataclass(frozen=True)

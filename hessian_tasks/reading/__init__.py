@@ -1,0 +1,35 @@
+"""What a loss term depends on: read once, from the term's own code, for every engine.
+
+- :mod:`~hessian_tasks.reading.stand_in` stands for the network in a loss;
+- :mod:`~hessian_tasks.reading.evaluations` finds where the loss evaluates the network, and which
+  weights it reads itself;
+- :mod:`~hessian_tasks.reading.quadratic` differentiates it by the network's jets there.
+
+Imports TensorFlow, and of this package what says how a loss is evaluated.
+"""
+
+from hessian_tasks.reading.evaluations import (
+    Evaluation,
+    Reading,
+    derivative_names,
+    functions_inlined,
+    read_term,
+)
+from hessian_tasks.reading.quadratic import (
+    QuadraticModel,
+    ResidualModel,
+    differentiate_residual,
+    differentiate_twice,
+)
+
+__all__ = [
+    "Evaluation",
+    "QuadraticModel",
+    "Reading",
+    "ResidualModel",
+    "derivative_names",
+    "differentiate_residual",
+    "differentiate_twice",
+    "functions_inlined",
+    "read_term",
+]

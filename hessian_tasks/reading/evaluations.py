@@ -1,0 +1,171 @@
+"""Where a loss term evaluates the network, and what else of θ it depends on.
+
+The term is traced once with a :class:`~hessian_tasks.reading.stand_in.StandIn` that knows nothing
+but zeros: where the network is called, and which derivatives are asked for, does not depend on
+them. Where it does, because a point is computed from the network's output or from a weight (a free
+boundary, a learned delay), the term is not a function of jets at fixed points, and is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from hessian_tasks.errors import HessianError, NotLayeredError
+from hessian_tasks.jets import Index, Tensor
+from hessian_tasks.loss import seen_loss
+from hessian_tasks.models import dtype_of, trainable_variables
+from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.reading.stand_in import StandIn
+
+__all__ = ["Evaluation", "Reading", "derivative_names", "functions_inlined", "read_term"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The network at some points.
+
+    Attributes:
+        points: The points ``[N, d]``, in the model's dtype.
+        indices: The derivatives that are asked for there, the lowest first; not all of them need to
+            matter.
+    """
+
+    points: Array
+    indices: tuple[Index, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A loss term as a function of jets at fixed points and of some weights.
+
+    Attributes:
+        evaluations: Where the network is evaluated, each place once.
+        calls: The evaluation that each call of the network is.
+        direct: Positions in θ's table of the variables that the term reads itself, rather than
+            through the network.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    calls: tuple[int, ...]
+    direct: tuple[int, ...]
+
+
+def read_term(problem: Problem, term: ResidualTerm | LossTerm) -> Reading:
+    """Find out what a loss term depends on.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+        term: One of its terms.
+
+    Raises:
+        NotLayeredError: If it is no function of jets at fixed points; the message says why.
+    """
+    try:
+        with functions_inlined():
+            points, asked, direct = _trace(problem, term)
+    except NotLayeredError:
+        raise
+    except Exception as error:
+        # Whatever the term does that the stand-in cannot; autodiff tells if it is a mistake.
+        cause = error.__cause__ if isinstance(error, HessianError) and error.__cause__ else error
+        kind = type(cause).__name__
+        raise NotLayeredError(f"cannot be read as a function of the network's jets ({kind})") from (
+            error
+        )
+    places, calls = _places(points)
+    indices = [
+        sorted({i for c, i in asked if calls[c] == place}, key=lambda index: (len(index), index))
+        for place in range(len(places))
+    ]
+    evaluations = tuple(Evaluation(p, tuple(i)) for p, i in zip(places, indices, strict=True))
+    return Reading(evaluations, calls, direct)
+
+
+def derivative_names(problem: Problem, term: ResidualTerm) -> list[str]:
+    """Which derivatives a residual asks for, by name, such as ``["", "xx", "yy"]``.
+
+    None where it cannot be read.
+    """
+    try:
+        reading = read_term(problem, term)
+    except NotLayeredError:
+        return []
+    asked = {index for evaluation in reading.evaluations for index in evaluation.indices}
+    return sorted("".join(problem.coordinates[axis] for axis in index) for index in asked)
+
+
+@contextmanager
+def functions_inlined() -> Iterator[None]:
+    """Trace a ``tf.function`` of the user's, such as an activation, operation by operation.
+
+    It would otherwise be a single call in the graph, whose inside cannot be read. Called eagerly
+    while another function is traced, it adds its operations to that one.
+    """
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+def _trace(
+    problem: Problem, term: ResidualTerm | LossTerm
+) -> tuple[list[Array], list[tuple[int, Index]], tuple[int, ...]]:
+    variables = trainable_variables(problem.model)
+    stand_in = StandIn(problem.model, _zeros(problem.model))
+    asked: list[tuple[int, Index]] = []
+    direct: list[int] = []
+
+    def trace() -> list[Tensor]:
+        loss = seen_loss(problem, term, stand_in.view())
+        asked.extend(stand_in.asked)
+        slopes = tf.gradients(loss, variables) if loss.op.inputs else []
+        direct.extend(i for i, slope in enumerate(slopes) if slope is not None)
+        _check_fixed(stand_in.points, [*stand_in.given, *variables])
+        return stand_in.points
+
+    found = tf.function(trace, autograph=False).get_concrete_function()()
+    return [np.asarray(tensor.numpy()) for tensor in found], asked, tuple(direct)
+
+
+def _zeros(model: Any) -> Callable[[int, Index, Tensor], Tensor]:
+    dtype = dtype_of(model)
+    shapes: dict[int, tuple[int, ...]] = {}
+
+    def zeros(call: int, _: Index, points: Tensor) -> Tensor:
+        if call not in shapes:
+            shape = model(points).shape
+            if shape.rank != 2:
+                raise NotLayeredError(f"uses a network that returns shape {tuple(shape)}")
+            shapes[call] = tuple(shape)
+        return tf.zeros(shapes[call], dtype)
+
+    return zeros
+
+
+def _check_fixed(points: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+    for tensor in points:
+        if any(slope is not None for slope in tf.gradients(tensor, list(weights))):
+            raise NotLayeredError("evaluates the network at points that depend on the weights")
+
+
+def _places(points: Sequence[Array]) -> tuple[list[Array], tuple[int, ...]]:
+    """The different sets of points, and which of them each call has."""
+    places: list[Array] = []
+    calls = []
+    for given in points:
+        same = [i for i, known in enumerate(places) if np.array_equal(known, given)]
+        calls.append(same[0] if same else len(places))
+        if not same:
+            places.append(given)
+    return places, tuple(calls)
