@@ -19,9 +19,10 @@ The modules, in the order of the computation:
 - :mod:`~hessian_tasks.layered.streams` and :mod:`~hessian_tasks.layered.composition` say how
   streams pass through it, :mod:`~hessian_tasks.layered.network` and
   :mod:`~hessian_tasks.layered.linearise` carry them to the points of a term;
-- :mod:`~hessian_tasks.layered.quadratic` expands a residual to second order in the streams,
-  :mod:`~hessian_tasks.layered.values` a loss of the network's values, and
-  :mod:`~hessian_tasks.layered.expansion` the term in the probes;
+- :mod:`~hessian_tasks.layered.sight` says which streams a term depends on, from what
+  :mod:`hessian_tasks.reading` found in its code, :mod:`~hessian_tasks.layered.expansion` expands it
+  in the probes, :mod:`~hessian_tasks.layered.border` in the weights that it reads itself, and
+  :mod:`~hessian_tasks.layered.terms` puts these together;
 - :mod:`~hessian_tasks.layered.tangents` says how tangents follow from each other, and
   :mod:`~hessian_tasks.layered.buffered` computes them,
   :mod:`~hessian_tasks.layered.pairs` finds which of them are needed,

@@ -1,0 +1,269 @@
+"""Losses as users write them, on the layered engine, against dense automatic differentiation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tensorflow as tf
+
+from hessian_tasks.autodiff import hessian_vector_product
+from hessian_tasks.errors import NotLayeredError
+from hessian_tasks.gauss_newton import GaussNewtonEngine
+from hessian_tasks.layered.engine import LayeredEngine
+from hessian_tasks.layered.gauss_newton import layered_jacobians
+from hessian_tasks.linearised import gauss_newton_vector_product
+from hessian_tasks.loss import losses_and_gradient
+from hessian_tasks.models import get_theta, set_theta
+from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.problems.networks import mlp
+from hessian_tasks.reading import read_term
+from hessian_tasks.spec import BlockRow
+
+Array = npt.NDArray[Any]
+Loss = Callable[..., Any]
+
+rng = np.random.default_rng(11)
+X = rng.uniform(-1, 1, (7, 2))
+B = rng.uniform(-1, 1, (5, 2))
+mse = keras.losses.MeanSquaredError(dtype="float64")
+
+
+def network(num_outputs: int = 1, seed: int = 3) -> Any:
+    """2-4-4-outputs tanh with random biases: at zero ones tanh'' = 0 hides much."""
+    return randomised(mlp(2, num_outputs, width=4, depth=2, dtype="float64"), seed)
+
+
+def randomised(model: Any, seed: int = 3) -> Any:
+    theta = get_theta(model)
+    set_theta(model, theta + np.random.default_rng(seed).normal(0.0, 0.3, theta.shape))
+    return model
+
+
+def whole(engine: Any) -> Array:
+    return np.asarray(engine.block_row(BlockRow(0, 0, engine.layout.num_params)))
+
+
+def dense(problem: Problem) -> Array:
+    return hessian_vector_product(problem, np.eye(len(get_theta(problem.model))))
+
+
+def assert_close(found: Array, expected: Array) -> None:
+    # A few hundred additions in another order, in float64.
+    assert np.abs(found - expected).max() <= 1e-11 * np.abs(expected).max()
+
+
+def gradients(model: Any) -> Any:
+    """A notebook's loss: slices of the points, tf.gradients, Keras losses, two sizes of points."""
+    points = tf.constant(X)
+    x, y = points[:, 0:1], points[:, 1:2]
+    u = model(tf.concat([x, y], axis=1))
+    u_x, u_y = tf.gradients(u, x)[0], tf.gradients(u, y)[0]
+    residual = tf.gradients(u_x, x)[0] + tf.gradients(u_y, y)[0] + tf.sin(x * y)
+    return mse(0.0, residual) + mse(0.0, model(B))
+
+
+def tapes(model: Any) -> Any:
+    points = tf.constant(X)
+    with tf.GradientTape(persistent=True) as outer:
+        outer.watch(points)
+        with tf.GradientTape() as inner:
+            inner.watch(points)
+            u = model(points, training=False)
+        slope = inner.gradient(u, points)
+        u_x, u_y = slope[:, 0:1], slope[:, 1:2]
+    u_xx, u_yy = outer.gradient(u_x, points)[:, 0:1], outer.gradient(u_y, points)[:, 1:2]
+    return tf.reduce_mean((u_xx + 0.1 * u_yy + u * u_x) ** 2)
+
+
+def batch_jacobian(model: Any) -> Any:
+    points = tf.constant(X)
+    with tf.GradientTape() as outer:
+        outer.watch(points)
+        with tf.GradientTape() as inner:
+            inner.watch(points)
+            u = model(points)
+        slope = inner.batch_jacobian(u, points)[:, 0]
+    bend = outer.batch_jacobian(slope, points)
+    return tf.reduce_mean((tf.linalg.trace(bend) + slope[:, 0] ** 2) ** 2)
+
+
+def jacobian(model: Any) -> Any:
+    points = tf.constant(X)
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        u = model(points)
+    full = tape.jacobian(u, points)[:, 0]
+    own = tf.stack([full[n, n] for n in range(len(X))])
+    return tf.reduce_mean(tf.reduce_sum(own**2, axis=1) * u[:, 0])
+
+
+def hessians(model: Any) -> Any:
+    points = tf.constant(X)
+    total = tf.reduce_sum(model(points))
+    bend = tf.hessians(total, points)[0]
+    own = tf.stack([bend[n, :, n] for n in range(len(X))])
+    return tf.reduce_mean((own[:, 0, 0] * own[:, 1, 1] - own[:, 0, 1] ** 2) ** 2)
+
+
+def causal(model: Any) -> Any:
+    """Weights of later points from the residuals of earlier ones, held fixed."""
+    points = tf.constant(X)
+    with tf.GradientTape() as tape:
+        tape.watch(points)
+        u = model(points)
+    squares = (tape.gradient(u, points)[:, 0:1] + u) ** 2
+    weights = tf.stop_gradient(tf.exp(-tf.cumsum(squares, exclusive=True)))
+    return tf.reduce_mean(weights * squares)
+
+
+def branches(model: Any) -> Any:
+    u = model(X)
+    size = tf.reduce_mean(u**2)
+    return tf.cond(tf.constant(2.0) > 1.0, lambda: size + tf.reduce_mean(u**4), lambda: size)
+
+
+def loops(model: Any) -> Any:
+    """Time steps in a Python loop, and a loop of TensorFlow over the powers."""
+    total = tf.constant(0.0, tf.float64)
+    for step in range(3):
+        total += tf.reduce_mean((model(X + 0.1 * step) - model(X + 0.2)) ** 2)
+    u = model(B)
+    powers = tf.while_loop(lambda k, s: k < 3, lambda k, s: (k + 1, s * u), (0, u))[1]
+    return total + tf.reduce_mean(powers)
+
+
+def columns(model: Any) -> Any:
+    """Points made inside the loss from columns of which one is differentiated."""
+    t = tf.constant(X[:, :1])
+    with tf.GradientTape() as tape:
+        tape.watch(t)
+        u = model(tf.concat([t, tf.zeros_like(t)], axis=1))
+    return tf.reduce_mean((tape.gradient(u, t) - 2.0 * u) ** 2)
+
+
+@tf.function
+def decorated(model: Any) -> Any:
+    u = model(tf.constant(X))
+    return tf.reduce_mean(tf.math.log(tf.cosh(u - 0.3)))
+
+
+def high_order(model: Any) -> Any:
+    x = tf.constant(X)
+    u = model(x)
+    for _ in range(5):
+        u = tf.gradients(u, x)[0][:, 0:1]
+    return 1e-2 * tf.reduce_mean(u**2)
+
+
+LOSSES = [
+    gradients, tapes, batch_jacobian, jacobian, hessians, causal, branches, loops, columns,
+    decorated, high_order,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: getattr(loss, "__name__", "decorated"))
+def test_a_users_loss_goes_by_layers(loss: Loss) -> None:
+    problem = Problem(network(), [LossTerm("own", loss, weight=0.7)])
+    engine = LayeredEngine(problem)
+    assert engine.left_out == {}
+    assert_close(whole(engine), dense(problem))
+
+
+def test_only_the_derivatives_that_matter_travel() -> None:
+    """The notebook's loss asks for u_xy on the way; its Laplacian is one stream with u_x, u_y."""
+    problem = Problem(network(), [LossTerm("own", gradients)])
+    (asked, _) = read_term(problem, problem.terms[0]).evaluations
+    assert (0, 1) in asked.indices
+    declared = Problem(
+        problem.model,
+        [
+            ResidualTerm(
+                "pde", X, lambda x, u: u.d("xx") + u.d("yy") + tf.sin(x[:, :1] * x[:, 1:])
+            ),
+            ResidualTerm("boundary", B, lambda x, u: u.value),
+        ],
+        coordinates="xy",
+    )
+    # The same streams give the same operations, to the last bit.
+    assert np.array_equal(whole(LayeredEngine(problem)), whole(LayeredEngine(declared)))
+
+
+def free_boundary(x: Any, u: Any) -> Any:
+    moved = tf.concat([u[1].value, x[:, 1:2]], axis=1)
+    return u[0].at(moved).value
+
+
+def test_points_that_depend_on_the_weights_are_never_frozen() -> None:
+    term = ResidualTerm("front", X, free_boundary)
+    problem = Problem(network(2), [term], coordinates="xy")
+    with pytest.raises(NotLayeredError, match="points that depend on the weights"):
+        LayeredEngine(problem)
+    with pytest.raises(NotLayeredError, match="points that depend on the weights"):
+        layered_jacobians(problem)
+
+
+class Coefficient(keras.layers.Layer):
+    """The points, and a coefficient of the equation beside them."""
+
+    def build(self, shape: Any) -> None:
+        self.lam = self.add_weight(shape=(2,), initializer="ones", name="lam")
+
+    def call(self, x: Any) -> Any:
+        return x
+
+
+def inverse_problem() -> Problem:
+    """``r = u_y - λ₀ u_xx + λ₁²`` with λ from a layer that the network does not use."""
+    coefficient = Coefficient(dtype="float64")
+    x = keras.Input((2,), dtype="float64")
+    h = keras.layers.Dense(4, "tanh", dtype="float64")(coefficient(x))
+    model = randomised(keras.Model(x, keras.layers.Dense(1, dtype="float64")(h)))
+
+    def residual(x: Any, u: Any) -> Any:
+        lam = coefficient.lam.value
+        return [u.d("y") - lam[0] * u.d("xx"), lam[1] ** 2 * u.value + lam[0]]
+
+    terms = [
+        ResidualTerm("pde", X, residual, weight=0.3),
+        ResidualTerm("data", B, lambda x, u: u.value - 1),
+    ]
+    return Problem(model, terms, coordinates="xy")
+
+
+def test_a_weight_that_a_residual_reads_has_its_row() -> None:
+    problem = inverse_problem()
+    engine = LayeredEngine(problem)
+    expected = dense(problem)
+    assert engine.left_out == {}
+    assert np.abs(expected[:2]).max() > 0.1
+    assert_close(whole(engine), expected)
+    size = engine.layout.num_params
+    for start, stop in [(0, 1), (1, 5), (5, size)]:
+        block = engine.block_row(BlockRow(0, start, stop))
+        np.testing.assert_allclose(block, expected[start:stop, start:], rtol=0, atol=1e-11)
+    # ∂²L/∂λ₀² = w (2 mean u_xx² + 2) / 2 with two components, by finite differences of the gradient
+    theta, step = get_theta(problem.model), 1e-5
+    slopes = []
+    for sign in (1, -1):
+        set_theta(problem.model, theta + sign * step * np.eye(size)[0])
+        slopes.append(losses_and_gradient(problem)[1][0])
+    set_theta(problem.model, theta)
+    assert (slopes[0] - slopes[1]) / (2 * step) == pytest.approx(expected[0, 0], rel=1e-7)
+
+
+def test_a_weight_that_a_residual_reads_is_in_the_gauss_newton_matrix() -> None:
+    problem = inverse_problem()
+    engine = GaussNewtonEngine(problem, layered_jacobians(problem), by_layers=True)
+    size = engine.layout.num_params
+    assert_close(whole(engine), gauss_newton_vector_product(problem, np.eye(size)))
+
+
+def test_a_residual_without_the_network_has_a_zero_matrix() -> None:
+    term = ResidualTerm("constant", X, lambda x, u: x[:, 0:1] * 0.0)
+    problem = Problem(network(), [term], coordinates="xy")
+    assert not whole(LayeredEngine(problem)).any()
