@@ -12,15 +12,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from hessian_tasks.architecture import model_config, model_from_config
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.errors import ModelError, ProblemError
 from hessian_tasks.loss import losses_and_gradient, required_derivatives
 from hessian_tasks.models import (
     dtype_of,
     get_theta,
-    load_weights_file,
-    model_config,
-    model_from_config,
     parameter_layout,
     resolve_model,
     set_theta,
@@ -29,6 +27,7 @@ from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.source import ProblemSource
+from hessian_tasks.weights import load_weights_file, take_network_file
 
 layers = keras.layers
 
@@ -225,10 +224,10 @@ def test_weights_file_is_loaded_into_what_a_factory_makes(tmp_path: Path) -> Non
     assert np.array_equal(get_theta(loaded), get_theta(saved))
 
 
-def test_architecture_comes_from_a_keras_file(tmp_path: Path) -> None:
+def test_architecture_comes_from_a_keras_file_if_that_is_wanted(tmp_path: Path) -> None:
     saved = random_network(width=4, depth=2)
     saved.save(tmp_path / "net.keras")
-    loaded = load_weights_file(tmp_path / "net.keras", network())
+    loaded = take_network_file(tmp_path / "net.keras")
     assert parameter_layout(loaded) == parameter_layout(saved)
 
 
