@@ -12,13 +12,18 @@
 message of any :class:`HessianError` and exits; every other exception is a bug.
 """
 
+import re
+
 __all__ = [
     "HessianError",
     "ModelError",
     "NotLayeredError",
     "ProblemError",
     "ReproductionError",
+    "plain",
 ]
+
+_TERMINAL = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class HessianError(Exception):
@@ -39,3 +44,13 @@ class ReproductionError(HessianError):
 
 class NotLayeredError(HessianError):
     """The layered engine does not apply; the message says why."""
+
+
+def plain(error: BaseException) -> str:
+    r"""The text of a library's error on one line, without codes for terminals.
+
+    Example:
+        >>> plain(ValueError("Exception of call().\n\n\x1b[1mexpected 2\x1b[0m, got 4"))
+        'Exception of call(). expected 2, got 4'
+    """
+    return " ".join(_TERMINAL.sub("", str(error)).split())

@@ -11,8 +11,11 @@ and the Hessian of L with respect to all trainable weights is what gets computed
 from __future__ import annotations
 
 import math
+import numbers
 import re
-from collections.abc import Callable, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,11 +35,13 @@ class ResidualTerm:
 
     Attributes:
         name: Identifier of the term; its arrays in the store carry it.
-        points: Collocation points ``[N, d]``, one column a coordinate.
+        points: Collocation points ``[N, d]``, one column a coordinate; of a data frame whose
+            columns have the coordinates' names, each column is taken by its name.
         residual: ``residual(x, u)`` with ``x`` the points as a tensor ``[N, d]``
             and ``u`` the network's :class:`~hessian_tasks.jets.Jet`; returns a
             tensor ``[N]`` or ``[N, C]``, or a list of such components.
         weight: Factor of the term in the total loss.
+        columns: Names of the points' columns, where they have any.
 
     Raises:
         ProblemError: If the name is no identifier, the points are not a finite
@@ -51,9 +56,12 @@ class ResidualTerm:
     points: npt.ArrayLike
     residual: Callable[[Any, Any], Any]
     weight: float = 1.0
+    columns: tuple[str, ...] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_term(self.name, self.weight)
+        _check_name(self.name, "loss term")
+        object.__setattr__(self, "weight", _real(self.weight, self.name))
+        object.__setattr__(self, "columns", _column_names(self.points))
         points = _finite(self.points, f"the points of term {self.name!r}")
         # TensorFlow takes derivatives with respect to integers to be zero, without a word.
         points = points.astype(np.float64) if points.dtype.kind in "biu" else points
@@ -104,7 +112,8 @@ class LossTerm:
     data: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_term(self.name, self.weight)
+        _check_name(self.name, "loss term")
+        object.__setattr__(self, "weight", _real(self.weight, self.name))
         data = {key: _finite(a, f"{key!r} of term {self.name!r}") for key, a in self.data.items()}
         for key in data:
             _check_name(key, f"array of term {self.name!r}")
@@ -155,18 +164,29 @@ but the problem has 1 coordinate: x.
     exact_solution: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", tuple(self.terms))
         object.__setattr__(self, "coordinates", tuple(self.coordinates))
-        if not self.terms:
-            raise ProblemError("The problem has no loss terms; expected at least one.")
+        object.__setattr__(self, "terms", tuple(map(self._in_order, _checked_terms(self.terms))))
         names = [term.name for term in self.terms]
         if len(set(names)) < len(names):
             raise ProblemError(f"Two loss terms share a name: {names}. Give each its own.")
+        _check_arrays(self.terms)
         if len(set(self.coordinates)) < len(self.coordinates):
             raise ProblemError(f"Two coordinates share a name: {list(self.coordinates)}.")
         for term in self.terms:
             if isinstance(term, ResidualTerm):
                 self._check_points(term)
+
+    def _in_order(self, term: ResidualTerm | LossTerm) -> ResidualTerm | LossTerm:
+        """The term with its points' columns, if they have names, in the coordinates' order."""
+        if isinstance(term, LossTerm) or term.columns is None:
+            return term
+        if sorted(term.columns) != sorted(self.coordinates):
+            raise ProblemError(
+                f"The points of term {term.name!r} have the columns {list(term.columns)}, but the "
+                f"coordinates are {list(self.coordinates)}. Choose and name the columns alike."
+            )
+        order = [term.columns.index(name) for name in self.coordinates]
+        return replace(term, points=np.asarray(term.points)[:, order])
 
     def _check_points(self, term: ResidualTerm) -> None:
         num_columns = np.asarray(term.points).shape[1]
@@ -180,10 +200,53 @@ but the problem has 1 coordinate: x.
             )
 
 
-def _check_term(name: str, weight: float) -> None:
-    _check_name(name, "loss term")
+def _checked_terms(terms: Any) -> Sequence[ResidualTerm | LossTerm]:
+    if isinstance(terms, ResidualTerm | LossTerm):
+        raise ProblemError(f"The problem's terms are a single term; expected a list: [{terms!r}].")
+    found = list(terms) if isinstance(terms, Iterable) else [terms]
+    for term in found:
+        if not isinstance(term, ResidualTerm | LossTerm):
+            raise ProblemError(
+                f"One of the problem's terms is a {type(term).__name__}; expected a list of "
+                "ResidualTerm and LossTerm."
+            )
+    if not found:
+        raise ProblemError("The problem has no loss terms; expected at least one.")
+    return found
+
+
+def _check_arrays(terms: Sequence[ResidualTerm | LossTerm]) -> None:
+    # The names under which a store keeps them.
+    owners: dict[str, str] = {}
+    for term in terms:
+        for key in term.arrays:
+            other = owners.setdefault(f"{term.name}_{key}", term.name)
+            if other != term.name:
+                raise ProblemError(
+                    f"Terms {other!r} and {term.name!r} both have an array that a store would keep "
+                    f"as {f'{term.name}_{key}'!r}. Give one of them another name."
+                )
+
+
+def _column_names(points: Any) -> tuple[str, ...] | None:
+    names = list(getattr(points, "columns", ()))
+    return tuple(map(str, names)) if any(isinstance(name, str) for name in names) else None
+
+
+def _real(value: Any, name: str) -> float:
+    """A weight as a number of Python's, from that or from an array or tensor without axes."""
+    weight = math.nan
+    # Tensors without a value, numbers that are too large: whatever an object says to this.
+    with suppress(Exception):
+        array = np.asarray(value)
+        real = array.dtype.kind in "iuf" or isinstance(value, numbers.Real)
+        if array.shape == () and real and not isinstance(value, bool):
+            weight = float(value)
     if not math.isfinite(weight):
-        raise ProblemError(f"The weight of term {name!r} is {weight}; expected a finite number.")
+        raise ProblemError(
+            f"The weight of term {name!r} is {reprlib.repr(value)}; expected one finite number."
+        )
+    return weight
 
 
 def _check_name(name: str, what: str) -> None:

@@ -13,18 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from hessian_tasks.errors import ProblemError, ReproductionError
+from hessian_tasks.architecture import model_config, model_from_config
+from hessian_tasks.errors import ModelError, ProblemError, ReproductionError
 from hessian_tasks.frozen import FrozenInputs, FrozenTerm
 from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.models import (
     dtype_of,
     get_theta,
-    model_config,
-    model_from_config,
     parameter_layout,
     resolve_model,
     set_theta,
 )
+from hessian_tasks.numerics import check_precision, compute_the_same
+from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.reading import derivative_names
 from hessian_tasks.source import ProblemSource
@@ -49,6 +50,7 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
             "Train again, or load other weights."
         )
     theta = theta.astype(dtype_of(problem.model))
+    check_precision(problem.model, len(problem.coordinates))
     losses, gradient = losses_and_gradient(problem)
     return FrozenInputs(
         theta=theta,
@@ -59,7 +61,7 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
         coordinates=tuple(problem.coordinates),
         source=source,
         source_digest=source.digest,
-        model_config=model_config(problem.model),
+        model_config=model_config(problem.model, len(problem.coordinates)),
     )
 
 
@@ -97,14 +99,69 @@ def rebuild(frozen: FrozenInputs) -> Problem:
 
 
 def _rebuild_model(problem: Problem, frozen: FrozenInputs) -> Any:
-    if frozen.model_config is not None:
-        num_weights = len(frozen.theta) + len(frozen.state)
-        model = model_from_config(frozen.model_config, num_weights)
-    else:
-        model = resolve_model(problem.model)
+    """The network that was frozen: the problem's own, or the recorded one where that is another.
+
+    A loss may read the problem's own network by other ways than its argument. But a network that
+    belongs to a user, and may have been trained further since, is not touched.
+    """
+    own, recorded = resolve_model(problem.model), _recorded_model(frozen)
+    fits = _shapes(parameter_layout(own)) == _shapes(frozen.layout) and (
+        dtype_of(own) == frozen.dtype and len(get_theta(own, trainable=False)) == len(frozen.state)
+    )
+    if fits and (frozen.source.live is None or _is_new(own, problem.model)):
+        _set_weights(own, frozen)
+    held = fits and _holds(own, frozen)
+    if recorded is None:
+        if not held:
+            raise ModelError(_NOT_THE_SAME[fits])
+        return own
+    same = held and compute_the_same(own, recorded, len(problem.coordinates))
+    return own if same else recorded
+
+
+_NOT_THE_SAME = {
+    True: (
+        "The problem's network has other weights now than those that were frozen, and Keras cannot "
+        "copy it. Set its weights back, or pass a function that builds it: Problem(model=make, …)."
+    ),
+    False: (
+        "The problem's network has other shapes or another dtype than the one that was frozen. "
+        "Pass the problem as it was."
+    ),
+}
+
+
+def _shapes(layout: ParameterLayout) -> list[tuple[int, ...]]:
+    # Keras counts the names of layers on with every network that a process builds.
+    return [variable.shape for variable in layout.variables]
+
+
+def _recorded_model(frozen: FrozenInputs) -> Any | None:
+    if frozen.model_config is None:
+        return None
+    model = model_from_config(frozen.model_config, len(frozen.theta) + len(frozen.state))
+    _set_weights(model, frozen)
+    return model
+
+
+def _set_weights(model: Any, frozen: FrozenInputs) -> None:
     set_theta(model, frozen.theta)
     set_theta(model, frozen.state, trainable=False)
-    return model
+
+
+def _holds(model: Any, frozen: FrozenInputs) -> bool:
+    state = get_theta(model, trainable=False).astype(np.float64)
+    return np.array_equal(get_theta(model), frozen.theta) and np.array_equal(
+        state, frozen.state, equal_nan=True
+    )
+
+
+def _is_new(model: Any, declared: Any) -> bool:
+    """Whether a factory has made the model for this one call."""
+    if declared is model:
+        return False
+    others = {id(weight) for weight in resolve_model(declared).weights}
+    return not any(id(weight) in others for weight in model.weights)
 
 
 def _check_reproduction(problem: Problem, frozen: FrozenInputs) -> None:

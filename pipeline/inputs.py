@@ -6,30 +6,39 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hessian_tasks.errors import ProblemError
 from hessian_tasks.frozen import FrozenInputs, FrozenTerm
-from hessian_tasks.models import load_weights_file
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import ProblemSource
+from hessian_tasks.weights import load_weights_file, take_network_file
 from pipeline.opened import HoldsInputs
 from pipeline.trust import check_named, remember
 
 __all__ = ["freeze_source", "stored_inputs"]
 
 
-def freeze_source(source: ProblemSource, weights: str | Path | None = None) -> FrozenInputs:
+def freeze_source(
+    source: ProblemSource, weights: str | Path | None = None, *, take_network: bool = False
+) -> FrozenInputs:
     """Load a problem, put in trained weights, and freeze its inputs.
 
     Args:
         source: Where the problem comes from.
-        weights: A ``.keras`` or ``.weights.h5`` file.
+        weights: A ``.keras`` or ``.weights.h5`` file, whose values go into the problem's network.
+        take_network: Take the network of the ``.keras`` file instead of the problem's.
 
     Raises:
         ProblemError: If the problem or its weights cannot be used.
     """
     remember(source)
     problem = source.load()
-    if weights is not None:
-        problem = replace(problem, model=load_weights_file(weights, problem.model))
+    if weights is None and take_network:
+        raise ProblemError("There is no network to take: give the .keras file as weights, too.")
+    if weights is not None and take_network:
+        problem = replace(problem, model=take_network_file(weights))
+    elif weights is not None:
+        model = load_weights_file(weights, problem.model, len(problem.coordinates))
+        problem = replace(problem, model=model)
     return freeze(problem, source)
 
 

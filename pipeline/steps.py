@@ -146,13 +146,15 @@ def _steps(
 
 def _compile_loss(problem: Problem) -> Callable[[Array], float]:
     from hessian_tasks.loss import compile_losses_and_gradient
-    from hessian_tasks.models import dtype_of, set_theta
+    from hessian_tasks.models import dtype_of, kept_weights, set_theta
 
     evaluate = compile_losses_and_gradient(problem)
     dtype = dtype_of(problem.model)
 
     def loss_at(theta: Array) -> float:
-        set_theta(problem.model, theta.astype(dtype))
-        return float(evaluate()[0].numpy().astype(np.float64).sum())
+        # The network may be the user's own.
+        with kept_weights(problem.model):
+            set_theta(problem.model, theta.astype(dtype))
+            return float(evaluate()[0].numpy().astype(np.float64).sum())
 
     return loss_at

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import pandas
 import pytest
 import tensorflow as tf
 
+from hessian_tasks.architecture import model_config, model_from_config
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.errors import ModelError, ProblemError
 from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.models import (
     dtype_of,
     get_theta,
-    load_weights_file,
-    model_config,
-    model_from_config,
     parameter_layout,
     resolve_model,
     set_theta,
@@ -30,6 +30,7 @@ from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.reading import derivative_names
 from hessian_tasks.source import ProblemSource
+from hessian_tasks.weights import load_weights_file, take_network_file
 
 layers = keras.layers
 
@@ -80,6 +81,13 @@ DECLARATIONS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: loss(data={"y": [np.inf]}),
         "NaN or infinite values in 'y' of term 'loss'",
     ),
+    "single term": (lambda: Problem(None, fit(), "xy"), r"a single term; expected a list: \[Res"),
+    "no term": (lambda: Problem(None, [fit(), 3.0], "xy"), "is a float; expected a list"),
+    "None for terms": (lambda: Problem(None, None), "is a NoneType; expected a list"),  # type: ignore[arg-type]
+    "arrays of one name": (
+        lambda: Problem(None, [fit("a_b"), loss("a", data={"b_points": [1.0]})], "xy"),
+        "Terms 'a_b' and 'a' both have an array .* as 'a_b_points'",
+    ),
     "infinite weight": (lambda: fit(weight=np.inf), "weight of term 'fit' is inf"),
     "NaN weight": (lambda: loss(weight=float("nan")), "weight of term 'loss' is nan"),
 }
@@ -90,6 +98,67 @@ def test_declaration_is_refused(case: str) -> None:
     declare, message = DECLARATIONS[case]
     with pytest.raises(ProblemError, match=message):
         declare()
+
+
+# As functions: what TensorFlow makes starts it.
+WEIGHTS: dict[str, Callable[[], Any]] = {
+    "integer": lambda: 2,
+    "float32": lambda: np.float32(2),
+    "array": lambda: np.array(2),
+    "tensor": lambda: tf.constant(2.0),
+    "variable": lambda: tf.Variable(2.0, dtype="float64"),
+    "Keras variable": lambda: keras.Variable(2.0),
+    "fraction": lambda: Fraction(4, 2),
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_a_weight_is_a_number_of_whatever_kind(kind: str) -> None:
+    for declare in (fit, loss):
+        weight = declare(weight=WEIGHTS[kind]()).weight
+        assert type(weight) is float
+        assert weight == 2.0
+
+
+NO_WEIGHTS: dict[str, Callable[[], Any]] = {
+    "truth": lambda: True,
+    "truth of NumPy": lambda: np.True_,
+    "array of a truth": lambda: np.array(True),
+    "tensor of a truth": lambda: tf.constant(True),
+    "text": lambda: "2",
+    "array of a text": lambda: np.array("2"),
+    "nothing": lambda: None,
+    "list": lambda: [2.0],
+    "array": lambda: np.ones(1),
+    "tensor": lambda: tf.constant([1.0, 2.0]),
+    "complex": lambda: 2j,
+    "array of a complex": lambda: np.array(2j),
+    "too large": lambda: 10**400,
+    "without a value": lambda: keras.Input(()),
+}
+
+
+@pytest.mark.parametrize("kind", NO_WEIGHTS)
+def test_a_weight_that_is_no_number_is_refused(kind: str) -> None:
+    for declare in (fit, loss):
+        with pytest.raises(ProblemError, match=r"weight of term '\w+' is .*; expected one finite"):
+            declare(weight=NO_WEIGHTS[kind]())
+
+
+def test_columns_with_names_are_taken_by_them() -> None:
+    frame = pandas.DataFrame({"y": POINTS[:, 1], "x": POINTS[:, 0]})
+    (term,) = Problem(None, [fit(points=frame)], "xy").terms
+    assert np.array_equal(term.arrays["points"], POINTS)
+    # Numbers are no names.
+    (term,) = Problem(None, [fit(points=pandas.DataFrame(POINTS))], "xy").terms
+    assert np.array_equal(term.arrays["points"], POINTS)
+
+
+@pytest.mark.parametrize("columns", [["x", "t"], ["x", 1], ["x", "x"]])
+def test_columns_with_other_names_are_refused(columns: list[Any]) -> None:
+    frame = pandas.DataFrame(POINTS, columns=columns)
+    with pytest.raises(ProblemError, match=r"have the columns \['x', .*coordinates are \['x', 'y'"):
+        Problem(None, [fit(points=frame)], "xy")
 
 
 def of_residual(residual: Callable[[Any, Any], Any]) -> Callable[[], Problem]:
@@ -173,6 +242,7 @@ def frozen_network() -> Any:
 MODELS: dict[str, tuple[Any, str]] = {
     "number": (3, "Problem.model is a int; expected a Keras model"),
     "factory of nothing": (lambda: None, "factory returned a NoneType, no Keras model"),
+    "failing factory": (lambda: 1 / 0, "builds the network, failed: ZeroDivisionError: division"),
     "unbuilt": (lambda: keras.Sequential([layers.Dense(1)], name="late"), "'late' is not built"),
 }
 
@@ -225,10 +295,10 @@ def test_weights_file_is_loaded_into_what_a_factory_makes(tmp_path: Path) -> Non
     assert np.array_equal(get_theta(loaded), get_theta(saved))
 
 
-def test_architecture_comes_from_a_keras_file(tmp_path: Path) -> None:
+def test_architecture_comes_from_a_keras_file_if_that_is_wanted(tmp_path: Path) -> None:
     saved = random_network(width=4, depth=2)
     saved.save(tmp_path / "net.keras")
-    loaded = load_weights_file(tmp_path / "net.keras", network())
+    loaded = take_network_file(tmp_path / "net.keras")
     assert parameter_layout(loaded) == parameter_layout(saved)
 
 

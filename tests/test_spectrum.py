@@ -32,7 +32,10 @@ def quadratic_problem() -> Problem:
     basis, _ = np.linalg.qr(rng.standard_normal((size, size)))
     matrix = basis @ np.diag(EIGENVALUES) @ basis.T
     model = keras.Sequential(
-        [keras.Input((size,)), keras.layers.Dense(1, use_bias=False, dtype="float64")]
+        [
+            keras.Input((size,), dtype="float64"),
+            keras.layers.Dense(1, use_bias=False, dtype="float64"),
+        ]
     )
 
     def loss(model: Any, matrix: Any) -> Any:

@@ -168,7 +168,10 @@ def quadratic_terms() -> Problem:
     second = first * np.cos(ANGLES) + basis[:, 2:4] * np.sin(ANGLES)
     matrices = {"up": (first * [9.0, 5.0]) @ first.T, "down": (second * [-3.0, 2.0]) @ second.T}
     model = keras.Sequential(
-        [keras.Input((size,)), keras.layers.Dense(1, use_bias=False, dtype="float64")]
+        [
+            keras.Input((size,), dtype="float64"),
+            keras.layers.Dense(1, use_bias=False, dtype="float64"),
+        ]
     )
 
     def loss(model: Any, matrix: Any) -> Any:

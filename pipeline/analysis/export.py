@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-import h5py  # type: ignore[import-untyped]
+import h5py
 import numpy as np
 import numpy.typing as npt
 import scipy.io

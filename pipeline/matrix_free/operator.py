@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hessian_tasks.errors import ModelError
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.jets import reverse_derivative
+from hessian_tasks.models import get_theta
 from hessian_tasks.problem import LossTerm, Problem
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.products import MAX_BATCH, ShardProducts, cut_points
@@ -84,6 +86,8 @@ def operator_of(
         from pipeline.matrix_free.distributed import distributed_product
 
         product = distributed_product(workers, frozen, matrix, shards, stop)
+    if frozen.source.live is not None:
+        product = _of_the_same_weights(product, problem, frozen)
     if journal is not None:
         product = journal.recording(product)
     relative_error, norm = measure_error(product, problem, products, shards)
@@ -94,6 +98,19 @@ def operator_of(
         norm=norm,
         title=matrix.title + (f" of term {term}" if term else ""),
     )
+
+
+def _of_the_same_weights(product: Product, problem: Problem, frozen: FrozenInputs) -> Product:
+    # The network may be the user's own, who goes on training it.
+    def checked(vectors: Array) -> Array:
+        if not np.array_equal(get_theta(problem.model), frozen.theta):
+            raise ModelError(
+                "The network's weights have changed since this operator was made. Make it again, "
+                "or set them back."
+            )
+        return product(vectors)
+
+    return checked
 
 
 def measure_error(
