@@ -22,10 +22,10 @@ ZERO = "zero"  # tf.UnconnectedGradients.ZERO
 def make_loss(problem: Any, points: Any) -> Callable[[], Any]:
     import tensorflow as tf
 
-    from hessian_tasks.loss import term_residual
+    from hessian_tasks.loss import term_values
 
     term = problem.terms[0]
-    return lambda: tf.reduce_mean(tf.square(term_residual(problem, term, points=points)))
+    return lambda: tf.reduce_mean(tf.square(term_values(problem, term, arrays={"points": points})))
 
 
 def reverse_over_reverse(problem: Any, points: Any) -> Product:

@@ -10,11 +10,12 @@ status and analysis start at once. The modules that need them say so:
 
 from hessian_tasks.errors import HessianError, ProblemError, ReproductionError
 from hessian_tasks.parameters import ParameterLayout, Variable
-from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.problem import DensityTerm, LossTerm, Problem, ResidualTerm
 from hessian_tasks.spec import BlockRow
 
 __all__ = [
     "BlockRow",
+    "DensityTerm",
     "HessianError",
     "LossTerm",
     "ParameterLayout",

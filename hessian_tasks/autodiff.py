@@ -31,7 +31,7 @@ from hessian_tasks.errors import ProblemError
 from hessian_tasks.jets import Tensor, reverse_derivative
 from hessian_tasks.loss import flatten, gradient, term_loss
 from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
-from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.problem import Problem, Term
 from hessian_tasks.spec import BlockRow
 
 __all__ = [
@@ -202,7 +202,7 @@ def pull_back(
     )
 
 
-def select_terms(problem: Problem, name: str | None) -> list[ResidualTerm | LossTerm]:
+def select_terms(problem: Problem, name: str | None) -> list[Term]:
     """The terms of that name, or all.
 
     Raises:

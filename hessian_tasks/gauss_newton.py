@@ -28,7 +28,7 @@ from hessian_tasks.autodiff import select_terms, trial_rows
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.jets import Tensor
 from hessian_tasks.linearised import Linearisation
-from hessian_tasks.loss import term_residual
+from hessian_tasks.loss import term_values
 from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.spec import BlockRow, TermResiduals
@@ -191,7 +191,7 @@ class AutodiffJacobian:
         self._dtype = np.dtype(dtype_of(problem.model))
         self._row_batch = row_batch
         self._compiled: dict[int, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {}
-        compiled = tf.function(lambda: term_residual(problem, term), autograph=False)
+        compiled = tf.function(lambda: term_values(problem, term), autograph=False)
         shape = compiled.get_concrete_function()().shape
         self.residuals = TermResiduals(term.name, shape[0], shape[1], term.weight)
 
@@ -222,7 +222,7 @@ class AutodiffJacobian:
     def _make_rows(self, first: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         def rows(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
             variables = trainable_variables(self._problem.model)[first:]
-            around = Linearisation(lambda: term_residual(self._problem, self._term), variables)
+            around = Linearisation(lambda: term_values(self._problem, self._term), variables)
 
             def row(index: Tensor) -> tuple[Tensor, Tensor]:
                 one_hot = tf.one_hot(index, around.size, dtype=self._dtype)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from hessian_tasks.autodiff import pull_back
 from hessian_tasks.jets import Tensor, reverse_derivative
-from hessian_tasks.loss import term_residual
+from hessian_tasks.loss import term_values
 from hessian_tasks.models import dtype_of, trainable_variables
 from hessian_tasks.problem import Problem, ResidualTerm
 
@@ -40,7 +40,7 @@ class Linearisation:
         """Build the graph of the residuals and of ``Jᵀ c``.
 
         Args:
-            residual: Gives the residuals, as :func:`~hessian_tasks.loss.term_residual` does.
+            residual: Gives the residuals, as :func:`~hessian_tasks.loss.term_values` does.
             variables: The variables of the network that are not constants.
         """
         self._variables = variables
@@ -69,7 +69,7 @@ def residual_terms(problem: Problem) -> list[ResidualTerm]:
 def residuals(problem: Problem) -> dict[str, Array]:
     """The residuals r of every term, ``[N, C]``, in the model's dtype."""
     terms = residual_terms(problem)
-    compiled = tf.function(lambda: [term_residual(problem, t) for t in terms], autograph=False)
+    compiled = tf.function(lambda: [term_values(problem, t) for t in terms], autograph=False)
     found = compiled.get_concrete_function()()
     return {term.name: values.numpy() for term, values in zip(terms, found, strict=True)}
 
@@ -120,7 +120,7 @@ def gauss_newton_vector_product(problem: Problem, vectors: Array) -> Array:
 
 def _linearise(problem: Problem, term: ResidualTerm) -> Linearisation:
     variables = trainable_variables(problem.model)
-    return Linearisation(lambda: term_residual(problem, term, reverse_derivative), variables)
+    return Linearisation(lambda: term_values(problem, term, reverse_derivative), variables)
 
 
 def _apply(problem: Problem, function: Callable[[Tensor], Tensor], vectors: Array) -> Array:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,8 @@ from hessian_tasks.jets import (
     forward_derivative,
 )
 from hessian_tasks.models import dtype_of, trainable_variables
-from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.problem import PointTerm, Problem, Term
+from hessian_tasks.trainables import Parameter, network_of, parameters_of
 
 __all__ = [
     "View",
@@ -29,9 +31,10 @@ __all__ = [
     "gradient",
     "losses_and_gradient",
     "seen_loss",
-    "seen_residual",
+    "seen_values",
+    "term_arrays",
     "term_loss",
-    "term_residual",
+    "term_values",
 ]
 
 
@@ -50,12 +53,13 @@ class View:
     @classmethod
     def of(cls, model: Any, derivative: Derivative = forward_derivative) -> View:
         """The network itself, whose jets are differentiated automatically."""
-        return cls(model, evaluate_by(model, derivative))
+        network = network_of(model)
+        return cls(network, evaluate_by(network, derivative))
 
 
 def term_loss(
     problem: Problem,
-    term: ResidualTerm | LossTerm,
+    term: Term,
     derivative: Derivative = forward_derivative,
 ) -> Tensor:
     """The weighted value of one loss term, a scalar in the model's dtype.
@@ -74,16 +78,17 @@ def term_loss(
     return seen_loss(problem, term, View.of(problem.model, derivative))
 
 
-def seen_loss(problem: Problem, term: ResidualTerm | LossTerm, view: View) -> Tensor:
+def seen_loss(problem: Problem, term: Term, view: View) -> Tensor:
     """What :func:`term_loss` gives, of whatever stands for the network."""
     dtype = dtype_of(problem.model)
     try:
-        if isinstance(term, ResidualTerm):
-            residual = seen_residual(problem, term, view)
-            value = tf.reduce_mean(tf.square(residual))
+        if isinstance(term, PointTerm):
+            values = seen_values(problem, term, view)
+            value = tf.reduce_mean(tf.square(values) if term.squared else values)
         else:
-            arrays = {key: _constant(array, dtype) for key, array in term.arrays.items()}
-            value = tf.convert_to_tensor(term.loss(view.network, **arrays))
+            arrays = term_arrays(problem, term)
+            named = _asked_for(term.loss, parameters_of(problem.model))
+            value = tf.convert_to_tensor(term.loss(view.network, **arrays, **named))
     except HessianError:
         raise
     except Exception as error:
@@ -106,43 +111,75 @@ def _check_precision(found: str, dtype: str, what: str) -> None:
         )
 
 
-def term_residual(
+def term_values(
     problem: Problem,
-    term: ResidualTerm,
+    term: PointTerm,
     derivative: Derivative = forward_derivative,
-    points: Tensor | None = None,
+    arrays: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """The residual of a term at its points, ``[N, components]`` in the model's dtype.
+    """The residual of a term, or its density, at its points, ``[N, C]`` in the model's dtype.
 
     Call it inside ``tf.function``.
 
     Args:
         problem: The problem, its model resolved to a Keras model.
-        term: One of its residual terms.
+        term: One of its terms.
         derivative: How its jet differentiates.
-        points: Other points than the term's, ``[N, d]`` in the model's dtype.
+        arrays: Other points, and the data that belong to them, than the term's own.
 
     Raises:
-        ProblemError: If the residual has the wrong shape, or the network's inputs the wrong dtype.
+        ProblemError: If they have the wrong shape, or the network's inputs the wrong dtype.
     """
-    return seen_residual(problem, term, View.of(problem.model, derivative), points)
+    return seen_values(problem, term, View.of(problem.model, derivative), arrays)
 
 
-def seen_residual(
-    problem: Problem, term: ResidualTerm, view: View, points: Tensor | None = None
+def seen_values(
+    problem: Problem, term: PointTerm, view: View, arrays: Mapping[str, Tensor] | None = None
 ) -> Tensor:
-    """What :func:`term_residual` gives, of whatever stands for the network."""
+    """What :func:`term_values` gives, of whatever stands for the network."""
     dtype = dtype_of(problem.model)
     for entry in getattr(problem.model, "inputs", None) or []:
         _check_precision(str(entry.dtype), dtype, "The network's input has")
-    points = _constant(np.asarray(term.points), dtype) if points is None else points
-    components = term.residual(points, Jet(view.evaluate, points, problem.coordinates))
+    data = dict(term_arrays(problem, term) if arrays is None else arrays)
+    points = data.pop("points")
+    named = _asked_for(term.function, {**parameters_of(problem.model), **data}, 2)
+    components = term.function(points, Jet(view.evaluate, points, problem.coordinates), **named)
     if not isinstance(components, list | tuple):
         components = [components]
-    return tf.concat([_as_columns(c, term, points.shape[0]) for c in components], axis=1)
+    values = tf.concat([_as_columns(c, term, points.shape[0]) for c in components], axis=1)
+    if not term.squared and values.shape[1] != 1:
+        raise ProblemError(
+            f"The density of term {term.name!r} has shape {tuple(values.shape)}; expected [N] or "
+            "[N, 1]. Sum over its components."
+        )
+    return values
 
 
-def _as_columns(component: Tensor, term: ResidualTerm, num_points: int) -> Tensor:
+def term_arrays(problem: Problem, term: Term | PointTerm) -> dict[str, Tensor]:
+    """A term's arrays as tensors, those of real numbers in the model's dtype."""
+    dtype = dtype_of(problem.model)
+    return {
+        key: tf.constant(array, dtype=dtype if array.dtype.kind == "f" else None)
+        for key, array in term.arrays.items()
+    }
+
+
+def _asked_for(
+    function: Callable[..., Any], known: Mapping[str, Any], num_given: int = 1
+) -> dict[str, Tensor]:
+    """What a term's function asks for by name, beside the arguments that it is always given."""
+    try:
+        asked = list(inspect.signature(function).parameters)[num_given:]
+    except (TypeError, ValueError):  # a function of C, which cannot be asked
+        return {}
+    values = {name: known[name] for name in asked if name in known}
+    return {
+        name: tf.convert_to_tensor(value.value if isinstance(value, Parameter) else value)
+        for name, value in values.items()
+    }
+
+
+def _as_columns(component: Tensor, term: PointTerm, num_points: int) -> Tensor:
     component = tf.convert_to_tensor(component)
     shape = tuple(component.shape)
     if shape == (num_points,):
@@ -150,15 +187,11 @@ def _as_columns(component: Tensor, term: ResidualTerm, num_points: int) -> Tenso
     # [N] - [N, 1] broadcasts to [N, N]: the classic silent mistake of PINN losses.
     if len(shape) != 2 or shape[0] != num_points or (num_points > 1 and shape[1] == num_points):
         raise ProblemError(
-            f"The residual of term {term.name!r} has shape {shape} at {num_points} points; "
+            f"The {term.kind} of term {term.name!r} has shape {shape} at {num_points} points; "
             "expected [N] or [N, components]. Derivatives have shape [N, outputs], so take "
             "columns of the points as x[:, 0:1], not x[:, 0]."
         )
     return component
-
-
-def _constant(array: npt.NDArray[Any], dtype: Any) -> Tensor:
-    return tf.constant(array, dtype=dtype if array.dtype.kind == "f" else None)
 
 
 def flatten(gradients: Sequence[Tensor]) -> Tensor:

@@ -24,9 +24,9 @@ from hessian_tasks.autodiff import pull_back, select_terms
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.jets import Tensor, forward_derivative
 from hessian_tasks.linearised import Linearisation
-from hessian_tasks.loss import gradient, term_loss, term_residual
+from hessian_tasks.loss import gradient, term_arrays, term_loss, term_values
 from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
-from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.problem import LossTerm, PointTerm, Problem, ResidualTerm, Term
 from hessian_tasks.shards import Shard, cut
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, Matrix
 
@@ -34,9 +34,9 @@ __all__ = ["MAX_BATCH", "ShardProducts", "cut_points"]
 
 Array = npt.NDArray[Any]
 Derivative = Callable[[Tensor, Tensor, int], Tensor]
-# A batch as ``[B, d]``, one for each of its points that counts and zero for padding, ``[B]``, and
-# vectors ``[K, P]``.
-Compiled = Callable[[Tensor, Tensor, Tensor], Tensor]
+# The arrays of a batch of B points, one for each of them that counts and zero for padding, ``[B]``,
+# and vectors ``[K, P]``.
+Compiled = Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]
 
 MAX_BATCH = 256
 
@@ -80,11 +80,11 @@ class ShardProducts:
         Raises:
             ProblemError: If the Gauss-Newton matrix is asked for and a term has no residuals.
         """
-        others = [term.name for term in problem.terms if isinstance(term, LossTerm)]
+        others = [term.name for term in problem.terms if not isinstance(term, ResidualTerm)]
         if matrix == GAUSS_NEWTON and others:
             raise ProblemError(
-                "The Gauss-Newton matrix is made of derivatives of residuals, and a LossTerm has "
-                f"none: {', '.join(others)}. Declare it as a ResidualTerm, or ask for the Hessian."
+                "The Gauss-Newton matrix is made of derivatives of residuals, and these terms have "
+                f"none: {', '.join(others)}. Declare them as ResidualTerm, or ask for the Hessian."
             )
         self.num_params = parameter_layout(problem.model).num_params
         self.matrix = matrix
@@ -111,44 +111,43 @@ class ShardProducts:
         rows = tf.constant(np.ascontiguousarray(vectors.T), self.dtype)
         total = np.zeros((vectors.shape[1], self.num_params))
         for start, stop in shard.batches():
-            points, counts = self._pad(term, start, stop, shard.batch)
-            total += compiled(points, counts, rows).numpy()
+            arrays, counts = self._pad(term, start, stop, shard.batch)
+            total += compiled(arrays, counts, rows).numpy()
         return total.T
 
     def _pad(
-        self, term: ResidualTerm | LossTerm, start: int, stop: int, batch: int
-    ) -> tuple[Tensor, Tensor]:
+        self, term: Term, start: int, stop: int, batch: int
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """A batch, filled up with its first point, where any residual is as finite as it was."""
         if isinstance(term, LossTerm):
-            return tf.zeros((0, 0), self.dtype), tf.ones(1, self.dtype)
-        points = np.asarray(term.points)[start:stop]
-        missing = batch - len(points)
-        padded = np.concatenate([points, np.repeat(points[:1], missing, axis=0)])
-        counts = np.arange(batch) < len(points)
-        return tf.constant(padded, self.dtype), tf.constant(counts, self.dtype)
+            return {}, tf.ones(1, self.dtype)
+        counts = np.arange(batch) < stop - start
+        rows = np.where(counts, np.arange(start, start + batch), start)
+        part = term.with_arrays({key: array[rows] for key, array in term.arrays.items()})
+        return term_arrays(self._problem, part), tf.constant(counts, self.dtype)
 
-    def _compile(self, term: ResidualTerm | LossTerm, batch: int) -> Compiled:
+    def _compile(self, term: Term, batch: int) -> Compiled:
         with self._lock:
             key = (term.name, batch)
             if key not in self._compiled:
-                columns = (0, 0)
-                if isinstance(term, ResidualTerm):
-                    columns = (batch, np.asarray(term.points).shape[1])
-                shapes = [columns, (batch,), (None, self.num_params)]
-                specs = [tf.TensorSpec(shape, self.dtype) for shape in shapes]
+                arrays, counts = self._pad(term, 0, 1, batch)
+                specs = {name: tf.TensorSpec(a.shape, a.dtype) for name, a in arrays.items()}
+                vectors = tf.TensorSpec((None, self.num_params), self.dtype)
                 make = self._hessian if self.matrix == HESSIAN else self._gauss_newton
                 function = tf.function(make(term), autograph=False)
-                self._compiled[key] = function.get_concrete_function(*specs)
+                self._compiled[key] = function.get_concrete_function(
+                    specs, tf.TensorSpec(counts.shape, self.dtype), vectors
+                )
             return self._compiled[key]
 
-    def _hessian(self, term: ResidualTerm | LossTerm) -> Compiled:
-        def products(points: Tensor, counts: Tensor, vectors: Tensor) -> Tensor:
+    def _hessian(self, term: Term) -> Compiled:
+        def products(arrays: dict[str, Tensor], counts: Tensor, vectors: Tensor) -> Tensor:
             def loss() -> Tensor:
                 if isinstance(term, LossTerm):
                     return term_loss(self._problem, term, self._derivative)
-                residual = term_residual(self._problem, term, self._derivative, points)
-                squares = tf.square(residual) * counts[:, tf.newaxis]
-                return _share(term, counts) * tf.reduce_mean(squares)
+                values = term_values(self._problem, term, self._derivative, arrays)
+                values = tf.square(values) if term.squared else values
+                return _share(term, counts) * tf.reduce_mean(values * counts[:, tf.newaxis])
 
             with tf.GradientTape(persistent=True) as tape:
                 grad = gradient(loss, self._variables)
@@ -156,12 +155,12 @@ class ShardProducts:
 
         return products
 
-    def _gauss_newton(self, term: ResidualTerm | LossTerm) -> Compiled:
+    def _gauss_newton(self, term: Term) -> Compiled:
         assert isinstance(term, ResidualTerm), term
 
-        def products(points: Tensor, counts: Tensor, vectors: Tensor) -> Tensor:
+        def products(arrays: dict[str, Tensor], counts: Tensor, vectors: Tensor) -> Tensor:
             def residual() -> Tensor:
-                return term_residual(self._problem, term, self._derivative, points)
+                return term_values(self._problem, term, self._derivative, arrays)
 
             def product(vector: Tensor) -> Tensor:
                 image = tf.reshape(around.push(vector), (counts.shape[0], -1))
@@ -174,9 +173,9 @@ class ShardProducts:
         return products
 
 
-def _share(term: ResidualTerm, counts: Tensor) -> float:
+def _share(term: PointTerm, counts: Tensor) -> float:
     """``w B / N``: factor of a mean over a batch of B of the term's N points, in the loss."""
-    return term.weight * int(counts.shape[0]) / len(np.asarray(term.points))
+    return term.weight * int(counts.shape[0]) / term.num_points
 
 
 def _for_each(vectors: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
@@ -210,31 +209,34 @@ def cut_points(
         if isinstance(chosen, LossTerm):
             shards.append(Shard(chosen.name, 0, 1, 1))
             continue
-        parts = cut(chosen.name, len(np.asarray(chosen.points)), max_batch, num_shards)
+        parts = cut(chosen.name, chosen.num_points, max_batch, num_shards)
         if not _is_pointwise(problem, chosen, parts):
             parts = cut(chosen.name, parts[-1].stop, parts[-1].stop, 1)
         shards += parts
     return shards
 
 
-def _is_pointwise(problem: Problem, term: ResidualTerm, shards: list[Shard]) -> bool:
+def _is_pointwise(problem: Problem, term: PointTerm, shards: list[Shard]) -> bool:
     """Whether a residual at some points is the same, whatever the others are, and without them."""
     batches = [batch for shard in shards for batch in shard.batches()]
     if len(batches) == 1:
         return True
-    points = np.asarray(term.points).astype(dtype_of(problem.model))
 
-    def at(points: Array) -> Array:
-        function = tf.function(lambda x: term_residual(problem, term, points=x), autograph=False)
-        compiled = function.get_concrete_function(tf.TensorSpec(points.shape, points.dtype))
-        return np.asarray(compiled(tf.constant(points)).numpy())
+    def at(rows: npt.NDArray[np.intp]) -> Array:
+        part = term.with_arrays({key: array[rows] for key, array in term.arrays.items()})
+        arrays = term_arrays(problem, part)
+        specs = {key: tf.TensorSpec(array.shape, array.dtype) for key, array in arrays.items()}
+        function = tf.function(
+            lambda given: term_values(problem, term, arrays=given), autograph=False
+        )
+        return np.asarray(function.get_concrete_function(specs)(arrays).numpy())
 
-    first, last = (slice(*batch) for batch in (batches[0], batches[-1]))
-    others = points.copy()
-    others[first.stop :] = points[0]
-    whole = at(points)
+    first, last = (np.arange(*batch) for batch in (batches[0], batches[-1]))
+    every = np.arange(term.num_points)
+    whole = at(every)
+    others = at(np.where(every > first[-1], 0, every))
     try:
-        parts = [at(points[first]), at(points[last])]
+        parts = [at(first), at(last)]
     except Exception:  # Whatever user code raises for fewer points than it was written for.
         return False
     # A row of a product of matrices does not depend on the other rows, but its rounding may on
@@ -242,7 +244,7 @@ def _is_pointwise(problem: Problem, term: ResidualTerm, shards: list[Shard]) -> 
     eps = float(np.finfo(whole.dtype).eps)
     size = float(np.abs(whole).max())
     return (
-        _close(at(others)[first], whole[first], 10 * eps * size)
+        _close(others[first], whole[first], 10 * eps * size)
         and _close(parts[0], whole[first], 1e4 * eps * (1 + size))
         and _close(parts[1], whole[last], 1e4 * eps * (1 + size))
     )

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from hessian_tasks.architecture import model_config, model_from_config
 from hessian_tasks.errors import ModelError, ProblemError, ReproductionError
@@ -26,9 +27,10 @@ from hessian_tasks.models import (
 )
 from hessian_tasks.numerics import check_precision, compute_the_same
 from hessian_tasks.parameters import ParameterLayout
-from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.problem import PointTerm, Problem, Term
 from hessian_tasks.reading import derivative_names
 from hessian_tasks.source import ProblemSource
+from hessian_tasks.trainables import LAYER, network_of, parameters_of, resolve
 
 __all__ = ["freeze", "rebuild"]
 
@@ -40,7 +42,7 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
         ProblemError: If the weights, the loss or the gradient are not finite.
         ModelError: If the network cannot be used.
     """
-    problem = replace(problem, model=resolve_model(problem.model))
+    problem = resolve(problem)
     theta = get_theta(problem.model)
     layout = parameter_layout(problem.model)
     if not np.isfinite(theta).all():
@@ -50,7 +52,7 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
             "Train again, or load other weights."
         )
     theta = theta.astype(dtype_of(problem.model))
-    check_precision(problem.model, len(problem.coordinates))
+    check_precision(network_of(problem.model), len(problem.coordinates))
     losses, gradient = losses_and_gradient(problem)
     return FrozenInputs(
         theta=theta,
@@ -61,16 +63,13 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
         coordinates=tuple(problem.coordinates),
         source=source,
         source_digest=source.digest,
-        model_config=model_config(problem.model, len(problem.coordinates)),
+        model_config=model_config(network_of(problem.model), len(problem.coordinates)),
     )
 
 
-def _freeze_term(problem: Problem, term: ResidualTerm | LossTerm, loss: float) -> FrozenTerm:
-    kind = "loss"
-    derivatives: tuple[str, ...] = ()
-    if isinstance(term, ResidualTerm):
-        kind, derivatives = "residual", tuple(derivative_names(problem, term))
-    return FrozenTerm(term.name, kind, term.weight, loss, derivatives, term.arrays)
+def _freeze_term(problem: Problem, term: Term, loss: float) -> FrozenTerm:
+    names = derivative_names(problem, term) if isinstance(term, PointTerm) else []
+    return FrozenTerm(term.name, term.kind, term.weight, loss, tuple(names), term.arrays)
 
 
 def rebuild(frozen: FrozenInputs) -> Problem:
@@ -104,18 +103,21 @@ def _rebuild_model(problem: Problem, frozen: FrozenInputs) -> Any:
     A loss may read the problem's own network by other ways than its argument. But a network that
     belongs to a user, and may have been trained further since, is not touched.
     """
-    own, recorded = resolve_model(problem.model), _recorded_model(frozen)
+    own, recorded = resolve(problem).model, _recorded_model(problem, frozen)
     fits = _shapes(parameter_layout(own)) == _shapes(frozen.layout) and (
         dtype_of(own) == frozen.dtype and len(get_theta(own, trainable=False)) == len(frozen.state)
     )
-    if fits and (frozen.source.live is None or _is_new(own, problem.model)):
+    if fits and (frozen.source.live is None or _is_new(network_of(own), problem.model)):
         _set_weights(own, frozen)
+    elif fits:
+        _set_own_parameters(own, problem, frozen)
     held = fits and _holds(own, frozen)
     if recorded is None:
         if not held:
             raise ModelError(_NOT_THE_SAME[fits])
         return own
-    same = held and compute_the_same(own, recorded, len(problem.coordinates))
+    networks = network_of(own), network_of(recorded)
+    same = held and compute_the_same(*networks, len(problem.coordinates))
     return own if same else recorded
 
 
@@ -136,10 +138,14 @@ def _shapes(layout: ParameterLayout) -> list[tuple[int, ...]]:
     return [variable.shape for variable in layout.variables]
 
 
-def _recorded_model(frozen: FrozenInputs) -> Any | None:
+def _recorded_model(problem: Problem, frozen: FrozenInputs) -> Any | None:
     if frozen.model_config is None:
         return None
-    model = model_from_config(frozen.model_config, len(frozen.theta) + len(frozen.state))
+    # Variables that belong to a user are not touched: these are others, of the same shapes.
+    values = {name: np.asarray(value) for name, value in problem.parameters.items()}
+    num_weights = len(frozen.theta) + len(frozen.state) - sum(v.size for v in values.values())
+    network = model_from_config(frozen.model_config, num_weights)
+    model = resolve(replace(problem, model=network, parameters=values)).model
     _set_weights(model, frozen)
     return model
 
@@ -147,6 +153,15 @@ def _recorded_model(frozen: FrozenInputs) -> Any | None:
 def _set_weights(model: Any, frozen: FrozenInputs) -> None:
     set_theta(model, frozen.theta)
     set_theta(model, frozen.state, trainable=False)
+
+
+def _set_own_parameters(model: Any, problem: Problem, frozen: FrozenInputs) -> None:
+    """Set the parameters that were given as numbers: their variables are nobody else's."""
+    for variable in frozen.layout.variables:
+        given = problem.parameters.get(variable.name) if variable.layer == LAYER else None
+        if given is not None and not isinstance(given, tf.Variable):
+            value = frozen.theta[variable.offset : variable.stop].reshape(variable.shape)
+            parameters_of(model)[variable.name].assign(value)
 
 
 def _holds(model: Any, frozen: FrozenInputs) -> bool:

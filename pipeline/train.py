@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -23,10 +23,10 @@ from hessian_tasks.loss import compile_losses_and_gradient
 from hessian_tasks.models import (
     dtype_of,
     get_theta,
-    resolve_model,
     set_theta,
 )
 from hessian_tasks.problem import Problem, ResidualTerm
+from hessian_tasks.trainables import resolve
 from pipeline.analysis.lbfgs import LbfgsHistory
 
 __all__ = ["TrainResult", "train"]
@@ -87,7 +87,7 @@ def train(
     """
     begin = time.perf_counter()
     keras.utils.set_random_seed(seed)
-    problem = replace(problem, model=resolve_model(problem.model))
+    problem = resolve(problem)
     report = on_step or (lambda phase, step, loss: None)
     evaluate = compile_losses_and_gradient(problem)
     if adam_steps > 0:

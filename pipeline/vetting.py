@@ -62,7 +62,7 @@ class Strict(BaseModel):
 
 class _Term(Strict):
     name: Name
-    kind: Literal["residual", "loss"]
+    kind: Literal["residual", "density", "loss"]
     weight: FiniteFloat
     loss: FiniteFloat
     derivatives: list[Line]

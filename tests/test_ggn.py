@@ -20,7 +20,7 @@ from hessian_tasks.gauss_newton import AutodiffJacobian, GaussNewtonEngine
 from hessian_tasks.jets import reverse_derivative
 from hessian_tasks.layered.gauss_newton import layered_jacobians
 from hessian_tasks.linearised import gauss_newton_vector_product, jacobian_vector_product
-from hessian_tasks.loss import term_residual
+from hessian_tasks.loss import term_values
 from hessian_tasks.models import get_theta, resolve_model, set_theta, trainable_variables
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.problems import burgers, kovasznay, poisson
@@ -69,7 +69,7 @@ def dense_jacobian(problem: Problem, term: Any) -> Array:
 
     def rows() -> Any:
         with tf.GradientTape() as tape:
-            residual = tf.reshape(term_residual(problem, term, reverse_derivative), [-1])
+            residual = tf.reshape(term_values(problem, term, reverse_derivative), [-1])
         zero = tf.UnconnectedGradients.ZERO
         variables = trainable_variables(problem.model)
         found = tape.jacobian(

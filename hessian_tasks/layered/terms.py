@@ -23,7 +23,7 @@ from hessian_tasks.layered.rows import RowFactors, join
 from hessian_tasks.layered.sight import Seen, jets_at, see
 from hessian_tasks.models import parameter_layout
 from hessian_tasks.parameters import ParameterLayout
-from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.problem import Problem, ResidualTerm, Term
 from hessian_tasks.reading import (
     QuadraticModel,
     Reading,
@@ -65,7 +65,7 @@ class ResidualRows:
     direct: Array
 
 
-def expand_term(problem: Problem, network: Network, term: ResidualTerm | LossTerm) -> TermExpansion:
+def expand_term(problem: Problem, network: Network, term: Term) -> TermExpansion:
     """Expand a loss term around θ.
 
     Args:

@@ -21,8 +21,9 @@ from hessian_tasks.errors import HessianError, NotLayeredError
 from hessian_tasks.jets import Index, Tensor
 from hessian_tasks.loss import seen_loss
 from hessian_tasks.models import dtype_of, trainable_variables
-from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.problem import Problem, Term
 from hessian_tasks.reading.stand_in import StandIn
+from hessian_tasks.trainables import network_of
 
 __all__ = ["Evaluation", "Reading", "derivative_names", "functions_inlined", "read_term"]
 
@@ -59,7 +60,7 @@ class Reading:
     direct: tuple[int, ...]
 
 
-def read_term(problem: Problem, term: ResidualTerm | LossTerm) -> Reading:
+def read_term(problem: Problem, term: Term) -> Reading:
     """Find out what a loss term depends on.
 
     Args:
@@ -90,7 +91,7 @@ def read_term(problem: Problem, term: ResidualTerm | LossTerm) -> Reading:
     return Reading(evaluations, calls, direct)
 
 
-def derivative_names(problem: Problem, term: ResidualTerm) -> list[str]:
+def derivative_names(problem: Problem, term: Term) -> list[str]:
     """Which derivatives a residual asks for, by name, such as ``["", "xx", "yy"]``.
 
     None where it cannot be read.
@@ -119,10 +120,11 @@ def functions_inlined() -> Iterator[None]:
 
 
 def _trace(
-    problem: Problem, term: ResidualTerm | LossTerm
+    problem: Problem, term: Term
 ) -> tuple[list[Array], list[tuple[int, Index]], tuple[int, ...]]:
     variables = trainable_variables(problem.model)
-    stand_in = StandIn(problem.model, _zeros(problem.model))
+    network = network_of(problem.model)
+    stand_in = StandIn(network, _zeros(network))
     asked: list[tuple[int, Index]] = []
     direct: list[int] = []
 

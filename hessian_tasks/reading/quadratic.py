@@ -23,11 +23,12 @@ import tensorflow as tf
 
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.jets import Index, Tensor
-from hessian_tasks.loss import View, seen_loss, seen_residual
+from hessian_tasks.loss import View, seen_loss, seen_values
 from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
-from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.problem import Problem, ResidualTerm, Term
 from hessian_tasks.reading.evaluations import Reading, functions_inlined
 from hessian_tasks.reading.stand_in import StandIn
+from hessian_tasks.trainables import network_of
 
 __all__ = ["QuadraticModel", "ResidualModel", "differentiate_residual", "differentiate_twice"]
 
@@ -73,7 +74,7 @@ class ResidualModel:
 
 
 def differentiate_twice(
-    problem: Problem, term: ResidualTerm | LossTerm, reading: Reading, jets: Sequence[Array]
+    problem: Problem, term: Term, reading: Reading, jets: Sequence[Array]
 ) -> QuadraticModel:
     """Differentiate the loss of a term at given jets.
 
@@ -129,7 +130,7 @@ def differentiate_residual(
     def rows(*tensors: Tensor) -> tuple[Tensor, ...]:
         arguments = known.arguments(tensors[: len(jets)])
         view = known.view(arguments, tf.zeros((), known.dtype))
-        residual = seen_residual(problem, term, view)
+        residual = seen_values(problem, term, view)
         # A point's residual depends on its own jets alone: the sum over points loses nothing.
         slopes = [_gradients(r, arguments[: len(jets)]) for r in tf.unstack(residual, axis=1)]
         cotangent = tf.ones_like(residual)
@@ -221,7 +222,7 @@ class _Known:
                 return jets[place][:, places[place][index]]
             return tf.fill((points.shape[0], jets[place].shape[2]), others)
 
-        return StandIn(self._problem.model, known).view()
+        return StandIn(network_of(self._problem.model), known).view()
 
     def compile(self, loss: Callable[[View], Tensor]) -> _Evaluate:
         """A function of a vector v, by all arguments, that gives ``ℓ'`` and ``ℓ'' v``."""

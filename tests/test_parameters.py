@@ -1,0 +1,201 @@
+"""Problems with parameters, data and densities: closed forms, other paths, and the whole way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tensorflow as tf
+
+from hessian_tasks.autodiff import AutodiffEngine, hessian_vector_product
+from hessian_tasks.errors import ProblemError
+from hessian_tasks.gauss_newton import AutodiffJacobian, GaussNewtonEngine
+from hessian_tasks.layered.engine import LayeredEngine
+from hessian_tasks.layered.gauss_newton import layered_jacobians
+from hessian_tasks.linearised import gauss_newton_vector_product
+from hessian_tasks.models import get_theta, parameter_layout, set_theta
+from hessian_tasks.problem import DensityTerm, LossTerm, Problem, ResidualTerm
+from hessian_tasks.problems.networks import mlp
+from hessian_tasks.products import ShardProducts, cut_points
+from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
+from hessian_tasks.trainables import resolve
+from pipeline import compute_hessian, verify_hessian
+
+Array = npt.NDArray[Any]
+
+rng = np.random.default_rng(2)
+X = rng.uniform(-1, 1, (7, 2))
+S = rng.uniform(-1, 1, (5, 2))
+Y = rng.normal(size=(5, 1))
+
+
+def network() -> Any:
+    model = mlp(2, 1, width=4, depth=2, dtype="float64")
+    theta = get_theta(model)
+    set_theta(model, theta + np.random.default_rng(3).normal(0.0, 0.3, theta.shape))
+    return model
+
+
+def inverse(nu: Any = 0.3) -> Problem:
+    """Find ν, and two coefficients of a source, from data."""
+
+    def pde(x: Any, u: Any, nu: Any, source: Any) -> Any:
+        return u.d("y") - nu * u.d("xx") - source[0] * tf.sin(source[1] * x[:, 0:1])
+
+    return Problem(
+        network(),
+        [
+            ResidualTerm("pde", X, pde, weight=0.8),
+            ResidualTerm("data", S, lambda x, u, y: u.value - y, data={"y": Y}),
+            LossTerm("prior", lambda model, nu: (nu - 0.5) ** 2, weight=0.1),
+        ],
+        coordinates="xy",
+        parameters={"nu": nu, "source": [1.0, 2.0]},
+    )
+
+
+def deep_ritz() -> Problem:
+    """Energy ½|∇u|² - f u, Huber's loss of the data, and a stiffness to be found."""
+
+    def energy(x: Any, u: Any, stiffness: Any) -> Any:
+        slope = tf.square(u.d("x")) + tf.square(u.d("y"))
+        return tf.exp(stiffness) * slope / 2 - x[:, 0:1] * u.value
+
+    def huber(x: Any, u: Any, y: Any) -> Any:
+        miss = tf.abs(u.value - y)[:, 0]
+        return tf.where(miss < 0.5, miss**2 / 2, 0.5 * (miss - 0.25))
+
+    return Problem(
+        network(),
+        [
+            DensityTerm("energy", X, energy, weight=1.3),
+            DensityTerm("huber", S, huber, data={"y": Y}),
+        ],
+        coordinates="xy",
+        parameters={"stiffness": 0.2},
+    )
+
+
+def whole(engine: Any) -> Array:
+    return np.asarray(engine.block_row(BlockRow(0, 0, engine.layout.num_params)))
+
+
+def assert_close(found: Array, expected: Array) -> None:
+    # A few hundred additions in another order, in float64.
+    assert np.abs(found - expected).max() <= 1e-11 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("build", [inverse, deep_ritz])
+def test_engines_and_products_agree(build: Any) -> None:
+    problem = resolve(build())
+    layered = LayeredEngine(problem)
+    size = layered.layout.num_params
+    assert layered.left_out == {}
+    expected = hessian_vector_product(problem, np.eye(size))
+    assert_close(whole(layered), expected)
+    assert_close(whole(AutodiffEngine(problem)), expected)
+    products = ShardProducts(problem, HESSIAN)
+    shards = cut_points(problem, max_batch=3, num_shards=2)
+    assert_close(sum(products(shard, np.eye(size)) for shard in shards), expected)
+    for start, stop in [(0, 3), (size - 4, size - 1), (size - 1, size)]:
+        block = layered.block_row(BlockRow(0, start, stop))
+        np.testing.assert_allclose(block, expected[start:stop, start:], rtol=0, atol=1e-11)
+
+
+def test_gauss_newton_matrices_agree() -> None:
+    problem = inverse()
+    problem = resolve(Problem(**{**vars(problem), "terms": problem.terms[:2]}))
+    size = parameter_layout(problem.model).num_params
+    expected = gauss_newton_vector_product(problem, np.eye(size))
+    jacobians = [AutodiffJacobian(problem, term) for term in problem.terms]
+    by_layers = layered_jacobians(problem)
+    assert_close(whole(GaussNewtonEngine(problem, by_layers, by_layers=True)), expected)
+    assert_close(whole(GaussNewtonEngine(problem, jacobians, by_layers=False)), expected)
+    products = ShardProducts(problem, GAUSS_NEWTON)
+    shards = cut_points(problem, max_batch=3, num_shards=2)
+    assert_close(sum(products(shard, np.eye(size)) for shard in shards), expected)
+
+
+def test_second_derivative_by_a_coefficient_is_a_formula() -> None:
+    """``∂²L/∂ν² = 2 w mean u_xx²`` of ``r = u_y - ν u_xx``, and 2 w of ``(ν - ½)²``."""
+    problem = resolve(inverse())
+    points = tf.constant(X)
+    with tf.GradientTape() as outer:
+        outer.watch(points)
+        with tf.GradientTape() as inner:
+            inner.watch(points)
+            u = problem.model(points)
+        slope = inner.gradient(u, points)[:, 0]
+    u_xx = outer.gradient(slope, points)[:, 0].numpy()
+    at = parameter_layout(problem.model).num_params - 3
+    assert parameter_layout(problem.model).describe(at) == "parameters/nu[]"
+    found = whole(LayeredEngine(problem))[at, at]
+    assert found == pytest.approx(2 * 0.8 * np.mean(u_xx**2) + 2 * 0.1, rel=1e-12)
+
+
+def test_an_energy_of_linear_features_is_a_gram_matrix() -> None:
+    """Deep Ritz with u = θ·x: H = mean of ∇φᵢ·∇φⱼ, the identity for the coordinates."""
+    import keras
+
+    dense = keras.layers.Dense(1, use_bias=False, dtype="float64")
+    model = keras.Sequential([keras.Input((2,), dtype="float64"), dense])
+    term = DensityTerm("energy", X, lambda x, u: (u.d("x") ** 2 + u.d("y") ** 2) / 2)
+    problem = Problem(model, [term], coordinates="xy")
+    np.testing.assert_allclose(whole(LayeredEngine(problem)), np.eye(2), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("variable", [False, True], ids=["number", "tf.Variable"])
+def test_a_store_has_rows_of_parameters(tmp_path: Path, variable: bool) -> None:
+    problem = inverse(tf.Variable(0.3, dtype=tf.float64, name="mine") if variable else 0.3)
+    found = compute_hessian(problem, tmp_path / "h.zarr")
+    row = found.hessian.sel(row_layer="parameters", row_variable="nu").to_numpy()
+    expected = hessian_vector_product(resolve(problem), np.eye(found.sizes["row"]))
+    assert_close(row, expected[-3:-2])
+    assert verify_hessian(tmp_path / "h.zarr", problem).passed
+
+
+def test_a_closure_over_a_parameter_is_differentiated() -> None:
+    nu = tf.Variable(0.3, dtype=tf.float64)
+    closed = Problem(
+        network(),
+        [ResidualTerm("pde", X, lambda x, u: u.d("y") - nu * u.d("xx"))],
+        coordinates="xy",
+        parameters={"nu": nu},
+    )
+    named = Problem(
+        network(),
+        [ResidualTerm("pde", X, lambda x, u, nu: u.d("y") - nu * u.d("xx"))],
+        coordinates="xy",
+        parameters={"nu": 0.3},
+    )
+    hessians = [whole(LayeredEngine(resolve(problem))) for problem in (closed, named)]
+    assert np.array_equal(*hessians)
+    assert np.abs(hessians[0][-1]).max() > 0.1
+
+
+# Made when they are needed: TensorFlow's devices cannot be set up after a variable is made.
+REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "not trainable": (lambda: {"nu": tf.Variable(0.5, trainable=False)}, "is not trainable"),
+    "another dtype": (lambda: {"nu": tf.Variable(0.5)}, "float32, but the network's weights are"),
+    "no number": (lambda: {"nu": "high"}, "Expected numbers in parameter 'nu'"),
+    "not finite": (lambda: {"nu": np.nan}, "NaN or infinite values in parameter 'nu'"),
+    "no name": (lambda: {"ν²": 1.0}, "cannot name the parameter"),
+}
+
+
+@pytest.mark.parametrize(("parameters", "message"), REFUSED.values(), ids=REFUSED)
+def test_other_parameters_are_refused(
+    parameters: Callable[[], dict[str, Any]], message: str
+) -> None:
+    term = ResidualTerm("pde", X, lambda x, u: u.value)
+    with pytest.raises(ProblemError, match=message):
+        resolve(Problem(network(), [term], coordinates="xy", parameters=parameters()))
+
+
+def test_data_have_one_entry_a_point() -> None:
+    with pytest.raises(ProblemError, match=r"'y' of term 'data' has shape \(5, 1\); .* 7 points"):
+        ResidualTerm("data", X, lambda x, u, y: u.value - y, data={"y": Y})
