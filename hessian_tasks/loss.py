@@ -22,7 +22,7 @@ from hessian_tasks.jets import (
 )
 from hessian_tasks.models import dtype_of, trainable_variables
 from hessian_tasks.problem import PointTerm, Problem, Term
-from hessian_tasks.trainables import Parameter, network_of, parameters_of
+from hessian_tasks.trainables import networks_of, parameters_of
 
 __all__ = [
     "View",
@@ -40,21 +40,27 @@ __all__ = [
 
 @dataclass(frozen=True)
 class View:
-    """A network as the code of a loss term sees it.
+    """The networks of a problem as the code of a loss term sees them.
 
     Attributes:
-        network: What a :class:`~hessian_tasks.problem.LossTerm` is given to call.
-        evaluate: What the jets of a residual are made by.
+        networks: What a :class:`~hessian_tasks.problem.LossTerm` is given to call, by name.
+        evaluates: What the jets of a residual are made by, likewise.
     """
 
-    network: Any
-    evaluate: Evaluate
+    networks: Mapping[str, Any]
+    evaluates: Mapping[str, Evaluate]
 
     @classmethod
     def of(cls, model: Any, derivative: Derivative = forward_derivative) -> View:
-        """The network itself, whose jets are differentiated automatically."""
-        network = network_of(model)
-        return cls(network, evaluate_by(network, derivative))
+        """The networks themselves, whose jets are differentiated automatically."""
+        networks = networks_of(model)
+        evaluates = {name: evaluate_by(n, derivative) for name, n in networks.items()}
+        return cls(networks, evaluates)
+
+    @property
+    def first(self) -> str:
+        """Name of the network that terms are given without asking for it."""
+        return next(iter(self.networks))
 
 
 def term_loss(
@@ -87,8 +93,9 @@ def seen_loss(problem: Problem, term: Term, view: View) -> Tensor:
             value = tf.reduce_mean(tf.square(values) if term.squared else values)
         else:
             arrays = term_arrays(problem, term)
-            named = _asked_for(term.loss, parameters_of(problem.model))
-            value = tf.convert_to_tensor(term.loss(view.network, **arrays, **named))
+            known = {**view.networks, **_parameters(problem)}
+            named = _asked_for(term.loss, known, 1) | arrays
+            value = tf.convert_to_tensor(term.loss(view.networks[view.first], **named))
     except HessianError:
         raise
     except Exception as error:
@@ -142,8 +149,12 @@ def seen_values(
         _check_precision(str(entry.dtype), dtype, "The network's input has")
     data = dict(term_arrays(problem, term) if arrays is None else arrays)
     points = data.pop("points")
-    named = _asked_for(term.function, {**parameters_of(problem.model), **data}, 2)
-    components = term.function(points, Jet(view.evaluate, points, problem.coordinates), **named)
+    known = {**_parameters(problem), **data}
+    named = _asked_for(term.function, {**dict.fromkeys(view.networks), **known}, 2)
+    for name in named.keys() & view.networks.keys():
+        named[name] = Jet(view.evaluates[name], points, problem.coordinates)
+    first = Jet(view.evaluates[view.first], points, problem.coordinates)
+    components = term.function(points, first, **named)
     if not isinstance(components, list | tuple):
         components = [components]
     values = tf.concat([_as_columns(c, term, points.shape[0]) for c in components], axis=1)
@@ -164,19 +175,19 @@ def term_arrays(problem: Problem, term: Term | PointTerm) -> dict[str, Tensor]:
     }
 
 
+def _parameters(problem: Problem) -> dict[str, Tensor]:
+    return {n: tf.convert_to_tensor(v) for n, v in parameters_of(problem.model).items()}
+
+
 def _asked_for(
-    function: Callable[..., Any], known: Mapping[str, Any], num_given: int = 1
-) -> dict[str, Tensor]:
+    function: Callable[..., Any], known: Mapping[str, Any], num_given: int
+) -> dict[str, Any]:
     """What a term's function asks for by name, beside the arguments that it is always given."""
     try:
         asked = list(inspect.signature(function).parameters)[num_given:]
     except (TypeError, ValueError):  # a function of C, which cannot be asked
         return {}
-    values = {name: known[name] for name in asked if name in known}
-    return {
-        name: tf.convert_to_tensor(value.value if isinstance(value, Parameter) else value)
-        for name, value in values.items()
-    }
+    return {name: known[name] for name in asked if name in known}
 
 
 def _as_columns(component: Tensor, term: PointTerm, num_points: int) -> Tensor:

@@ -39,7 +39,9 @@ class Problem:
 
     Attributes:
         model: A built Keras model, or a function without arguments returning one
-            (the way in for subclassed models).
+            (the way in for subclassed models). Or several of them by name,
+            ``{"u": net_u, "k": net_k}``, with the same coordinates: the first is the one that
+            terms are given, the others they ask for by name.
         terms: The loss terms; their names differ.
         coordinates: Names of the network's inputs, in the order of the columns of
             the points. May be empty if every term is a :class:`LossTerm`.
@@ -80,8 +82,13 @@ but the problem has 1 coordinate: x.
         for term in self.terms:
             if isinstance(term, PointTerm):
                 self._check_points(term)
+        networks = self.model if isinstance(self.model, Mapping) else {}
+        for name in networks:
+            check_name(name, "network")
         for name, value in self.parameters.items():
             check_name(name, "parameter")
+            if name in networks:
+                raise ProblemError(f"A network and a parameter are both named {name!r}.")
             finite(value, f"parameter {name!r}")
 
     def _in_order(self, term: Term) -> Term:

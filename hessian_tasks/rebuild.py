@@ -8,6 +8,7 @@ arithmetic can therefore never mix two problems in one array.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +31,7 @@ from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.problem import PointTerm, Problem, Term
 from hessian_tasks.reading import derivative_names
 from hessian_tasks.source import ProblemSource
-from hessian_tasks.trainables import LAYER, network_of, parameters_of, resolve
+from hessian_tasks.trainables import LAYER, networks_of, parameters_of, resolve
 
 __all__ = ["freeze", "rebuild"]
 
@@ -52,7 +53,8 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
             "Train again, or load other weights."
         )
     theta = theta.astype(dtype_of(problem.model))
-    check_precision(network_of(problem.model), len(problem.coordinates))
+    for network in networks_of(problem.model).values():
+        check_precision(network, len(problem.coordinates))
     losses, gradient = losses_and_gradient(problem)
     return FrozenInputs(
         theta=theta,
@@ -63,7 +65,7 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
         coordinates=tuple(problem.coordinates),
         source=source,
         source_digest=source.digest,
-        model_config=model_config(network_of(problem.model), len(problem.coordinates)),
+        model_config=_config(problem),
     )
 
 
@@ -107,7 +109,7 @@ def _rebuild_model(problem: Problem, frozen: FrozenInputs) -> Any:
     fits = _shapes(parameter_layout(own)) == _shapes(frozen.layout) and (
         dtype_of(own) == frozen.dtype and len(get_theta(own, trainable=False)) == len(frozen.state)
     )
-    if fits and (frozen.source.live is None or _is_new(network_of(own), problem.model)):
+    if fits and (frozen.source.live is None or _is_new(own, problem.model)):
         _set_weights(own, frozen)
     elif fits:
         _set_own_parameters(own, problem, frozen)
@@ -116,9 +118,9 @@ def _rebuild_model(problem: Problem, frozen: FrozenInputs) -> Any:
         if not held:
             raise ModelError(_NOT_THE_SAME[fits])
         return own
-    networks = network_of(own), network_of(recorded)
-    same = held and compute_the_same(*networks, len(problem.coordinates))
-    return own if same else recorded
+    pairs = zip(networks_of(own).values(), networks_of(recorded).values(), strict=True)
+    same = all(compute_the_same(*pair, len(problem.coordinates)) for pair in pairs)
+    return own if held and same else recorded
 
 
 _NOT_THE_SAME = {
@@ -172,11 +174,21 @@ def _holds(model: Any, frozen: FrozenInputs) -> bool:
 
 
 def _is_new(model: Any, declared: Any) -> bool:
-    """Whether a factory has made the model for this one call."""
-    if declared is model:
-        return False
-    others = {id(weight) for weight in resolve_model(declared).weights}
-    return not any(id(weight) in others for weight in model.weights)
+    """Whether factories have made the networks for this one call."""
+    makers = declared if isinstance(declared, Mapping) else {"u": declared}
+    for name, network in networks_of(model).items():
+        if makers[name] is network:
+            return False
+        others = {id(weight) for weight in resolve_model(makers[name]).weights}
+        if any(id(weight) in others for weight in network.weights):
+            return False
+    return True
+
+
+def _config(problem: Problem) -> str | None:
+    """The architecture of the network, where there is one and Keras can build it again."""
+    first, *others = networks_of(problem.model).values()
+    return None if others else model_config(first, len(problem.coordinates))
 
 
 def _check_reproduction(problem: Problem, frozen: FrozenInputs) -> None:

@@ -1,8 +1,8 @@
-"""What is trained: the network's weights, and then the parameters of the problem.
+"""What is trained: the weights of the networks, in their order, and then the parameters.
 
-A problem whose model is resolved has the network itself as its model, or, where it has parameters,
-:class:`Trainables`, which is the network with more weights. So θ and its layout, training, freezing
-and all engines take parameters for what they are: weights.
+A problem whose model is resolved has the network itself as its model, or, where it has parameters
+or several networks, :class:`Trainables`, which has the weights of all. So θ and its layout,
+training, freezing and all engines take them for what they are: weights.
 """
 
 from __future__ import annotations
@@ -15,34 +15,32 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hessian_tasks.errors import ProblemError
+from hessian_tasks.errors import ModelError, ProblemError
 from hessian_tasks.models import dtype_of, resolve_model
 from hessian_tasks.problem import Problem
 
-__all__ = ["LAYER", "Parameter", "Trainables", "network_of", "parameters_of", "resolve"]
+__all__ = ["LAYER", "Trainables", "Weight", "networks_of", "parameters_of", "resolve"]
 
 # The layer to which parameters belong in labels.
 LAYER = "parameters"
 
 
-class Parameter:
-    """A trainable number or array, as Keras has weights.
+class Weight:
+    """A variable as a weight of a network is, at another place.
 
     Attributes:
-        name: Its name.
-        path: Where it is, for labels.
+        path: Where it is, for labels: layer and name.
         value: Its ``tf.Variable``.
     """
 
-    def __init__(self, name: str, variable: Any) -> None:
+    def __init__(self, path: str, variable: Any) -> None:
         """Take a variable.
 
         Args:
-            name: Its name.
+            path: Where it is.
             variable: The ``tf.Variable``.
         """
-        self.name = name
-        self.path = f"{LAYER}/{name}"
+        self.path = path
         self.value = variable
 
     @property
@@ -65,43 +63,74 @@ class Parameter:
 
 
 class Trainables:
-    """A network with parameters beside it; whatever else is asked of it is the network's.
+    """Networks with parameters beside them, in the place of one network.
 
     Attributes:
-        network: The Keras model.
+        networks: The Keras models, by name.
         parameters: The parameters, by name.
+        name: Nothing that paths of weights could begin with.
     """
 
-    def __init__(self, network: Any, parameters: Mapping[str, Any]) -> None:
-        """Put parameters beside a network.
+    name = ""
+
+    def __init__(self, networks: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+        """Put networks and parameters together.
 
         Args:
-            network: A built Keras model.
+            networks: Built Keras models, by name.
             parameters: Numbers, arrays or ``tf.Variable``s, by name.
 
         Raises:
             ProblemError: If a variable is not trainable, or of another dtype than the weights.
+            ModelError: If the networks' weights differ in dtype.
         """
-        self.network = network
-        dtype = dtype_of(network)
-        self.parameters = {n: Parameter(n, _variable(n, v, dtype)) for n, v in parameters.items()}
+        self.networks = dict(networks)
+        dtypes = {name: dtype_of(network) for name, network in self.networks.items()}
+        if len(set(dtypes.values())) > 1:
+            raise ModelError(f"The networks' weights have different dtypes: {dtypes}.")
+        dtype = next(iter(dtypes.values()))
+        self.parameters = {
+            n: Weight(f"{LAYER}/{n}", _variable(n, v, dtype)) for n, v in parameters.items()
+        }
 
     @property
-    def trainable_weights(self) -> list[Any]:
-        """The network's, then the parameters."""
-        return [*self.network.trainable_weights, *self.parameters.values()]
+    def trainable_weights(self) -> list[Weight]:
+        """Those of the networks, then the parameters."""
+        found = [
+            Weight(self._path(name, weight), weight.value)
+            for name, network in self.networks.items()
+            for weight in network.trainable_weights
+        ]
+        return [*found, *self.parameters.values()]
+
+    def _path(self, name: str, weight: Any) -> str:
+        path = weight.path.removeprefix(f"{self.networks[name].name}/")
+        return path if len(self.networks) == 1 else f"{name}/{path}"
 
     @property
-    def weights(self) -> list[Any]:
-        """The network's, then the parameters."""
-        return [*self.network.weights, *self.parameters.values()]
+    def non_trainable_weights(self) -> list[Any]:
+        """Those of the networks."""
+        return [w for network in self.networks.values() for w in network.non_trainable_weights]
 
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        """Call the network."""
-        return self.network(*args, **options)
+    @property
+    def losses(self) -> list[Any]:
+        """The regularisers of the networks."""
+        return [loss for network in self.networks.values() for loss in network.losses]
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.network, name)
+    @property
+    def inputs(self) -> list[Any]:
+        """Those of the networks that say what they are."""
+        networks = self.networks.values()
+        return [entry for network in networks for entry in getattr(network, "inputs", None) or []]
+
+    def _flatten_layers(self) -> list[Any]:
+        # By the name that Keras has for it.
+        networks = self.networks.values()
+        return [layer for network in networks for layer in network._flatten_layers()]
+
+    def __call__(self, points: Any) -> Any:
+        """The outputs of all networks, one beside the other."""
+        return tf.concat([network(points) for network in self.networks.values()], axis=1)
 
 
 def _variable(name: str, value: Any, dtype: str) -> Any:
@@ -121,7 +150,7 @@ def _variable(name: str, value: Any, dtype: str) -> Any:
 
 
 def resolve(problem: Problem) -> Problem:
-    """The problem with a built network, and its parameters as variables, in the place of its model.
+    """The problem with built networks, and its parameters as variables, in the place of its model.
 
     A problem that is resolved stays as it is.
 
@@ -140,16 +169,21 @@ def resolve(problem: Problem) -> Problem:
     """
     if isinstance(problem.model, Trainables):
         return problem
-    network = resolve_model(problem.model)
-    model = Trainables(network, problem.parameters) if problem.parameters else network
-    return replace(problem, model=model)
+    several = isinstance(problem.model, Mapping)
+    declared = problem.model if several else {"u": problem.model}
+    networks = {name: resolve_model(model) for name, model in declared.items()}
+    if several or problem.parameters:
+        return replace(problem, model=Trainables(networks, problem.parameters))
+    return replace(problem, model=networks["u"])
 
 
-def network_of(model: Any) -> Any:
-    """The Keras model of a resolved problem's model."""
-    return model.network if isinstance(model, Trainables) else model
+def networks_of(model: Any) -> dict[str, Any]:
+    """The Keras models of a resolved problem's model, by name; a single one is ``u``."""
+    return model.networks if isinstance(model, Trainables) else {"u": model}
 
 
-def parameters_of(model: Any) -> dict[str, Parameter]:
-    """The parameters of a resolved problem's model."""
-    return model.parameters if isinstance(model, Trainables) else {}
+def parameters_of(model: Any) -> dict[str, Any]:
+    """The variables of the parameters of a resolved problem's model, by name."""
+    if not isinstance(model, Trainables):
+        return {}
+    return {name: weight.value for name, weight in model.parameters.items()}

@@ -199,3 +199,49 @@ def test_other_parameters_are_refused(
 def test_data_have_one_entry_a_point() -> None:
     with pytest.raises(ProblemError, match=r"'y' of term 'data' has shape \(5, 1\); .* 7 points"):
         ResidualTerm("data", X, lambda x, u, y: u.value - y, data={"y": Y})
+
+
+def two_networks() -> Problem:
+    """Find the conductivity k(x, y) as a network of its own: ∇·(k ∇u) = f."""
+
+    def pde(x: Any, u: Any, k: Any, f: Any, scale: Any) -> Any:
+        flux = k.value * (u.d("xx") + u.d("yy")) + k.d("x") * u.d("x") + k.d("y") * u.d("y")
+        return scale * flux - f
+
+    def positive(model: Any, k: Any) -> Any:
+        """A loss that calls both networks, one of them elsewhere."""
+        return tf.reduce_mean(tf.nn.softplus(-k(S)) * model(S) ** 2)
+
+    k = mlp(2, 1, width=3, depth=1, dtype="float64")
+    set_theta(k, np.random.default_rng(8).normal(0.0, 0.7, k.count_params()))
+    f = np.sin(X[:, :1])
+    return Problem(
+        {"u": network(), "k": k},
+        [
+            ResidualTerm("pde", X, pde, data={"f": f}),
+            ResidualTerm("data", S, lambda x, u, y: u.value - y, data={"y": Y}),
+            LossTerm("positive", positive, weight=0.3),
+        ],
+        coordinates="xy",
+        parameters={"scale": 0.7},
+    )
+
+
+def test_several_networks_share_a_hessian(tmp_path: Path) -> None:
+    problem = resolve(two_networks())
+    layered = LayeredEngine(problem)
+    size = layered.layout.num_params
+    expected = hessian_vector_product(problem, np.eye(size))
+    assert layered.left_out == {}
+    assert_close(whole(layered), expected)
+    assert layered.layout.layers() == [
+        "u/hidden_1", "u/hidden_2", "u/output", "k/hidden_1", "k/output", "parameters"
+    ]  # fmt: skip
+    first_of_k = next(v.offset for v in layered.layout.variables if v.layer == "k/hidden_1")
+    assert np.abs(expected[:first_of_k, first_of_k:]).max() > 0.1
+    products = ShardProducts(problem, HESSIAN)
+    shards = cut_points(problem, max_batch=3, num_shards=2)
+    assert_close(sum(products(shard, np.eye(size)) for shard in shards), expected)
+    stored = compute_hessian(two_networks(), tmp_path / "h.zarr")
+    assert_close(stored.hessian.to_numpy(), expected)
+    assert verify_hessian(tmp_path / "h.zarr", two_networks()).passed

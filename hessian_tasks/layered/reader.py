@@ -30,7 +30,7 @@ from hessian_tasks.models import (
 )
 from hessian_tasks.problem import Problem
 from hessian_tasks.reading import functions_inlined
-from hessian_tasks.trainables import network_of
+from hessian_tasks.trainables import networks_of
 
 __all__ = ["read_network"]
 
@@ -54,17 +54,17 @@ def read_network(problem: Problem) -> Network:
     Raises:
         NotLayeredError: If the network is not of the kind that can be taken by layers.
     """
-    network = network_of(problem.model)
-    width = len(problem.coordinates) or num_inputs(network)
-    theta = get_theta(problem.model).astype(dtype_of(network))
-    return Network(_read_program(network, width), theta, width)
+    model = problem.model
+    width = len(problem.coordinates) or num_inputs(next(iter(networks_of(model).values())))
+    theta = get_theta(model).astype(dtype_of(model))
+    return Network(_read_program(model, width), theta, width)
 
 
 def _read_program(model: Any, num_coordinates: int) -> Program:
     """Read the network.
 
     Args:
-        model: A built Keras model.
+        model: A resolved problem's model.
         num_coordinates: Number of columns of the points.
 
     Raises:

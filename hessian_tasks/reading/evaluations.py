@@ -8,9 +8,9 @@ boundary, a learned delay), the term is not a function of jets at fixed points, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,10 @@ import tensorflow as tf
 from hessian_tasks.errors import HessianError, NotLayeredError
 from hessian_tasks.jets import Index, Tensor
 from hessian_tasks.loss import seen_loss
-from hessian_tasks.models import dtype_of, trainable_variables
+from hessian_tasks.models import dtype_of, num_inputs, trainable_variables
 from hessian_tasks.problem import Problem, Term
-from hessian_tasks.reading.stand_in import StandIn
-from hessian_tasks.trainables import network_of
+from hessian_tasks.reading.stand_in import Calls, view_of_stand_ins
+from hessian_tasks.trainables import networks_of
 
 __all__ = ["Evaluation", "Reading", "derivative_names", "functions_inlined", "read_term"]
 
@@ -32,7 +32,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The network at some points.
+    """The networks at some points.
 
     Attributes:
         points: The points ``[N, d]``, in the model's dtype.
@@ -49,14 +49,16 @@ class Reading:
     """A loss term as a function of jets at fixed points and of some weights.
 
     Attributes:
-        evaluations: Where the network is evaluated, each place once.
-        calls: The evaluation that each call of the network is.
+        evaluations: Where networks are evaluated, each place once.
+        calls: The evaluation that each call of a network is.
+        outputs: The outputs that each call is given: of several networks, those of one.
         direct: Positions in θ's table of the variables that the term reads itself, rather than
             through the network.
     """
 
     evaluations: tuple[Evaluation, ...]
     calls: tuple[int, ...]
+    outputs: tuple[slice, ...]
     direct: tuple[int, ...]
 
 
@@ -72,7 +74,8 @@ def read_term(problem: Problem, term: Term) -> Reading:
     """
     try:
         with functions_inlined():
-            points, asked, direct = _trace(problem, term)
+            calls, points, direct = _trace(problem, term)
+            slices = _output_slices(problem)
     except NotLayeredError:
         raise
     except Exception as error:
@@ -82,13 +85,13 @@ def read_term(problem: Problem, term: Term) -> Reading:
         raise NotLayeredError(f"cannot be read as a function of the network's jets ({kind})") from (
             error
         )
-    places, calls = _places(points)
+    places, numbers = _places(points)
     indices = [
-        sorted({i for c, i in asked if calls[c] == place}, key=lambda index: (len(index), index))
+        sorted({i for c, i in calls.asked if numbers[c] == place}, key=lambda i: (len(i), i))
         for place in range(len(places))
     ]
     evaluations = tuple(Evaluation(p, tuple(i)) for p, i in zip(places, indices, strict=True))
-    return Reading(evaluations, calls, direct)
+    return Reading(evaluations, numbers, tuple(slices[n] for n in calls.networks), direct)
 
 
 def derivative_names(problem: Problem, term: Term) -> list[str]:
@@ -119,40 +122,47 @@ def functions_inlined() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def _trace(
-    problem: Problem, term: Term
-) -> tuple[list[Array], list[tuple[int, Index]], tuple[int, ...]]:
+def _trace(problem: Problem, term: Term) -> tuple[Calls, list[Array], tuple[int, ...]]:
     variables = trainable_variables(problem.model)
-    network = network_of(problem.model)
-    stand_in = StandIn(network, _zeros(network))
-    asked: list[tuple[int, Index]] = []
-    direct: list[int] = []
-
-    def trace() -> list[Tensor]:
-        loss = seen_loss(problem, term, stand_in.view())
-        asked.extend(stand_in.asked)
-        slopes = tf.gradients(loss, variables) if loss.op.inputs else []
-        direct.extend(i for i, slope in enumerate(slopes) if slope is not None)
-        _check_fixed(stand_in.points, [*stand_in.given, *variables])
-        return stand_in.points
-
-    found = tf.function(trace, autograph=False).get_concrete_function()()
-    return [np.asarray(tensor.numpy()) for tensor in found], asked, tuple(direct)
-
-
-def _zeros(model: Any) -> Callable[[int, Index, Tensor], Tensor]:
-    dtype = dtype_of(model)
+    networks, dtype = networks_of(problem.model), dtype_of(problem.model)
     shapes: dict[int, tuple[int, ...]] = {}
+    direct: list[int] = []
+    traced: list[Calls] = []
 
     def zeros(call: int, _: Index, points: Tensor) -> Tensor:
         if call not in shapes:
-            shape = model(points).shape
+            shape = networks[calls.networks[call]](points).shape
             if shape.rank != 2:
                 raise NotLayeredError(f"uses a network that returns shape {tuple(shape)}")
             shapes[call] = tuple(shape)
         return tf.zeros(shapes[call], dtype)
 
-    return zeros
+    view, calls = view_of_stand_ins(problem.model, zeros)
+
+    def trace() -> list[Tensor]:
+        loss = seen_loss(problem, term, view)
+        # What gradients ask for beside, to be taken below, does not matter.
+        traced.append(replace(calls, asked=list(calls.asked)))
+        slopes = tf.gradients(loss, variables) if loss.op.inputs else []
+        direct.extend(i for i, slope in enumerate(slopes) if slope is not None)
+        _check_fixed(calls.points, [*calls.given, *variables])
+        return calls.points
+
+    found = tf.function(trace, autograph=False).get_concrete_function()()
+    return traced[0], [np.asarray(tensor.numpy()) for tensor in found], tuple(direct)
+
+
+def _output_slices(problem: Problem) -> dict[str, slice]:
+    """Where the outputs of each network are among those of all, one beside the other."""
+    networks = networks_of(problem.model)
+    if len(networks) == 1:
+        return dict.fromkeys(networks, slice(None))
+    slices, start = {}, 0
+    for name, network in networks.items():
+        point = tf.zeros((1, len(problem.coordinates) or num_inputs(network)), dtype_of(network))
+        stop = start + int(network(point).shape[1])
+        slices[name], start = slice(start, stop), stop
+    return slices
 
 
 def _check_fixed(points: Sequence[Tensor], weights: Sequence[Tensor]) -> None:

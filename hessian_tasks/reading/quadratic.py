@@ -27,8 +27,7 @@ from hessian_tasks.loss import View, seen_loss, seen_values
 from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import Problem, ResidualTerm, Term
 from hessian_tasks.reading.evaluations import Reading, functions_inlined
-from hessian_tasks.reading.stand_in import StandIn
-from hessian_tasks.trainables import network_of
+from hessian_tasks.reading.stand_in import view_of_stand_ins
 
 __all__ = ["QuadraticModel", "ResidualModel", "differentiate_residual", "differentiate_twice"]
 
@@ -217,12 +216,13 @@ class _Known:
         def known(call: int, index: Index, points: Tensor) -> Tensor:
             if call >= len(self._reading.calls):
                 raise NotLayeredError("calls the network more often when it is read again")
-            place = self._reading.calls[call]
+            place, outputs = self._reading.calls[call], self._reading.outputs[call]
             if index in places[place]:
-                return jets[place][:, places[place][index]]
-            return tf.fill((points.shape[0], jets[place].shape[2]), others)
+                return jets[place][:, places[place][index], outputs]
+            width = len(range(*outputs.indices(jets[place].shape[2])))
+            return tf.fill((points.shape[0], width), others)
 
-        return StandIn(network_of(self._problem.model), known).view()
+        return view_of_stand_ins(self._problem.model, known)[0]
 
     def compile(self, loss: Callable[[View], Tensor]) -> _Evaluate:
         """A function of a vector v, by all arguments, that gives ``ℓ'`` and ``ℓ'' v``."""

@@ -13,6 +13,7 @@ which are known, too, and have such gradients themselves.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
@@ -21,38 +22,59 @@ from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.jets import Derivatives, Index, Tensor
 from hessian_tasks.loss import View
 from hessian_tasks.models import dtype_of
+from hessian_tasks.trainables import networks_of
 
-__all__ = ["StandIn"]
+__all__ = ["Calls", "StandIn", "view_of_stand_ins"]
 
 Known = Callable[[int, Index, Tensor], Tensor]
 
 
-class StandIn:
-    """Gives what is known of a network, and notes what it was asked for.
+@dataclass
+class Calls:
+    """What a loss asks of networks.
 
     Attributes:
+        networks: Name of the network of every call.
         points: The points ``[N, d]`` of every call.
         asked: The derivatives that were asked for, with the number of the call.
         given: What was given, in the same order.
     """
 
-    def __init__(self, model: Any, known: Known) -> None:
+    networks: list[str] = field(default_factory=list)
+    points: list[Tensor] = field(default_factory=list)
+    asked: list[tuple[int, Index]] = field(default_factory=list)
+    given: list[Tensor] = field(default_factory=list)
+
+
+def view_of_stand_ins(model: Any, known: Known) -> tuple[View, Calls]:
+    """What a loss term sees of stand-ins for all networks, and what it will have asked of them.
+
+    Args:
+        model: The resolved problem's model.
+        known: Gives a derivative ``[N, outputs]`` from the number of the call, its axes, and
+            the points.
+    """
+    calls = Calls()
+    stand_ins = {n: StandIn(n, network, known, calls) for n, network in networks_of(model).items()}
+    return View(stand_ins, {n: s.evaluate for n, s in stand_ins.items()}), calls
+
+
+class StandIn:
+    """Gives what is known of a network, and notes what it was asked for."""
+
+    def __init__(self, name: str, model: Any, known: Known, calls: Calls) -> None:
         """Stand for a network.
 
         Args:
+            name: Its name.
             model: The network; its attributes are those of the stand-in.
-            known: Gives a derivative ``[N, outputs]`` from the number of the call, its axes, and
-                the points.
+            known: What is known, see :func:`view_of_stand_ins`.
+            calls: Where to note.
         """
+        self._name = name
         self._model = model
         self._known = known
-        self.points: list[Tensor] = []
-        self.asked: list[tuple[int, Index]] = []
-        self.given: list[Tensor] = []
-
-    def view(self) -> View:
-        """What a loss term sees."""
-        return View(self, self.evaluate)
+        self._calls = calls
 
     def __call__(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
@@ -84,14 +106,15 @@ class StandIn:
         points = tf.cast(tf.convert_to_tensor(points), dtype_of(self._model))
         if points.shape.rank != 2 or not points.shape.is_fully_defined():
             raise NotLayeredError(f"calls the network at points of shape {points.shape}")
-        call = len(self.points)
-        self.points.append(points)
+        call = len(self._calls.points)
+        self._calls.networks.append(self._name)
+        self._calls.points.append(points)
         return lambda index: self._wrap(call, points, index)
 
     def _wrap(self, call: int, points: Tensor, index: Index) -> Tensor:
         value = self._known(call, index, points)
-        self.asked.append((call, index))
-        self.given.append(value)
+        self._calls.asked.append((call, index))
+        self._calls.given.append(value)
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def known(points: Tensor, value: Tensor) -> tuple[Tensor, Any]:
