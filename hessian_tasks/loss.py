@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hessian_tasks.errors import HessianError, ProblemError
+from hessian_tasks.errors import HessianError, ProblemError, plain
 from hessian_tasks.jets import Jet, Tensor, forward_derivative
 from hessian_tasks.models import dtype_of, trainable_variables
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
@@ -57,7 +57,9 @@ def term_loss(
     except HessianError:
         raise
     except Exception as error:
-        raise ProblemError(f"Term {term.name!r} failed: {type(error).__name__}: {error}") from error
+        raise ProblemError(
+            f"Term {term.name!r} failed: {type(error).__name__}: {plain(error)}"
+        ) from error
     if value.shape.rank != 0:
         raise ProblemError(
             f"The loss of term {term.name!r} has shape {value.shape}; expected a scalar. "
