@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hessian_tasks.errors import HessianError, ProblemError
+from hessian_tasks.errors import HessianError, ProblemError, plain
 from hessian_tasks.jets import (
     Derivative,
     Evaluate,
@@ -99,7 +99,9 @@ def seen_loss(problem: Problem, term: Term, view: View) -> Tensor:
     except HessianError:
         raise
     except Exception as error:
-        raise ProblemError(f"Term {term.name!r} failed: {type(error).__name__}: {error}") from error
+        raise ProblemError(
+            f"Term {term.name!r} failed: {type(error).__name__}: {plain(error)}"
+        ) from error
     if value.shape.rank != 0:
         raise ProblemError(
             f"The loss of term {term.name!r} has shape {value.shape}; expected a scalar. "

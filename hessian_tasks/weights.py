@@ -156,11 +156,11 @@ def _load_by_place(path: Path, own: Any, also: str = "") -> None:
 
 def _different_tensor(path: Path, own: Any) -> str:
     """What differs first from what the network would write, or nothing if that cannot be said."""
-    with tempfile.TemporaryDirectory() as directory:
-        written = Path(directory) / "own.weights.h5"
-        own.save_weights(written)
-        ours = _contents(written.read_bytes())
     try:
+        with tempfile.TemporaryDirectory() as directory:
+            written = Path(directory) / "own.weights.h5"
+            own.save_weights(written)
+            ours = _contents(written.read_bytes())
         content = path.read_bytes()
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:
@@ -176,8 +176,8 @@ def _different_tensor(path: Path, own: Any) -> str:
 
 
 def _contents(content: bytes) -> dict[str, str]:
-    """Shapes of the tensors in a file of weights, by their place and their layer's name."""
-    found = {}
+    """Shapes of the tensors in a file of weights, by their place."""
+    found: dict[str, str] = {}
 
     def visit(place: str, entry: Any) -> None:
         if isinstance(entry, h5py.Dataset):

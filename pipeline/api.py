@@ -42,6 +42,7 @@ def compute_hessian(
     store: Place,
     *,
     weights: str | Path | None = None,
+    take_network: bool = False,
     options: RunOptions | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> xr.Dataset:
@@ -53,7 +54,9 @@ def compute_hessian(
     Args:
         problem: A :class:`Problem`, the name of a built-in problem, or a ``.py`` file.
         store: Path or URL of the store; made if it does not exist.
-        weights: Trained weights, ``.keras`` or ``.weights.h5``.
+        weights: Trained weights, ``.keras`` or ``.weights.h5``, which are read into the problem's
+            network; a model that was passed itself holds them afterwards.
+        take_network: Take the network of the ``.keras`` file in place of the problem's.
         options: Threads, memory, tile side, matrices of single loss terms, and the engine:
             with ``RunOptions(engine="ggn")`` this is the Gauss-Newton matrix.
         callbacks: Functions that are told of every event of the run.
@@ -75,7 +78,7 @@ def compute_hessian(
     from pipeline.inputs import freeze_source
     from pipeline.run import RunOptions, execute
 
-    frozen = freeze_source(source_of(problem), weights)
+    frozen = freeze_source(source_of(problem), weights, take_network=take_network)
     stop = threading.Event()
     try:
         execute(store, frozen, options or RunOptions(), callbacks, stop)
@@ -200,6 +203,7 @@ def matrix_free_operator(
     problem: Problem | str | Path,
     *,
     weights: str | Path | None = None,
+    take_network: bool = False,
     engine: EngineName = "auto",
     term: str | None = None,
     workers: Workers | None = None,
@@ -211,7 +215,9 @@ def matrix_free_operator(
 
     Args:
         problem: A :class:`Problem`, the name of a built-in problem, or a ``.py`` file.
-        weights: Trained weights, ``.keras`` or ``.weights.h5``.
+        weights: Trained weights, ``.keras`` or ``.weights.h5``, which are read into the problem's
+            network; a model that was passed itself holds them afterwards.
+        take_network: Take the network of the ``.keras`` file in place of the problem's.
         engine: With ``"ggn"`` it is the Gauss-Newton matrix.
         term: A loss term's matrix instead of the total's.
         workers: Dask workers that compute, from :func:`~pipeline.cluster.connect.connect`,
@@ -231,7 +237,7 @@ def matrix_free_operator(
     from pipeline.inputs import freeze_source
     from pipeline.matrix_free.operator import operator_of
 
-    frozen = freeze_source(source_of(problem), weights)
+    frozen = freeze_source(source_of(problem), weights, take_network=take_network)
     return operator_of(frozen, matrix=matrix_of(engine), term=term, workers=workers)
 
 

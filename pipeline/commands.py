@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 
+from hessian_tasks.errors import plain
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.source import ProblemSource
 from pipeline.config import Settings
@@ -51,10 +54,14 @@ def settings_inputs(settings: Settings) -> FrozenInputs:
         ConfigError: If neither says what to compute.
     """
     if settings.problem is not None:
-        return freeze_source(_source(settings), settings.weights)
+        return _freeze(settings)
     if settings.store is None:
         raise ConfigError("Give a problem, or the --store of a run to resume.")
     return stored_inputs(HessianStore(settings.store))
+
+
+def _freeze(settings: Settings) -> FrozenInputs:
+    return freeze_source(_source(settings), settings.weights, take_network=settings.take_network)
 
 
 def _source(settings: Settings) -> ProblemSource:
@@ -100,7 +107,7 @@ def estimate_settings(
     Raises:
         StoppedError: If ``stop`` was set.
     """
-    frozen = freeze_source(_source(settings), settings.weights)
+    frozen = _freeze(settings)
     if settings.store is None:
         return _estimate(settings, frozen, options, _Watched(console, stop))
     from pipeline.matrix_free.estimates import best_method
@@ -185,23 +192,31 @@ def train_settings(
 
     Args:
         settings: Which problem.
-        out: Where to save, ``.keras``.
+        out: Where to save, ``.keras`` or ``.weights.h5``.
         steps: Steps of Adam, steps of L-BFGS, seed.
         history: Where to save the pairs of L-BFGS, ``.npz``.
         console: Where to show progress.
 
     Raises:
-        ConfigError: If the file's ending is not ``.keras``, or a history of no steps is wanted.
-        StoreError: If it cannot be written.
+        ConfigError: If the file has another ending, or a history of no steps is wanted.
+        StoreError: If it cannot be written, or does not give back what was written.
     """
+    from hessian_tasks.models import resolve_model
     from pipeline.train import train
 
-    if out.suffix != ".keras":
-        raise ConfigError(f"The trained network is saved as .keras, but --out is {out}.")
+    if not out.name.endswith((".keras", ".weights.h5")):
+        raise ConfigError(
+            f"The trained network is saved as .keras or .weights.h5, but --out is {out}."
+        )
     adam_steps, lbfgs_steps, seed = steps
     if history is not None and lbfgs_steps == 0:
         raise ConfigError("--history records L-BFGS, but --lbfgs 0 makes no step of it.")
-    problem = _source(settings).load()
+    source = _source(settings)
+    problem = source.load()
+    with (
+        tempfile.TemporaryDirectory() as directory
+    ):  # whether it can be saved, before it is trained
+        _save_network(resolve_model(problem.model), Path(directory) / out.name, source)
     result = train(
         problem,
         adam_steps=adam_steps,
@@ -209,14 +224,33 @@ def train_settings(
         seed=seed,
         on_step=LossDisplay(console),
     )
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        result.problem.model.save(out)
+    _save_network(result.problem.model, out, source)
     _save_history(result.history, history)
     terms = ", ".join(f"{name} {loss:.3g}" for name, loss in result.losses.items())
     error = "" if result.error is None else f", relative L2 error {result.error:.2e}"
     console.print(f"loss {result.loss:.3e} ({terms}){error}, {format_seconds(result.seconds)}")
     console.print(f"saved {out}{'' if history is None else f' and {history}'}")
+
+
+def _save_network(model: Any, out: Path, source: ProblemSource) -> None:
+    """Save a network, and read it back as a run will: into the problem's network."""
+    from hessian_tasks.models import get_theta
+    from hessian_tasks.weights import load_weights_file
+
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            (model.save if out.suffix == ".keras" else model.save_weights)(out)
+        # Of a subclassed model Keras may not know the arguments that it was made with.
+        except NotImplementedError as error:
+            raise ConfigError(
+                f"Keras cannot save this network as .keras ({plain(error)[:80]}…). Save its "
+                f"weights: --out {out.stem}.weights.h5"
+            ) from error
+    problem = source.load()
+    found = load_weights_file(out, problem.model, len(problem.coordinates))
+    if not np.array_equal(get_theta(found), get_theta(model)):
+        raise StoreError(f"{out} does not give back the weights that were saved. Save elsewhere.")
 
 
 def _save_history(found: LbfgsHistory | None, path: Path | None) -> None:

@@ -32,7 +32,10 @@ class Settings(BaseModel):
         default_factory=dict, description="Arguments of the problem's function, such as width: 20."
     )
     weights: Path | None = Field(
-        None, description="Trained weights: .keras (brings its network) or .weights.h5."
+        None, description="Trained weights for the problem's network: .keras or .weights.h5."
+    )
+    take_network: bool = Field(
+        False, description="Take the network of the .keras file in place of the problem's."
     )
     store: str | None = Field(
         None,

@@ -228,6 +228,13 @@ def test_network_without_rows_of_outputs_is_refused() -> None:
         losses_and_gradient(Problem(model, [fit()], "xy"))
 
 
+def test_what_keras_says_comes_without_codes_for_terminals() -> None:
+    wide = Problem(mlp(3, width=3, depth=1, dtype="float64"), [fit()], "xy")
+    with pytest.raises(ProblemError, match="expected axis -1 of input shape to have value") as said:
+        losses_and_gradient(wide)
+    assert str(said.value).isprintable()
+
+
 def of_dtypes(*dtypes: str) -> Any:
     dense = [layers.Dense(2, dtype=dtype) for dtype in dtypes]
     return keras.Sequential([keras.Input((2,)), *dense])

@@ -24,6 +24,7 @@ __all__ = [
     "Profile",
     "Store",
     "StoreFlag",
+    "TakeNetwork",
     "Term",
     "Threads",
     "Tile",
@@ -43,6 +44,12 @@ Options = Annotated[
 ]
 Weights = Annotated[
     Path | None, typer.Option("--weights", help="Trained weights, .keras or .weights.h5.")
+]
+TakeNetwork = Annotated[
+    bool | None,
+    typer.Option(
+        "--take-network", help="Take the .keras file's network too, not its values alone."
+    ),
 ]
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
 Profile = Annotated[

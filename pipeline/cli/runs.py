@@ -30,6 +30,7 @@ from pipeline.cli.parameters import (
     Profile,
     Store,
     StoreFlag,
+    TakeNetwork,
     Term,
     Threads,
     Tile,
@@ -48,6 +49,7 @@ def plan(
     problem: Problem = None,
     option: Options = [],  # noqa: B006  (typer copies it)
     weights: Weights = None,
+    take_network: TakeNetwork = None,
     config: Config = None,
     threads: Threads = None,
     memory: Memory = None,
@@ -61,8 +63,8 @@ def plan(
     Computes a few rows and a few products to know.
     """
     settings = make_settings(
-        config, problem, option, weights=weights, threads=threads, memory=memory, tile=tile,
-        per_term=per_term, engine=engine,
+        config, problem, option, weights=weights, take_network=take_network, threads=threads,
+        memory=memory, tile=tile, per_term=per_term, engine=engine,
     )  # fmt: skip
     configure_tensorflow(settings.threads)
     from pipeline.commands import run_options, settings_inputs
@@ -77,6 +79,7 @@ def run(
     problem: Problem = None,
     option: Options = [],  # noqa: B006
     weights: Weights = None,
+    take_network: TakeNetwork = None,
     store: StoreFlag = None,
     config: Config = None,
     profile: Profile = None,
@@ -92,7 +95,8 @@ def run(
     The same command resumes an interrupted run.
     """
     settings = make_settings(
-        config, problem, option, assignments, weights=weights, store=store, profile=profile,
+        config, problem, option, assignments, weights=weights, take_network=take_network,
+        store=store, profile=profile,
         threads=threads, memory=memory, tile=tile, per_term=per_term, engine=engine,
     )  # fmt: skip
     _configure_client(settings)
@@ -108,6 +112,7 @@ def estimate(
     problem: Problem = None,
     option: Options = [],  # noqa: B006
     weights: Weights = None,
+    take_network: TakeNetwork = None,
     store: Annotated[
         str | None, typer.Option(help="Where to keep the answers, a Zarr group (nowhere).")
     ] = None,
@@ -141,7 +146,8 @@ def estimate(
     command goes on with an interrupted estimate.
     """
     settings = make_settings(
-        config, problem, option, assignments, weights=weights, store=store, profile=profile,
+        config, problem, option, assignments, weights=weights, take_network=take_network,
+        store=store, profile=profile,
         threads=threads, engine=engine,
     )  # fmt: skip
     _configure_client(settings)
@@ -163,6 +169,7 @@ def submit(
     problem: Problem = None,
     option: Options = [],  # noqa: B006
     weights: Weights = None,
+    take_network: TakeNetwork = None,
     store: StoreFlag = None,
     config: Config = None,
     profile: Profile = None,
@@ -178,7 +185,8 @@ def submit(
     What it does is: hessian run, with the same arguments, as a job.
     """
     settings = make_settings(
-        config, problem, option, assignments, weights=weights, store=store, profile=profile,
+        config, problem, option, assignments, weights=weights, take_network=take_network,
+        store=store, profile=profile,
         threads=threads, memory=memory, tile=tile, per_term=per_term, engine=engine,
     )  # fmt: skip
     from pipeline.cluster.submit import submit_job
@@ -233,7 +241,9 @@ def status(store: Store, as_json: Json = False) -> None:
 def train(
     problem: Problem = None,
     option: Options = [],  # noqa: B006
-    out: Annotated[Path, typer.Option(help="Where to save, .keras.")] = Path("trained.keras"),
+    out: Annotated[Path, typer.Option(help="Where to save, .keras or .weights.h5.")] = Path(
+        "trained.keras"
+    ),
     adam: Annotated[int, typer.Option(min=0, help="Steps of Adam.")] = 2000,
     lbfgs: Annotated[int, typer.Option(min=0, help="Steps of L-BFGS afterwards.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
