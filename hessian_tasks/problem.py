@@ -90,8 +90,8 @@ class LossTerm:
             deterministic.
         weight: Factor of the term in the total loss.
         data: Arrays that are handed to ``loss`` by name and frozen into the store.
-            What the function captures by itself is checked through the recorded
-            loss and gradient, but not stored.
+            What the function captures by itself is checked through a digest and the
+            recorded loss and gradient, but not stored.
 
     Raises:
         ProblemError: If a name is no identifier, an array holds NaN or

@@ -14,8 +14,12 @@ from typing import Any
 import numpy as np
 
 from hessian_tasks.errors import ProblemError, ReproductionError
-from hessian_tasks.frozen import FrozenInputs, FrozenTerm
-from hessian_tasks.loss import losses_and_gradient, required_derivatives
+from hessian_tasks.frozen import Evaluated, FrozenInputs, FrozenTerm
+from hessian_tasks.loss import (
+    compile_losses_and_gradient,
+    losses_and_gradient,
+    required_derivatives,
+)
 from hessian_tasks.models import (
     dtype_of,
     get_theta,
@@ -48,26 +52,31 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
             "Train again, or load other weights."
         )
     theta = theta.astype(dtype_of(problem.model))
-    losses, gradient = losses_and_gradient(problem)
+    compiled = compile_losses_and_gradient(problem)
+    losses, gradient = compiled.evaluate()
+    reads = compiled.digests()
     return FrozenInputs(
         theta=theta,
         state=get_theta(problem.model, trainable=False).astype(np.float64),
         gradient=gradient,
         layout=layout,
-        terms=tuple(_freeze_term(problem, term, losses[term.name]) for term in problem.terms),
+        terms=tuple(_freeze_term(problem, t, losses[t.name], reads[t.name]) for t in problem.terms),
         coordinates=tuple(problem.coordinates),
         source=source,
         source_digest=source.digest,
         model_config=model_config(problem.model),
+        imports=source.imports,
     )
 
 
-def _freeze_term(problem: Problem, term: ResidualTerm | LossTerm, loss: float) -> FrozenTerm:
+def _freeze_term(
+    problem: Problem, term: ResidualTerm | LossTerm, loss: float, reads: str
+) -> FrozenTerm:
     kind = "loss"
     derivatives: tuple[str, ...] = ()
     if isinstance(term, ResidualTerm):
         kind, derivatives = "residual", tuple(required_derivatives(problem, term))
-    return FrozenTerm(term.name, kind, term.weight, loss, derivatives, term.arrays)
+    return FrozenTerm(term.name, kind, term.weight, loss, derivatives, term.arrays, reads)
 
 
 def rebuild(frozen: FrozenInputs) -> Problem:
@@ -78,6 +87,7 @@ def rebuild(frozen: FrozenInputs) -> Problem:
         ProblemError: If the source no longer gives such a problem.
     """
     problem = frozen.source.load()
+    problem = replace(problem, model=_rebuild_model(problem, frozen))
     recorded = {term.name: term for term in frozen.terms}
     found = {term.name: sorted(term.arrays) for term in problem.terms}
     expected = {name: sorted(term.arrays) for name, term in recorded.items()}
@@ -90,7 +100,7 @@ def rebuild(frozen: FrozenInputs) -> Problem:
         replace(term.with_arrays(recorded[term.name].arrays), weight=recorded[term.name].weight)
         for term in problem.terms
     ]
-    problem = replace(problem, model=_rebuild_model(problem, frozen), terms=terms)
+    problem = replace(problem, terms=terms)
     _check_reproduction(problem, frozen)
     return problem
 
@@ -107,23 +117,10 @@ def _rebuild_model(problem: Problem, frozen: FrozenInputs) -> Any:
 
 
 def _check_reproduction(problem: Problem, frozen: FrozenInputs) -> None:
-    losses, gradient = losses_and_gradient(problem)
-    # Sums of N terms in another order differ by a few ulp times sqrt(N); 1e3 ulp
-    # leaves room for other thread counts and processors and none for other points.
-    tolerance = 1e3 * float(np.finfo(frozen.dtype).eps)
-    for term in frozen.terms:
-        scale = max(abs(term.loss), abs(frozen.loss))
-        if abs(losses[term.name] - term.loss) > tolerance * scale:
-            raise ReproductionError(
-                f"Rebuilt from its frozen inputs, loss term {term.name!r} is "
-                f"{losses[term.name]:.9g}, but {term.loss:.9g} was recorded. The loss is not "
-                "deterministic, or its code or libraries have changed; nothing was computed."
-            )
-    defect = float(np.linalg.norm(gradient - frozen.gradient))
-    if defect > tolerance * float(np.linalg.norm(frozen.gradient)) + tolerance * abs(frozen.loss):
+    found = Evaluated(*losses_and_gradient(problem)).disagreement(frozen.evaluated)
+    if found:
         raise ReproductionError(
-            "Rebuilt from its frozen inputs, the gradient of the loss has norm "
-            f"{np.linalg.norm(gradient):.9g}, but {np.linalg.norm(frozen.gradient):.9g} was "
-            f"recorded, and they differ by {defect:.3g}. Does a loss term use another model than "
-            "the one it is given? Nothing was computed."
+            f"Rebuilt from its frozen inputs, {found}. The loss is not deterministic, its code, "
+            "data or libraries have changed, or a term uses another model than the one it is "
+            "given; nothing was computed."
         )

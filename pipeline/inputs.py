@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hessian_tasks.frozen import FrozenInputs, FrozenTerm
+from hessian_tasks.frozen import FrozenInputs, FrozenTerm, reads_label
 from hessian_tasks.models import load_weights_file
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import ProblemSource
@@ -63,6 +63,7 @@ def stored_inputs(store: HoldsInputs, source: ProblemSource | None = None) -> Fr
         source=source,
         source_digest=source.digest,
         model_config=attributes["model_config"],
+        imports=source.imports,
     )
 
 
@@ -74,4 +75,5 @@ def _read_term(store: HoldsInputs, term: dict[str, Any]) -> FrozenTerm:
         loss=term["loss"],
         derivatives=tuple(term["derivatives"]),
         arrays={key: store.read(f"{term['name']}_{key}") for key in term["arrays"]},
+        reads=store.attributes["fingerprint"].get(reads_label(term["name"]), ""),
     )
