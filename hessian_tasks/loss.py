@@ -14,7 +14,7 @@ from hessian_tasks.errors import HessianError, ProblemError
 from hessian_tasks.jets import Jet, Tensor, forward_derivative
 from hessian_tasks.models import dtype_of, trainable_variables
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
-from hessian_tasks.reads import Reads, check_variables, read_by
+from hessian_tasks.reads import Reads, ancestors, check_variables, read_by
 
 __all__ = [
     "CompiledLosses",
@@ -214,6 +214,7 @@ def compile_losses_and_gradient(problem: Problem) -> CompiledLosses:
     def total() -> Tensor:
         for term in problem.terms:
             values.append(term_loss(problem, term))
+            _check_layers(problem, term, values[-1])
         return tf.add_n(values)
 
     def evaluate() -> tuple[Tensor, Tensor]:
@@ -229,6 +230,23 @@ def compile_losses_and_gradient(problem: Problem) -> CompiledLosses:
     for term, reads in zip(problem.terms, read, strict=True):
         check_variables(reads, network, term.name)
     return CompiledLosses(problem, compiled, read)
+
+
+def _check_layers(problem: Problem, term: ResidualTerm | LossTerm, value: Tensor) -> None:
+    """Refuse a layer's losses that depend on its inputs, unless the term itself adds them up."""
+    layers = [layer for layer in problem.model._flatten_layers() if layer._get_own_losses()]
+    if not layers:
+        return
+    counted = ancestors(value)
+    for layer in layers:
+        for loss in layer._get_own_losses():
+            if tf.is_symbolic_tensor(loss) and loss.op not in counted:
+                raise ProblemError(
+                    f"Layer {layer.name!r} adds a loss of its own where it is called "
+                    "(activity_regularizer or add_loss), which depends on the points that it is "
+                    f"called at, and is no part of term {term.name!r}. Leave it out of the layer, "
+                    "or write it as a LossTerm that calls the network and adds model.losses."
+                )
 
 
 def losses_and_gradient(problem: Problem) -> tuple[dict[str, float], npt.NDArray[Any]]:

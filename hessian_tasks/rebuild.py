@@ -30,6 +30,7 @@ from hessian_tasks.models import (
     set_theta,
 )
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.regularization import with_regularization
 from hessian_tasks.source import ProblemSource
 
 __all__ = ["freeze", "rebuild"]
@@ -42,7 +43,7 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
         ProblemError: If the weights, the loss or the gradient are not finite.
         ModelError: If the network cannot be used.
     """
-    problem = replace(problem, model=resolve_model(problem.model))
+    problem = with_regularization(replace(problem, model=resolve_model(problem.model)))
     theta = get_theta(problem.model)
     layout = parameter_layout(problem.model)
     if not np.isfinite(theta).all():
@@ -87,7 +88,7 @@ def rebuild(frozen: FrozenInputs) -> Problem:
         ProblemError: If the source no longer gives such a problem.
     """
     problem = frozen.source.load()
-    problem = replace(problem, model=_rebuild_model(problem, frozen))
+    problem = with_regularization(replace(problem, model=_rebuild_model(problem, frozen)))
     recorded = {term.name: term for term in frozen.terms}
     found = {term.name: sorted(term.arrays) for term in problem.terms}
     expected = {name: sorted(term.arrays) for name, term in recorded.items()}

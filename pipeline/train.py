@@ -27,6 +27,7 @@ from hessian_tasks.models import (
     set_theta,
 )
 from hessian_tasks.problem import Problem, ResidualTerm
+from hessian_tasks.regularization import with_regularization
 from pipeline.analysis.lbfgs import LbfgsHistory
 
 __all__ = ["TrainResult", "train"]
@@ -42,7 +43,7 @@ class TrainResult:
     """What training reached.
 
     Attributes:
-        problem: The problem, its model resolved and trained.
+        problem: The problem, its model resolved and trained, with the regularisers as a term.
         loss: Total loss at the end.
         losses: Weighted loss of every term at the end; they add up to ``loss``.
         error: Relative L2 error of the network at the points of the first residual
@@ -87,7 +88,7 @@ def train(
     """
     begin = time.perf_counter()
     keras.utils.set_random_seed(seed)
-    problem = replace(problem, model=resolve_model(problem.model))
+    problem = with_regularization(replace(problem, model=resolve_model(problem.model)))
     report = on_step or (lambda phase, step, loss: None)
     evaluate = compile_losses_and_gradient(problem)
     if adam_steps > 0:
