@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hessian_tasks.digests import digest, digest_text
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.source import ProblemSource
 
-__all__ = ["FrozenInputs", "FrozenTerm"]
+__all__ = ["Evaluated", "FrozenInputs", "FrozenTerm", "reads_label"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class FrozenTerm:
         loss: Weighted value at θ.
         derivatives: Derivatives that a residual uses; empty for other losses.
         arrays: Its points or data.
+        reads: Digest of what it reads beside the network and its arrays; empty where that is not
+            known, as in stores from before it was recorded.
     """
 
     name: str
@@ -35,6 +37,49 @@ class FrozenTerm:
     loss: float
     derivatives: tuple[str, ...]
     arrays: Mapping[str, npt.NDArray[Any]]
+    reads: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """The losses and their gradient at θ, computed or recorded.
+
+    Attributes:
+        losses: The weighted losses by term.
+        gradient: ``∇L(θ)`` ``[P]`` in the model's dtype.
+    """
+
+    losses: Mapping[str, float]
+    gradient: npt.NDArray[Any]
+
+    def disagreement(self, recorded: Evaluated) -> str:
+        """In what these differ from recorded ones by more than rounding.
+
+        Returns:
+            That in words, naming the term, or nothing.
+
+        Example:
+            >>> recorded = Evaluated({"pde": 0.2}, np.array([0.1]))
+            >>> Evaluated({"pde": 0.3}, recorded.gradient).disagreement(recorded)
+            "loss term 'pde' is 0.3, but 0.2 was recorded"
+            >>> Evaluated({"pde": 0.2 + 1e-15}, recorded.gradient).disagreement(recorded)
+            ''
+        """
+        # Sums of N terms in another order differ by a few ulp times sqrt(N); 1e3 ulp
+        # leaves room for other thread counts and processors and none for other points.
+        tolerance = 1e3 * float(np.finfo(recorded.gradient.dtype).eps)
+        total = abs(sum(recorded.losses.values()))
+        for name, loss in recorded.losses.items():
+            if abs(self.losses[name] - loss) > tolerance * max(abs(loss), total):
+                return f"loss term {name!r} is {self.losses[name]:.9g}, but {loss:.9g} was recorded"
+        defect = float(np.linalg.norm(self.gradient - recorded.gradient))
+        norm = float(np.linalg.norm(recorded.gradient))
+        if defect > tolerance * (norm + total):
+            return (
+                f"the gradient of the loss has norm {np.linalg.norm(self.gradient):.9g}, but "
+                f"{norm:.9g} was recorded, and they differ by {defect:.3g}"
+            )
+        return ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +96,7 @@ class FrozenInputs:
         source: Where the problem comes from.
         source_digest: SHA-256 of its text at the time of freezing.
         model_config: Architecture as JSON, if Keras can rebuild it safely.
+        imports: SHA-256 of the files that the source imports from its own folder, by name.
     """
 
     theta: npt.NDArray[Any]
@@ -62,6 +108,7 @@ class FrozenInputs:
     source: ProblemSource
     source_digest: str
     model_config: str | None
+    imports: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -73,28 +120,32 @@ class FrozenInputs:
         """The total loss at θ."""
         return float(sum(term.loss for term in self.terms))
 
+    @property
+    def evaluated(self) -> Evaluated:
+        """The losses by term and the gradient at θ."""
+        return Evaluated({term.name: term.loss for term in self.terms}, self.gradient)
+
     def fingerprint(self) -> dict[str, str]:
         """What two runs must agree on to share an array: labels to digests or values."""
         prints = {
-            "network": _digest_text(repr(self.layout)),
-            "weights of the network (theta)": _digest(self.theta),
-            "non-trainable weights": _digest(self.state),
+            "network": digest_text(repr(self.layout)),
+            "weights of the network (theta)": digest(self.theta),
+            "non-trainable weights": digest(self.state),
             "dtype": str(self.dtype),
             "problem source": self.source_digest,
             "problem options": repr(sorted(self.source.options.items())),
             "loss terms": ", ".join(term.name for term in self.terms),
         }
+        prints |= {f"imported file {name}": text for name, text in self.imports.items()}
         for term in self.terms:
+            if term.reads:
+                prints[reads_label(term.name)] = term.reads
             prints[f"weight of term {term.name}"] = repr(term.weight)
             for key, array in term.arrays.items():
-                prints[f"{key} of term {term.name}"] = _digest(array)
+                prints[f"{key} of term {term.name}"] = digest(array)
         return prints
 
 
-def _digest(array: npt.NDArray[Any]) -> str:
-    header = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-def _digest_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def reads_label(term: str) -> str:
+    """What a fingerprint calls the digest of what a term reads."""
+    return f"what term {term} reads"

@@ -14,11 +14,13 @@ from hessian_tasks.jets import Tensor, reverse_derivative
 from hessian_tasks.loss import term_values
 from hessian_tasks.models import dtype_of, trainable_variables
 from hessian_tasks.problem import Problem, ResidualTerm
+from hessian_tasks.regularization import REGULARIZATION
 
 __all__ = [
     "Linearisation",
     "gauss_newton_vector_product",
     "jacobian_vector_product",
+    "lacks_residuals",
     "residual_terms",
     "residuals",
 ]
@@ -59,6 +61,27 @@ class Linearisation:
     def push(self, tangent: Tensor) -> Tensor:
         """``J v`` ``[N C]``."""
         return pull_back(self._outer, self._pulled, [self._cotangent], tangent)
+
+
+def lacks_residuals(problem: Problem) -> str:
+    """Why a problem has no Gauss-Newton matrix, and what to do, or nothing.
+
+    Example:
+        >>> lacks_residuals(Problem(None, [LossTerm("norm", loss=lambda model: 0.0)]))
+        'The Gauss-Newton matrix is made of derivatives of residuals, and some terms have none: \
+norm. Declare them as ResidualTerm'
+    """
+    others = [term.name for term in problem.terms if not isinstance(term, ResidualTerm)]
+    if not others:
+        return ""
+    advice = "Declare them as ResidualTerm"
+    if REGULARIZATION in others:
+        # Weights that are penalised are no residuals at points.
+        advice = f"Leave the regularisers, which are {REGULARIZATION}, out of the network's layers"
+    return (
+        "The Gauss-Newton matrix is made of derivatives of residuals, and some terms have none: "
+        f"{', '.join(others)}. {advice}"
+    )
 
 
 def residual_terms(problem: Problem) -> list[ResidualTerm]:

@@ -22,9 +22,11 @@ from hessian_tasks.jets import (
 )
 from hessian_tasks.models import dtype_of, trainable_variables
 from hessian_tasks.problem import PointTerm, Problem, Term
+from hessian_tasks.reads import Reads, ancestors, check_variables, read_by
 from hessian_tasks.trainables import networks_of, parameters_of
 
 __all__ = [
+    "CompiledLosses",
     "View",
     "compile_losses_and_gradient",
     "flatten",
@@ -221,32 +223,102 @@ def gradient(loss: Callable[[], Tensor], variables: Sequence[Tensor]) -> Tensor:
     return flatten(tape.gradient(value, variables, unconnected_gradients=zero))
 
 
-def compile_losses_and_gradient(problem: Problem) -> Callable[[], tuple[Tensor, Tensor]]:
+@dataclass(frozen=True, eq=False)
+class CompiledLosses:
+    """The losses of all terms and the gradient of their sum, compiled, at the current weights.
+
+    Calling it gives the weighted losses ``[T]`` and ``∇L`` ``[P]`` in the model's dtype.
+
+    Attributes:
+        problem: The problem, its model resolved to a Keras model.
+        function: Computes them.
+        read: What each term reads, in the order of the terms.
+    """
+
+    problem: Problem
+    function: Callable[[], tuple[Tensor, Tensor]]
+    read: tuple[Reads, ...]
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        """The weighted losses ``[T]`` and ``∇L`` ``[P]``."""
+        return self.function()
+
+    def evaluate(self) -> tuple[dict[str, float], npt.NDArray[Any]]:
+        """The weighted losses by term, and ``∇L``.
+
+        Raises:
+            ProblemError: If a loss or the gradient is not finite.
+        """
+        values, grad = (tensor.numpy() for tensor in self())
+        losses = {t.name: float(v) for t, v in zip(self.problem.terms, values, strict=True)}
+        for name, value in losses.items():
+            if not np.isfinite(value):
+                raise ProblemError(f"The loss of term {name!r} is {value} at the given weights.")
+        if not np.isfinite(grad).all():
+            raise ProblemError(
+                "The gradient of the loss holds NaN or infinity at the given weights."
+            )
+        return losses, grad
+
+    def digests(self) -> dict[str, str]:
+        """By term, a digest of what it reads beside the network and its own arrays."""
+        network = [variable.value for variable in self.problem.model.variables]
+        dtype = dtype_of(self.problem.model)
+        found = {}
+        for term, reads in zip(self.problem.terms, self.read, strict=True):
+            arrays = [a.astype(dtype) if a.dtype.kind == "f" else a for a in term.arrays.values()]
+            found[term.name] = reads.digest(network, arrays)
+        return found
+
+
+def compile_losses_and_gradient(problem: Problem) -> CompiledLosses:
     """Compile the losses of all terms and the gradient of their sum.
 
     Args:
         problem: The problem, its model resolved to a Keras model.
 
-    Returns:
-        A function of the model's current weights, giving the weighted losses ``[T]`` and
-        ``∇L`` ``[P]`` in the model's dtype.
+    Raises:
+        ProblemError: If a term reads a variable that is trainable and not one of the network's.
     """
     variables = trainable_variables(problem.model)
+    values: list[Tensor] = []
+
+    def total() -> Tensor:
+        for term in problem.terms:
+            values.append(term_loss(problem, term))
+            _check_layers(problem, term, values[-1])
+        return tf.add_n(values)
 
     def evaluate() -> tuple[Tensor, Tensor]:
-        values: list[Tensor] = []
-
-        def total() -> Tensor:
-            values.extend(term_loss(problem, term) for term in problem.terms)
-            return tf.add_n(values)
-
         grad = gradient(total, variables)
         return tf.stack(values), grad
 
     function = tf.function(evaluate, autograph=False)
     # Traced here, once: TensorFlow takes a second problem's trace for a mistake and warns.
-    compiled: Callable[[], tuple[Tensor, Tensor]] = function.get_concrete_function()
-    return compiled
+    compiled = function.get_concrete_function()
+    # A weighted loss is a product, of the weight and the term's value.
+    read = tuple(read_by(value.op.inputs[1], compiled.graph) for value in values)
+    network = [variable.value for variable in problem.model.variables]
+    for term, reads in zip(problem.terms, read, strict=True):
+        check_variables(reads, network, term.name)
+    return CompiledLosses(problem, compiled, read)
+
+
+def _check_layers(problem: Problem, term: Term, value: Tensor) -> None:
+    """Refuse a layer's losses that depend on its inputs, unless the term itself adds them up."""
+    layers = [layer for layer in problem.model._flatten_layers() if layer._get_own_losses()]
+    if not layers:
+        return
+    counted = ancestors(value)
+    for layer in layers:
+        for loss in layer._get_own_losses():
+            if tf.is_symbolic_tensor(loss) and loss.op not in counted:
+                raise ProblemError(
+                    f"Layer {layer.name!r} adds a loss of its own where it is called "
+                    "(activity_regularizer or add_loss), which depends on the points that it is "
+                    f"called at, and is no part of term {term.name!r}. Leave it out of the layer, "
+                    "or write it as a LossTerm that calls the network and adds model.losses."
+                )
 
 
 def losses_and_gradient(problem: Problem) -> tuple[dict[str, float], npt.NDArray[Any]]:
@@ -259,13 +331,6 @@ def losses_and_gradient(problem: Problem) -> tuple[dict[str, float], npt.NDArray
         The weighted losses by term, and ``∇L`` ``[P]`` in the model's dtype.
 
     Raises:
-        ProblemError: If a loss or the gradient is not finite.
+        ProblemError: If a loss or the gradient is not finite, or a term reads what it must not.
     """
-    values, grad = (tensor.numpy() for tensor in compile_losses_and_gradient(problem)())
-    losses = {term.name: float(v) for term, v in zip(problem.terms, values, strict=True)}
-    for name, value in losses.items():
-        if not np.isfinite(value):
-            raise ProblemError(f"The loss of term {name!r} is {value} at the given weights.")
-    if not np.isfinite(grad).all():
-        raise ProblemError("The gradient of the loss holds NaN or infinity at the given weights.")
-    return losses, grad
+    return compile_losses_and_gradient(problem).evaluate()

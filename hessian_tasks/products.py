@@ -23,7 +23,7 @@ import tensorflow as tf
 from hessian_tasks.autodiff import pull_back, select_terms
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.jets import Tensor, forward_derivative
-from hessian_tasks.linearised import Linearisation
+from hessian_tasks.linearised import Linearisation, lacks_residuals
 from hessian_tasks.loss import gradient, term_arrays, term_loss, term_values
 from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import LossTerm, PointTerm, Problem, ResidualTerm, Term
@@ -80,12 +80,8 @@ class ShardProducts:
         Raises:
             ProblemError: If the Gauss-Newton matrix is asked for and a term has no residuals.
         """
-        others = [term.name for term in problem.terms if not isinstance(term, ResidualTerm)]
-        if matrix == GAUSS_NEWTON and others:
-            raise ProblemError(
-                "The Gauss-Newton matrix is made of derivatives of residuals, and these terms have "
-                f"none: {', '.join(others)}. Declare them as ResidualTerm, or ask for the Hessian."
-            )
+        if matrix == GAUSS_NEWTON and (reason := lacks_residuals(problem)):
+            raise ProblemError(f"{reason}, or ask for the Hessian.")
         self.num_params = parameter_layout(problem.model).num_params
         self.matrix = matrix
         self._problem = problem

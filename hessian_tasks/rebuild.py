@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from hessian_tasks.architecture import model_config, model_from_config
 from hessian_tasks.errors import ModelError, ProblemError, ReproductionError
-from hessian_tasks.frozen import FrozenInputs, FrozenTerm
-from hessian_tasks.loss import losses_and_gradient
+from hessian_tasks.frozen import Evaluated, FrozenInputs, FrozenTerm
+from hessian_tasks.loss import compile_losses_and_gradient, losses_and_gradient
 from hessian_tasks.models import (
     dtype_of,
     get_theta,
@@ -30,6 +30,7 @@ from hessian_tasks.numerics import check_precision, compute_the_same
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.problem import PointTerm, Problem, Term
 from hessian_tasks.reading import derivative_names
+from hessian_tasks.regularization import with_regularization
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.trainables import LAYER, networks_of, parameters_of, resolve
 
@@ -43,7 +44,7 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
         ProblemError: If the weights, the loss or the gradient are not finite.
         ModelError: If the network cannot be used.
     """
-    problem = resolve(problem)
+    problem = with_regularization(resolve(problem))
     theta = get_theta(problem.model)
     layout = parameter_layout(problem.model)
     if not np.isfinite(theta).all():
@@ -55,23 +56,26 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
     theta = theta.astype(dtype_of(problem.model))
     for network in networks_of(problem.model).values():
         check_precision(network, len(problem.coordinates))
-    losses, gradient = losses_and_gradient(problem)
+    compiled = compile_losses_and_gradient(problem)
+    losses, gradient = compiled.evaluate()
+    reads = compiled.digests()
     return FrozenInputs(
         theta=theta,
         state=get_theta(problem.model, trainable=False).astype(np.float64),
         gradient=gradient,
         layout=layout,
-        terms=tuple(_freeze_term(problem, term, losses[term.name]) for term in problem.terms),
+        terms=tuple(_freeze_term(problem, t, losses[t.name], reads[t.name]) for t in problem.terms),
         coordinates=tuple(problem.coordinates),
         source=source,
         source_digest=source.digest,
         model_config=_config(problem),
+        imports=source.imports,
     )
 
 
-def _freeze_term(problem: Problem, term: Term, loss: float) -> FrozenTerm:
-    names = derivative_names(problem, term) if isinstance(term, PointTerm) else []
-    return FrozenTerm(term.name, term.kind, term.weight, loss, tuple(names), term.arrays)
+def _freeze_term(problem: Problem, term: Term, loss: float, reads: str) -> FrozenTerm:
+    names = tuple(derivative_names(problem, term)) if isinstance(term, PointTerm) else ()
+    return FrozenTerm(term.name, term.kind, term.weight, loss, names, term.arrays, reads)
 
 
 def rebuild(frozen: FrozenInputs) -> Problem:
@@ -82,6 +86,7 @@ def rebuild(frozen: FrozenInputs) -> Problem:
         ProblemError: If the source no longer gives such a problem.
     """
     problem = frozen.source.load()
+    problem = with_regularization(replace(problem, model=_rebuild_model(problem, frozen)))
     recorded = {term.name: term for term in frozen.terms}
     found = {term.name: sorted(term.arrays) for term in problem.terms}
     expected = {name: sorted(term.arrays) for name, term in recorded.items()}
@@ -94,7 +99,7 @@ def rebuild(frozen: FrozenInputs) -> Problem:
         replace(term.with_arrays(recorded[term.name].arrays), weight=recorded[term.name].weight)
         for term in problem.terms
     ]
-    problem = replace(problem, model=_rebuild_model(problem, frozen), terms=terms)
+    problem = replace(problem, terms=terms)
     _check_reproduction(problem, frozen)
     return problem
 
@@ -192,23 +197,10 @@ def _config(problem: Problem) -> str | None:
 
 
 def _check_reproduction(problem: Problem, frozen: FrozenInputs) -> None:
-    losses, gradient = losses_and_gradient(problem)
-    # Sums of N terms in another order differ by a few ulp times sqrt(N); 1e3 ulp
-    # leaves room for other thread counts and processors and none for other points.
-    tolerance = 1e3 * float(np.finfo(frozen.dtype).eps)
-    for term in frozen.terms:
-        scale = max(abs(term.loss), abs(frozen.loss))
-        if abs(losses[term.name] - term.loss) > tolerance * scale:
-            raise ReproductionError(
-                f"Rebuilt from its frozen inputs, loss term {term.name!r} is "
-                f"{losses[term.name]:.9g}, but {term.loss:.9g} was recorded. The loss is not "
-                "deterministic, or its code or libraries have changed; nothing was computed."
-            )
-    defect = float(np.linalg.norm(gradient - frozen.gradient))
-    if defect > tolerance * float(np.linalg.norm(frozen.gradient)) + tolerance * abs(frozen.loss):
+    found = Evaluated(*losses_and_gradient(problem)).disagreement(frozen.evaluated)
+    if found:
         raise ReproductionError(
-            "Rebuilt from its frozen inputs, the gradient of the loss has norm "
-            f"{np.linalg.norm(gradient):.9g}, but {np.linalg.norm(frozen.gradient):.9g} was "
-            f"recorded, and they differ by {defect:.3g}. Does a loss term use another model than "
-            "the one it is given? Nothing was computed."
+            f"Rebuilt from its frozen inputs, {found}. The loss is not deterministic, its code, "
+            "data or libraries have changed, or a term uses another model than the one it is "
+            "given; nothing was computed."
         )

@@ -13,7 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hessian_tasks.digests import digest_text
 from hessian_tasks.errors import HessianError, ProblemError
+from hessian_tasks.imports import digests_of, imported_files, imported_fresh
 from hessian_tasks.problem import Problem
 from hessian_tasks.problems import BUILTIN
 
@@ -83,7 +85,12 @@ class ProblemSource:
     @property
     def digest(self) -> str:
         """SHA-256 of the source text, or ``""`` for a live object."""
-        return hashlib.sha256(self.text.encode()).hexdigest() if self.text else ""
+        return digest_text(self.text) if self.text else ""
+
+    @property
+    def imports(self) -> dict[str, str]:
+        """SHA-256 of the files that the source imports from its own folder, by module."""
+        return {} if self.file is None else digests_of(imported_files(self.file))
 
     @property
     def text(self) -> str:
@@ -162,11 +169,9 @@ def _import_file(path: Path) -> ModuleType:
     assert spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    directory = str(path.resolve().parent)
-    if directory not in sys.path:
-        sys.path.append(directory)
     try:
-        spec.loader.exec_module(module)
+        with imported_fresh(path):
+            spec.loader.exec_module(module)
     except HessianError:
         raise
     except Exception as error:

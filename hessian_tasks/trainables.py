@@ -113,6 +113,12 @@ class Trainables:
         return [w for network in self.networks.values() for w in network.non_trainable_weights]
 
     @property
+    def variables(self) -> list[Any]:
+        """All that the networks have, seeds too, and the parameters."""
+        found = [v for network in self.networks.values() for v in network.variables]
+        return [*found, *self.parameters.values()]
+
+    @property
     def losses(self) -> list[Any]:
         """The regularisers of the networks."""
         return [loss for network in self.networks.values() for loss in network.losses]

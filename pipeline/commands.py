@@ -121,7 +121,8 @@ def estimate_settings(
     with location.locked():
         check_replaceable(path, frozen)
         method = best_method(len(frozen.theta), options.max_products)
-        journal = Journal(path, frozen.fingerprint(), options.deciding(), method)
+        inputs, asked = frozen.fingerprint(), options.deciding()
+        journal = Journal(path, inputs, asked, method, frozen.evaluated)
         options = replace(options, method=journal.method)
         try:
             found = _estimate(settings, frozen, options, _Watched(console, stop, journal))

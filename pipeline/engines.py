@@ -8,8 +8,8 @@ from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.gauss_newton import AutodiffJacobian, GaussNewtonEngine
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_jacobians
-from hessian_tasks.linearised import residual_terms
-from hessian_tasks.problem import Problem, ResidualTerm
+from hessian_tasks.linearised import lacks_residuals, residual_terms
+from hessian_tasks.problem import Problem
 from hessian_tasks.process import gpu_names
 from hessian_tasks.spec import EngineChoice, EngineName
 from pipeline.errors import PlanError
@@ -59,13 +59,8 @@ def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, Engine
 def _choose_jacobians(
     problem: Problem, devices: DevicePool
 ) -> tuple[GaussNewtonEngine, EngineChoice]:
-    others = [term.name for term in problem.terms if not isinstance(term, ResidualTerm)]
-    if others:
-        raise PlanError(
-            "The Gauss-Newton matrix is made of derivatives of residuals, and these terms have "
-            f"none: {', '.join(others)}. Declare them as ResidualTerm, or compute the Hessian: "
-            "leave --engine out."
-        )
+    if reason := lacks_residuals(problem):
+        raise PlanError(f"{reason}, or compute the Hessian: leave --engine out.")
     try:
         engine = GaussNewtonEngine(problem, layered_jacobians(problem), by_layers=True)
         reason = ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.frozen import FrozenInputs, FrozenTerm
+from hessian_tasks.frozen import FrozenInputs, FrozenTerm, reads_label
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.weights import load_weights_file, take_network_file
@@ -72,6 +72,7 @@ def stored_inputs(store: HoldsInputs, source: ProblemSource | None = None) -> Fr
         source=source,
         source_digest=source.digest,
         model_config=attributes["model_config"],
+        imports=source.imports,
     )
 
 
@@ -83,4 +84,5 @@ def _read_term(store: HoldsInputs, term: dict[str, Any]) -> FrozenTerm:
         loss=term["loss"],
         derivatives=tuple(term["derivatives"]),
         arrays={key: store.read(f"{term['name']}_{key}") for key in term["arrays"]},
+        reads=store.attributes["fingerprint"].get(reads_label(term["name"]), ""),
     )

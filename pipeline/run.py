@@ -242,7 +242,7 @@ def _execute(
     resumed = location.exists()
     store = HessianStore(location) if resumed else None
     if store is not None:
-        store.check_fingerprint(frozen.fingerprint())
+        store.check_inputs(frozen)
     prepared = prepare(frozen, options, store)
     with location.writing():
         if store is None:

@@ -14,7 +14,9 @@ from typing import Any
 import numpy.typing as npt
 import zarr
 
+from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.spec import BlockRow, EngineName, matrix_of
+from pipeline.agreement import differing_inputs
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.metadata import check_arrays, read_attributes
 from pipeline.opened import HoldsInputs
@@ -23,7 +25,7 @@ from pipeline.records import GROUP, BlockRecord, group_json, record_key
 from pipeline.storage import Place, locate
 from pipeline.storage.chunks import checksum, write_chunks
 
-__all__ = ["HessianStore", "differences"]
+__all__ = ["HessianStore"]
 
 
 class HessianStore(HoldsInputs):
@@ -214,13 +216,14 @@ class HessianStore(HoldsInputs):
         by_key = {f"{name}/{encode(place)}": part for place, part in parts.items()}
         return write_chunks(self.location, by_key, array.chunks)
 
-    def check_fingerprint(self, fingerprint: dict[str, str]) -> None:
+    def check_inputs(self, frozen: FrozenInputs) -> None:
         """Refuse inputs other than those that the store was made from.
 
         Raises:
             StoreMismatchError: Naming what differs.
+            StoreError: If the recorded gradient cannot be read.
         """
-        differing = differences(self.attributes["fingerprint"], fingerprint)
+        differing = differing_inputs(self, frozen)
         if differing:
             raise StoreMismatchError(
                 f"{self.location} was made from other inputs: {differing}. Give this run another "
@@ -236,15 +239,3 @@ class HessianStore(HoldsInputs):
         self.attributes = kept if certificate is None else {**kept, "certificate": certificate}
         with self.location.writing():
             self.location.write("zarr.json", group_json(self.attributes))
-
-
-def differences(first: Mapping[str, str], second: Mapping[str, str]) -> str:
-    """In what two fingerprints differ, in words, or nothing.
-
-    Example:
-        >>> differences({"dtype": "float32"}, {"dtype": "float64"}), differences({}, {})
-        ('dtype differs', '')
-    """
-    labels = dict.fromkeys([*first, *second])
-    differing = [label for label in labels if first.get(label) != second.get(label)]
-    return f"{', '.join(differing)} differ{'s' if len(differing) == 1 else ''}" if differing else ""

@@ -26,6 +26,7 @@ from hessian_tasks.models import (
     set_theta,
 )
 from hessian_tasks.problem import Problem, ResidualTerm
+from hessian_tasks.regularization import with_regularization
 from hessian_tasks.trainables import resolve
 from pipeline.analysis.lbfgs import LbfgsHistory
 
@@ -42,7 +43,7 @@ class TrainResult:
     """What training reached.
 
     Attributes:
-        problem: The problem, its model resolved and trained.
+        problem: The problem, its model resolved and trained, with the regularisers as a term.
         loss: Total loss at the end.
         losses: Weighted loss of every term at the end; they add up to ``loss``.
         error: Relative L2 error of the network at the points of the first residual
@@ -87,7 +88,7 @@ def train(
     """
     begin = time.perf_counter()
     keras.utils.set_random_seed(seed)
-    problem = resolve(problem)
+    problem = with_regularization(resolve(problem))
     report = on_step or (lambda phase, step, loss: None)
     evaluate = compile_losses_and_gradient(problem)
     if adam_steps > 0:

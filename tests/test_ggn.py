@@ -306,7 +306,7 @@ def test_losses_without_residuals_are_refused(place: Path, hessian: Cli) -> None
     file, path = place / "problem.py", place / "none.zarr"
     code, _, errors = hessian("run", file, "-o", "norm=true", "--engine", "ggn", "--store", path)
     assert code == 1
-    assert "a LossTerm has none: norm. Declare it as a ResidualTerm" in errors
+    assert "some terms have none: norm. Declare them as ResidualTerm" in errors
     assert "Traceback" not in errors
     assert not path.exists()
 

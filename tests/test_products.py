@@ -89,7 +89,7 @@ def test_a_loss_without_points_is_one_shard(tiny_problem: Make) -> None:
     problem = Problem(other.model, [*other.terms, loss], other.coordinates)
     assert [str(shard) for shard in cut_points(problem, num_shards=4)][-1].endswith("'norm'")
     assert_same(whole(problem, max_batch=5), dense(problem))
-    with pytest.raises(ProblemError, match="a LossTerm has none: norm"):
+    with pytest.raises(ProblemError, match="some terms have none: norm"):
         ShardProducts(problem, GAUSS_NEWTON)
 
 

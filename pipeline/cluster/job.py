@@ -89,7 +89,7 @@ def _prepare(job: Job) -> _Ready:
     threadpool_limits(1, "blas")
     store = HessianStore(job.store)
     frozen = stored_inputs(store, job.source)
-    store.check_fingerprint(frozen.fingerprint())
+    store.check_inputs(frozen)
     engine, _ = choose_engine(rebuild(frozen), store.engine)
     task = BlockTask(engine, store, threading.Event(), lambda record: None)
     first, short, _ = engine.trial_rows()

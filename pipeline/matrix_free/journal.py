@@ -20,13 +20,15 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+from pydantic import Field
 
+from hessian_tasks.frozen import Evaluated
+from pipeline.agreement import differences
 from pipeline.analysis.estimators import TraceMethod
 from pipeline.errors import StoreMismatchError
 from pipeline.matrix_free.products import Array, Product
 from pipeline.storage import Directory
 from pipeline.storage.chunks import CHECKSUM_BYTES, checksum
-from pipeline.store import differences
 from pipeline.vetting import Line, Strict
 
 __all__ = ["Journal"]
@@ -38,6 +40,9 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 class _Header(Strict):
     inputs: dict[Line, Line]
+    # Journals from before they were recorded have neither.
+    losses: dict[Line, float] = Field(default_factory=dict)
+    gradient_norm: float = 0.0
     asked: dict[str, Any]
     method: TraceMethod
 
@@ -72,6 +77,7 @@ class Journal:
         inputs: Mapping[str, str],
         asked: Mapping[str, Any],
         method: TraceMethod,
+        at_theta: Evaluated | None = None,
     ) -> None:
         """Open the journal beside a path, or begin it.
 
@@ -82,6 +88,7 @@ class Journal:
                 recorded, that is dropped.
             method: How traces would be estimated now, which depends on the memory that is free.
                 Where there are products already, theirs stands.
+            at_theta: Losses and gradient of the inputs.
 
         Raises:
             StoreMismatchError: If it has products of other inputs.
@@ -92,7 +99,7 @@ class Journal:
         self._place = Directory(self.directory)
         self._position = 0
         recorded = self._recorded()
-        differing = "" if recorded is None else differences(recorded.inputs, inputs)
+        differing = "" if recorded is None else _differing(recorded, inputs, at_theta)
         if differing:
             raise StoreMismatchError(
                 f"{self.directory} holds products of an interrupted estimate of other inputs: "
@@ -101,6 +108,10 @@ class Journal:
         if recorded is None or recorded.asked != asked:
             self.remove()
             recorded = _Header(inputs=dict(inputs), asked=dict(asked), method=method)
+            if at_theta is not None:
+                norm = float(_norm(at_theta)[0])
+                found = {"losses": dict(at_theta.losses), "gradient_norm": norm}
+                recorded = recorded.model_copy(update=found)
         self._place.sweep()
         self.method = recorded.method
         self._header = recorded.model_dump_json(indent=2).encode()
@@ -179,3 +190,17 @@ class Journal:
             if not (self.directory / HEADER).exists():
                 self._place.write(HEADER, self._header)
             self._place.write_pieces(key, pieces)
+
+
+def _differing(recorded: _Header, inputs: Mapping[str, str], at_theta: Evaluated | None) -> str:
+    differing = differences(recorded.inputs, inputs)
+    if differing or at_theta is None or not recorded.losses:
+        return differing
+    # θ is the same, so that the norm tells as much of the gradient as there is to know.
+    norm = _norm(at_theta)
+    before = Evaluated(recorded.losses, np.array([recorded.gradient_norm], norm.dtype))
+    return Evaluated(at_theta.losses, norm).disagreement(before)
+
+
+def _norm(at_theta: Evaluated) -> Array:
+    return np.array([np.linalg.norm(at_theta.gradient)], at_theta.gradient.dtype)

@@ -12,13 +12,13 @@ import zarr
 
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.spec import MATRICES
+from pipeline.agreement import differing_inputs
 from pipeline.analysis.eigenpairs import Eigenpairs
 from pipeline.analysis.spectrum import Spectrum
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.matrix_free.answers import FORMAT_VERSION, KIND, chunks_of, read_answers
 from pipeline.opened import HoldsInputs
 from pipeline.storage import Location, Place, filling, locate
-from pipeline.store import differences
 from pipeline.template import describe_inputs, save_array, save_inputs
 from pipeline.vetting import ESTIMATES, damaged, read_group
 
@@ -121,13 +121,13 @@ def check_replaceable(path: Path, frozen: FrozenInputs) -> None:
     if not path.exists():
         return
     try:
-        recorded = read_answers(locate(path))[0].fingerprint
+        recorded = KeptEstimates(path)
     except StoreError as error:
         raise StoreError(
             f"{path} exists, and holds no estimates: {error} If it is a store of the matrix, ask "
             "that: hessian spectrum. Or give another --store."
         ) from error
-    differing = differences(recorded, frozen.fingerprint())
+    differing = differing_inputs(recorded, frozen)
     if differing:
         raise StoreMismatchError(
             f"{path} holds estimates of other inputs: {differing}. Give another --store."
