@@ -11,13 +11,16 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
 
 from hessian_tasks.architecture import model_config
 from hessian_tasks.errors import ModelError, plain
 from hessian_tasks.models import assign_weights, inner_layers, resolve_model
 from hessian_tasks.numerics import compute_the_same
+from hessian_tasks.problem import Problem
+from hessian_tasks.trainables import resolve
 
-__all__ = ["load_weights_file", "take_network_file"]
+__all__ = ["load_values", "load_weights_file", "save_values", "take_network_file"]
 
 ADVICE = (
     "Choose the options that it was trained with, or take the file's network instead of the "
@@ -55,6 +58,42 @@ def load_weights_file(path: str | Path, model: Any, num_coordinates: int = 0) ->
         assign_weights(own, own.weights, before)
         raise
     return own
+
+
+def save_values(path: Path, model: Any) -> None:
+    """Write the values of all weights of a resolved problem's model, parameters too, as ``.npz``.
+
+    Args:
+        path: The file.
+        model: The model.
+    """
+    weights = [*model.trainable_weights, *model.non_trainable_weights]
+    np.savez(path, **{f"{i:04}/{w.path}": w.numpy() for i, w in enumerate(weights)})
+
+
+def load_values(path: str | Path, problem: Problem) -> Problem:
+    """The problem, resolved, with the values that :func:`save_values` wrote.
+
+    Raises:
+        ModelError: If the file is missing, unreadable or does not fit.
+    """
+    problem = resolve(problem)
+    weights = [*problem.model.trainable_weights, *problem.model.non_trainable_weights]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            values = {name.partition("/")[2]: archive[name] for name in sorted(archive.files)}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ModelError(f"Weights file {path} cannot be read ({plain(error)}).") from error
+    theirs = [f"{name} {list(value.shape)}" for name, value in values.items()]
+    ours = [f"{weight.path} {list(weight.shape)}" for weight in weights]
+    for found, own in itertools.zip_longest(theirs, ours, fillvalue="nothing"):
+        if found.partition(" ")[2] != own.partition(" ")[2]:
+            raise ModelError(
+                f"Weights file {path} does not fit this problem: it has {found} where the problem "
+                f"has {own}. Choose the options that it was trained with."
+            )
+    assign_weights(problem.model, weights, list(values.values()))
+    return problem
 
 
 def take_network_file(path: str | Path) -> Any:

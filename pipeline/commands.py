@@ -193,7 +193,7 @@ def train_settings(
 
     Args:
         settings: Which problem.
-        out: Where to save, ``.keras`` or ``.weights.h5``.
+        out: Where to save, ``.keras`` or ``.weights.h5``, or ``.npz`` with all there is.
         steps: Steps of Adam, steps of L-BFGS, seed.
         history: Where to save the pairs of L-BFGS, ``.npz``.
         console: Where to show progress.
@@ -202,12 +202,12 @@ def train_settings(
         ConfigError: If the file has another ending, or a history of no steps is wanted.
         StoreError: If it cannot be written, or does not give back what was written.
     """
-    from hessian_tasks.models import resolve_model
+    from hessian_tasks.trainables import parameters_of, resolve
     from pipeline.train import train
 
-    if not out.name.endswith((".keras", ".weights.h5")):
+    if not out.name.endswith((".keras", ".weights.h5", ".npz")):
         raise ConfigError(
-            f"The trained network is saved as .keras or .weights.h5, but --out is {out}."
+            f"The trained network is saved as .keras, .weights.h5 or .npz, but --out is {out}."
         )
     adam_steps, lbfgs_steps, seed = steps
     if history is not None and lbfgs_steps == 0:
@@ -217,7 +217,7 @@ def train_settings(
     with (
         tempfile.TemporaryDirectory() as directory
     ):  # whether it can be saved, before it is trained
-        _save_network(resolve_model(problem.model), Path(directory) / out.name, source)
+        _save_network(resolve(problem).model, Path(directory) / out.name, source)
     result = train(
         problem,
         adam_steps=adam_steps,
@@ -230,18 +230,28 @@ def train_settings(
     terms = ", ".join(f"{name} {loss:.3g}" for name, loss in result.losses.items())
     error = "" if result.error is None else f", relative L2 error {result.error:.2e}"
     console.print(f"loss {result.loss:.3e} ({terms}){error}, {format_seconds(result.seconds)}")
+    for name, value in parameters_of(result.problem.model).items():
+        console.print(f"{name} = {np.array2string(value.numpy(), precision=7, separator=', ')}")
     console.print(f"saved {out}{'' if history is None else f' and {history}'}")
 
 
 def _save_network(model: Any, out: Path, source: ProblemSource) -> None:
-    """Save a network, and read it back as a run will: into the problem's network."""
+    """Save what is trained, and read it back as a run will: into the problem's network."""
     from hessian_tasks.models import get_theta
-    from hessian_tasks.weights import load_weights_file
+    from hessian_tasks.trainables import Trainables
+    from hessian_tasks.weights import load_values, load_weights_file, save_values
 
+    if isinstance(model, Trainables) and out.suffix != ".npz":
+        raise ConfigError(
+            f"The problem trains more than one network, which {out} cannot hold. Save as .npz."
+        )
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            (model.save if out.suffix == ".keras" else model.save_weights)(out)
+            if out.suffix == ".npz":
+                save_values(out, model)
+            else:
+                (model.save if out.suffix == ".keras" else model.save_weights)(out)
         # Of a subclassed model Keras may not know the arguments that it was made with.
         except NotImplementedError as error:
             raise ConfigError(
@@ -249,7 +259,10 @@ def _save_network(model: Any, out: Path, source: ProblemSource) -> None:
                 f"weights: --out {out.stem}.weights.h5"
             ) from error
     problem = source.load()
-    found = load_weights_file(out, problem.model, len(problem.coordinates))
+    if out.suffix == ".npz":
+        found = load_values(out, problem).model
+    else:
+        found = load_weights_file(out, problem.model, len(problem.coordinates))
     if not np.array_equal(get_theta(found), get_theta(model)):
         raise StoreError(f"{out} does not give back the weights that were saved. Save elsewhere.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hessian_tasks.errors import ProblemError
 from hessian_tasks.frozen import FrozenInputs, FrozenTerm, reads_label
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import ProblemSource
-from hessian_tasks.weights import load_weights_file, take_network_file
+from hessian_tasks.weights import load_values, load_weights_file, take_network_file
 from pipeline.opened import HoldsInputs
 from pipeline.trust import check_named, remember
 
@@ -24,7 +25,8 @@ def freeze_source(
 
     Args:
         source: Where the problem comes from.
-        weights: A ``.keras`` or ``.weights.h5`` file, whose values go into the problem's network.
+        weights: A ``.keras`` or ``.weights.h5`` file, whose values go into the problem's network;
+            or an ``.npz`` file with those of all networks and of the parameters.
         take_network: Take the network of the ``.keras`` file instead of the problem's.
 
     Raises:
@@ -36,6 +38,13 @@ def freeze_source(
         raise ProblemError("There is no network to take: give the .keras file as weights, too.")
     if weights is not None and take_network:
         problem = replace(problem, model=take_network_file(weights))
+    elif weights is not None and Path(weights).suffix == ".npz":
+        problem = load_values(weights, problem)
+    elif weights is not None and isinstance(problem.model, Mapping):
+        raise ProblemError(
+            f"The problem has several networks, and {weights} holds the weights of one. Expected "
+            "an .npz file, as hessian train --out trained.npz writes it."
+        )
     elif weights is not None:
         model = load_weights_file(weights, problem.model, len(problem.coordinates))
         problem = replace(problem, model=model)

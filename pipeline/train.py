@@ -24,6 +24,7 @@ from hessian_tasks.models import (
     dtype_of,
     get_theta,
     set_theta,
+    trainable_variables,
 )
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.regularization import with_regularization
@@ -110,15 +111,18 @@ def train(
 def _run_adam(
     problem: Problem, evaluate: Any, num_steps: int, learning_rate: float, report: OnStep
 ) -> None:
-    weights = problem.model.trainable_weights
-    sizes = [int(np.prod(w.shape)) for w in weights]
+    variables = trainable_variables(problem.model)
+    sizes = [int(np.prod(variable.shape)) for variable in variables]
+    # Keras' optimizers take its own variables alone, and parameters may be others.
+    theta = keras.Variable(get_theta(problem.model), dtype=dtype_of(problem.model))
     optimizer = keras.optimizers.Adam(learning_rate)
-    optimizer.build(weights)
+    optimizer.build([theta])
 
     def advance() -> tuple[Any, Any]:
         values, grad = evaluate()
-        parts = zip(tf.split(grad, sizes), weights, strict=True)
-        optimizer.apply([tf.reshape(part, w.shape) for part, w in parts], weights)
+        optimizer.apply([grad], [theta])
+        for part, variable in zip(tf.split(theta.value, sizes), variables, strict=True):
+            variable.assign(tf.reshape(part, variable.shape))
         return tf.reduce_sum(values), tf.reduce_sum(tf.square(grad))
 
     compiled = tf.function(advance, autograph=False, jit_compile=False)

@@ -16,7 +16,7 @@ from hessian_tasks.models import get_theta, set_theta
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.source import ProblemSource
-from pipeline import RunOptions, compute_hessian, matrix_free_operator, open_store, verify_hessian
+from pipeline import compute_hessian, matrix_free_operator, open_store, verify_hessian
 from pipeline.cluster.workers import Workers
 from pipeline.inputs import freeze_source
 from pipeline.steps import try_steps
@@ -49,9 +49,7 @@ ON_WORKERS += ["subclassed", "registered layer", "Normalization", "closure", "tw
 @pytest.mark.parametrize("make", ON_WORKERS)
 def test_makes_on_workers(make: str, tmp_path: Path, workers: Workers, run: Run) -> None:
     frozen = freeze_source(ProblemSource(FILE, {"make": make}))
-    # What else than θ a residual reads is a constant to the layered engine.
-    engine = "autodiff" if make == "closure" else "auto"
-    run(tmp_path / "h.zarr", frozen, workers=workers, engine=engine)
+    run(tmp_path / "h.zarr", frozen, workers=workers)
     computed = open_store(tmp_path / "h.zarr").hessian.to_numpy()
     np.testing.assert_allclose(computed, reference(rebuild(frozen)), **CLOSE)
 
@@ -111,8 +109,7 @@ def test_a_residual_that_reads_the_network_by_itself(tmp_path: Path) -> None:
     bias = model.trainable_weights[1]
     bias.assign(np.zeros(3))
     problem = live(model, lambda x, u: u.value - bias.value[0] ** 2 * u.d("xx"))
-    options = RunOptions(engine="autodiff")
-    found = compute_hessian(problem, tmp_path / "h.zarr", options=options).hessian.to_numpy()
+    found = compute_hessian(problem, tmp_path / "h.zarr").hessian.to_numpy()
     np.testing.assert_allclose(found, reference(problem), **CLOSE)
 
 

@@ -23,7 +23,7 @@ from hessian_tasks.problems.networks import mlp
 from hessian_tasks.products import ShardProducts, cut_points
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
 from hessian_tasks.trainables import resolve
-from pipeline import compute_hessian, verify_hessian
+from pipeline import compute_hessian, open_hessian, verify_hessian
 
 Array = npt.NDArray[Any]
 
@@ -245,3 +245,31 @@ def test_several_networks_share_a_hessian(tmp_path: Path) -> None:
     stored = compute_hessian(two_networks(), tmp_path / "h.zarr")
     assert_close(stored.hessian.to_numpy(), expected)
     assert verify_hessian(tmp_path / "h.zarr", two_networks()).passed
+
+
+def test_training_writes_what_a_run_reads(
+    tmp_path: Path, hessian: Callable[..., tuple[int, str, str]]
+) -> None:
+    """`hessian train` prints and keeps a coefficient, and a run starts from it."""
+    (tmp_path / "own.py").write_text(
+        "import numpy as np\n"
+        "from hessian_tasks import Problem, ResidualTerm\n"
+        "from hessian_tasks.problems.networks import mlp\n"
+        "x = np.linspace(0, 1, 9)[:, None]\n"
+        "def problem():\n"
+        "    return Problem(\n"
+        "        {'u': mlp(1, width=3, depth=1), 'k': mlp(1, width=2, depth=1)},\n"
+        "        [ResidualTerm('ode', x, lambda x, u, k, nu: k.value * u.d('x') - nu * u.value),\n"
+        "         ResidualTerm('data', x, lambda x, u, y: u.value - y, data={'y': np.exp(x)})],\n"
+        "        coordinates='x', parameters={'nu': 1.0})\n"
+    )
+    problem, out, store = (str(tmp_path / name) for name in ("own.py", "own.npz", "h.zarr"))
+    status, _, errors = hessian("train", problem, "--out", str(tmp_path / "own.keras"))
+    assert (status, "Save as .npz" in errors) == (2, True)
+    status, printed, _ = hessian("train", problem, "--out", out, "--adam", "3", "--lbfgs", "40")
+    assert (status, "nu = " in printed) == (0, True)
+    assert hessian("run", problem, "--weights", out, "--store", store)[0] == 0
+    opened = open_hessian(store)
+    nu = float(opened.theta.sel(row_layer="parameters", row_variable="nu")[0])
+    assert nu == pytest.approx(float(printed.partition("nu = ")[2].split()[0]), rel=1e-6)
+    assert nu != 1.0
