@@ -36,6 +36,8 @@ from hessian_tasks.spec import BlockRow
 
 __all__ = [
     "AutodiffEngine",
+    "apply_compiled",
+    "compile_product",
     "hessian_vector_product",
     "pull_back",
     "select_terms",
@@ -153,8 +155,7 @@ class AutodiffEngine:
 def hessian_vector_product(problem: Problem, vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """``H v`` for the total loss, by a path that shares little with the engines.
 
-    It differentiates the scalar ``⟨∇L(θ), v⟩`` (B. Pearlmutter, 1994), and the jets
-    of residual terms by nested reverse passes instead of forward ones.
+    See :func:`compile_product`.
 
     Args:
         problem: The problem, its model resolved to a Keras model.
@@ -163,11 +164,40 @@ def hessian_vector_product(problem: Problem, vectors: npt.NDArray[Any]) -> npt.N
     Returns:
         The products, one a row, ``[K, P]`` in the model's dtype.
     """
+    return compile_product(problem)(vectors)
+
+
+def compile_product(
+    problem: Problem, term: str | None = None
+) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
+    """Compile ``H v``.
+
+    It differentiates the scalar ``⟨∇L(θ), v⟩`` (B. Pearlmutter, 1994), and the jets
+    of residual terms by nested reverse passes instead of forward ones.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+        term: Name of one loss term, or None for the total loss.
+
+    Returns:
+        A function of vectors ``[K, P]``, one a row, that gives their products likewise, in the
+        model's dtype.
+
+    Example:
+        >>> import keras
+        >>> from hessian_tasks import Problem, ResidualTerm
+        >>> net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> fit = ResidualTerm("fit", [[1.0], [3.0]], lambda x, u: u.value)
+        >>> compile_product(Problem(net, [fit], coordinates="x"))(np.eye(2))
+        array([[10.,  4.],
+               [ 4.,  2.]], dtype=float32)
+    """
     variables = trainable_variables(problem.model)
+
+    terms = select_terms(problem, term)
 
     def product(vector: Tensor) -> Tensor:
         with tf.GradientTape() as tape:
-            terms = problem.terms
             grad = gradient(
                 lambda: tf.add_n([term_loss(problem, t, reverse_derivative) for t in terms]),
                 variables,
@@ -175,10 +205,17 @@ def hessian_vector_product(problem: Problem, vectors: npt.NDArray[Any]) -> npt.N
             slope = tf.tensordot(grad, vector, 1)
         return pull_back(tape, slope, variables)
 
+    return apply_compiled(problem, product)
+
+
+def apply_compiled(
+    problem: Problem, product: Callable[[Tensor], Tensor]
+) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
+    """Compile a function of a vector ``[P]``, to be applied to each row of an array."""
     dtype = dtype_of(problem.model)
-    spec = tf.TensorSpec([vectors.shape[1]], dtype)
+    spec = tf.TensorSpec([parameter_layout(problem.model).num_params], dtype)
     compiled = tf.function(product, autograph=False).get_concrete_function(spec)
-    return np.stack([compiled(tf.constant(v, dtype)).numpy() for v in vectors])
+    return lambda vectors: np.stack([compiled(tf.constant(v, dtype)).numpy() for v in vectors])
 
 
 def trial_rows(num_params: int, few: int, more: int) -> list[BlockRow]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hessian_tasks.autodiff import pull_back
+from hessian_tasks.autodiff import apply_compiled, pull_back, select_terms
 from hessian_tasks.jets import Tensor, reverse_derivative
 from hessian_tasks.loss import term_values
-from hessian_tasks.models import dtype_of, trainable_variables
+from hessian_tasks.models import trainable_variables
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.regularization import REGULARIZATION
 
 __all__ = [
     "Linearisation",
+    "compile_gauss_newton_product",
     "gauss_newton_vector_product",
     "jacobian_vector_product",
     "lacks_residuals",
@@ -113,13 +113,11 @@ def jacobian_vector_product(problem: Problem, vectors: Array) -> dict[str, Array
     def push(term: ResidualTerm) -> Callable[[Tensor], Tensor]:
         return lambda vector: _linearise(problem, term).push(vector)
 
-    return {t.name: _apply(problem, push(t), vectors) for t in residual_terms(problem)}
+    return {t.name: apply_compiled(problem, push(t))(vectors) for t in residual_terms(problem)}
 
 
 def gauss_newton_vector_product(problem: Problem, vectors: Array) -> Array:
-    """``G v`` for the total loss: ``J v`` of every term, pulled back.
-
-    Like :func:`jacobian_vector_product` it shares nothing with the layered Jacobians.
+    """``G v`` for the total loss; see :func:`compile_gauss_newton_product`.
 
     Args:
         problem: The problem, its model resolved to a Keras model.
@@ -128,26 +126,38 @@ def gauss_newton_vector_product(problem: Problem, vectors: Array) -> Array:
     Returns:
         The products, one a row, ``[K, P]`` in the model's dtype.
     """
+    return compile_gauss_newton_product(problem)(vectors)
+
+
+def compile_gauss_newton_product(
+    problem: Problem, term: str | None = None
+) -> Callable[[Array], Array]:
+    """Compile ``G v``: ``J v`` of every term, pulled back.
+
+    Like :func:`jacobian_vector_product` it shares nothing with the layered Jacobians.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+        term: Name of one term, or None for the total loss.
+
+    Returns:
+        A function of vectors ``[K, P]``, one a row, that gives their products likewise, in the
+        model's dtype.
+    """
+    terms = [t for t in select_terms(problem, term) if isinstance(t, ResidualTerm)]
 
     def product(vector: Tensor) -> Tensor:
         parts = []
-        for term in residual_terms(problem):
-            around = _linearise(problem, term)
+        for chosen in terms:
+            around = _linearise(problem, chosen)
             image = around.push(vector)
             count = tf.cast(tf.size(image), image.dtype)
-            parts.append(around.pull(2 * term.weight / count * image))
+            parts.append(around.pull(2 * chosen.weight / count * image))
         return tf.add_n(parts)
 
-    return _apply(problem, product, vectors)
+    return apply_compiled(problem, product)
 
 
 def _linearise(problem: Problem, term: ResidualTerm) -> Linearisation:
     variables = trainable_variables(problem.model)
     return Linearisation(lambda: term_values(problem, term, reverse_derivative), variables)
-
-
-def _apply(problem: Problem, function: Callable[[Tensor], Tensor], vectors: Array) -> Array:
-    dtype = dtype_of(problem.model)
-    spec = tf.TensorSpec([vectors.shape[1]], dtype)
-    compiled = tf.function(function, autograph=False).get_concrete_function(spec)
-    return np.stack([compiled(tf.constant(v, dtype)).numpy() for v in vectors])

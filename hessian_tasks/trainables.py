@@ -129,10 +129,10 @@ class Trainables:
         networks = self.networks.values()
         return [entry for network in networks for entry in getattr(network, "inputs", None) or []]
 
-    def _flatten_layers(self) -> list[Any]:
+    def _flatten_layers(self, **options: Any) -> list[Any]:
         # By the name that Keras has for it.
         networks = self.networks.values()
-        return [layer for network in networks for layer in network._flatten_layers()]
+        return [layer for network in networks for layer in network._flatten_layers(**options)]
 
     def __call__(self, points: Any) -> Any:
         """The outputs of all networks, one beside the other."""

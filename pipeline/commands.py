@@ -15,8 +15,10 @@ from rich.console import Console
 from hessian_tasks.errors import plain
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.source import ProblemSource
+from pipeline import render
 from pipeline.config import Settings
 from pipeline.errors import ConfigError, StoppedError, StoreError
+from pipeline.events import Event, RunStarted
 from pipeline.inputs import freeze_source, stored_inputs
 from pipeline.profiles import InProcess
 from pipeline.progress import LossDisplay, ProgressDisplay
@@ -79,11 +81,16 @@ def run_settings(settings: Settings, console: Console, stop: threading.Event) ->
     inputs = settings_inputs(settings)
     location = settings.location
     display = ProgressDisplay(console)
+
+    def describe(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            console.print(render.table(render.subject(HessianStore(location, warn=False))))
+
     try:
         with _workers(settings, stop) as workers:
             if workers is not None and workers.dashboard is not None:
                 console.print(f"dashboard: {workers.dashboard}")
-            execute(location, inputs, run_options(settings), [display], stop, workers)
+            execute(location, inputs, run_options(settings), [describe, display], stop, workers)
     except StoppedError as error:
         if not location.exists():
             raise

@@ -11,7 +11,10 @@
     │   └── StoreMismatchError
     ├── ClusterError
     ├── BlockRowError
+    ├── SelfCheckError
     └── StoppedError
+
+:class:`StoreWarning` is what opening a store may have to say.
 """
 
 from hessian_tasks.errors import HessianError, ModelError, ProblemError, ReproductionError
@@ -26,9 +29,11 @@ __all__ = [
     "PlanError",
     "ProblemError",
     "ReproductionError",
+    "SelfCheckError",
     "StoppedError",
     "StoreError",
     "StoreMismatchError",
+    "StoreWarning",
 ]
 
 
@@ -60,5 +65,13 @@ class BlockRowError(HessianError):
     """A block row could not be computed."""
 
 
+class SelfCheckError(HessianError):
+    """What a run has stored is not the matrix of its loss."""
+
+
 class StoppedError(HessianError):
     """The run was asked to stop; what is stored stays, and the run can resume."""
+
+
+class StoreWarning(UserWarning):
+    """The store opens, but what it holds is known to be wrong."""

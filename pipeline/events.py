@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from hessian_tasks.spec import BlockRow
+from pipeline.metadata import SelfCheck
 from pipeline.plan import Plan
 from pipeline.records import BlockRecord
 
@@ -21,8 +22,8 @@ class RunStarted:
         plan: The plan.
         pending: Block rows to compute; an earlier run has stored the others.
         resumed: Whether the store was there before.
-        startup_seconds: Time to build the problem, to compile for the first layer and to
-            measure a few rows.
+        startup_seconds: Time to build the problem, to compile for the first layer, to measure a
+            few rows and to compute what the result is checked with.
     """
 
     plan: Plan
@@ -55,11 +56,13 @@ class RunFinished:
         seconds: Time since the run started.
         num_computed: Block rows computed by this run.
         peak_bytes: Largest resident memory of the process.
+        self_check: What the check of the result found; None if an earlier run has checked it.
     """
 
     seconds: float
     num_computed: int
     peak_bytes: int
+    self_check: SelfCheck | None = None
 
 
 Event: TypeAlias = RunStarted | BlockRowStored | RunFinished

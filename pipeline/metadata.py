@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
 from hessian_tasks.spec import GAUSS_NEWTON, matrix_of
 from pipeline.errors import StoreError
@@ -23,7 +23,7 @@ from pipeline.vetting import (
     read_group,
 )
 
-__all__ = ["FORMAT_VERSION", "Attributes", "check_arrays", "read_attributes"]
+__all__ = ["FORMAT_VERSION", "Attributes", "SelfCheck", "check_arrays", "read_attributes"]
 
 FORMAT_VERSION = 2
 MAX_BLOCK_ROWS = 10**6
@@ -45,6 +45,33 @@ class _Certificate(Strict):
     product_errors: list[float]
 
 
+class SelfCheck(Strict):
+    """What a run found when it compared its result with products by automatic differentiation.
+
+    Attributes:
+        passed: Whether they agree.
+        failure: What is wrong, in a sentence; empty if nothing is.
+        block_rows: Indices of the block rows that were read.
+        seed: Seed of the random vectors.
+        error: Largest relative error of a product, or None if it is not finite.
+        tolerance: Largest that passes.
+        seconds: What compiling, multiplying and reading took.
+    """
+
+    passed: bool
+    failure: Line
+    block_rows: list[NonNegativeInt] = Field(max_length=MAX_BLOCK_ROWS)
+    seed: NonNegativeInt
+    error: FiniteFloat | None
+    tolerance: FiniteFloat
+    seconds: FiniteFloat
+
+
+class _Fixed(Strict):
+    weights: dict[Line, NonNegativeInt]
+    inference: list[Line]
+
+
 class Attributes(RecordedInputs):
     """The root's attributes, as far as anything depends on them."""
 
@@ -55,6 +82,8 @@ class Attributes(RecordedInputs):
     # Stores of the Hessian from before there were others do not say that they have none.
     jacobians: list[_Jacobian] = Field([], max_length=1000)
     certificate: _Certificate | None = None
+    self_check: SelfCheck | None = None
+    fixed: _Fixed | None = None
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:

@@ -90,6 +90,12 @@ class ProgressDisplay:
 
     def _finish(self, event: RunFinished) -> None:
         self.close()
+        check = event.self_check
+        if check is not None:
+            self._console.print(
+                f"checked against Hessian-vector products in {format_seconds(check.seconds)}: "
+                f"error {check.error:.1e} (allowed {check.tolerance:.1e})"
+            )
         self._console.print(
             f"computed {event.num_computed} of {self._num_rows} block rows in "
             f"{format_seconds(event.seconds)}, peak memory {format_bytes(event.peak_bytes)}"

@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import psutil
 from threadpoolctl import threadpool_limits
 
+from hessian_tasks.fixed import fixed_parts
 from hessian_tasks.frozen import FrozenInputs
-from hessian_tasks.layered.engine import LayeredEngine
-from hessian_tasks.process import (
-    available_cores,
-    configure_tensorflow,
-    peak_bytes,
-    reset_peak,
-    resident_bytes,
-)
+from hessian_tasks.process import configure_tensorflow, peak_bytes
 from hessian_tasks.rebuild import rebuild
-from hessian_tasks.spec import BlockRow, EngineChoice, EngineName
+from hessian_tasks.spec import BlockRow, EngineChoice, EngineName, matrix_of
 from pipeline.blocks import BlockTask
-from pipeline.engines import AnyEngine, choose_engine, uses_numpy
+from pipeline.engines import AnyEngine, choose_engine
 from pipeline.errors import PlanError, StoreMismatchError
 from pipeline.events import BlockRowStored, Callback, Event, RunFinished, RunStarted
 from pipeline.executors import ExecutorName, get_executor
-from pipeline.plan import WANTED_BLOCK_ROWS, Cost, Plan, Request, make_plan
+from pipeline.plan import Plan, Request, make_plan
 from pipeline.records import BlockRecord
+from pipeline.selfcheck import Guard, References
 from pipeline.storage import Location, Place, locate
 from pipeline.store import HessianStore
 from pipeline.template import create_template
+from pipeline.trial import measure, num_threads_of, wanted_block_rows
 from pipeline.units import format_bytes
 
 if TYPE_CHECKING:
@@ -39,8 +35,6 @@ if TYPE_CHECKING:
     from pipeline.cluster.workers import Workers
 
 __all__ = ["Prepared", "RunOptions", "execute", "prepare"]
-
-BLOCK_ROWS_PER_THREAD = 3
 
 
 @dataclass(frozen=True)
@@ -77,43 +71,42 @@ class Prepared:
         engine: Computes block rows.
         choice: Which engine that is, and why.
         plan: The plan.
-        startup_seconds: What preparing took.
+        references: Products to check the result with, or None if it is checked already.
     """
 
     engine: AnyEngine
     choice: EngineChoice
     plan: Plan
-    startup_seconds: float
+    references: References | None
 
 
-def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | None) -> Prepared:
+def prepare(
+    frozen: FrozenInputs, options: RunOptions, store: HessianStore | None, *, checked: bool = False
+) -> Prepared:
     """Rebuild the problem, try a few rows, and plan.
 
     Args:
         frozen: The inputs.
         options: How to run.
         store: The store to resume, whose tiles and arrays are kept, or None.
+        checked: Whether the store is complete and checked already.
 
     Raises:
         ReproductionError: If the problem cannot be rebuilt.
         PlanError: If it does not fit into memory.
         StoreMismatchError: If the options contradict the store.
     """
-    started = time.perf_counter()
     num_threads = configure_tensorflow(options.num_threads)
     name, tile, per_term = options.engine, options.tile, bool(options.per_term)
     if store is not None:
         name, tile, per_term = _keep(store, options)
-    engine, choice = choose_engine(rebuild(frozen), name)
-    if uses_numpy(engine):
-        num_threads = options.num_threads or available_cores()
-    elif options.num_threads is None:
-        # Those without a device store what they have computed.
-        num_threads = max(num_threads, len(engine.devices))
-    if options.executor == "serial":
-        num_threads = 1
+    problem = rebuild(frozen)
+    engine, choice = choose_engine(problem, name)
+    # Before memory is measured, so that it is planned for.
+    references = None if checked else References(problem, matrix_of(choice.name))
+    num_threads = num_threads_of(engine, options.executor, options.num_threads, num_threads)
     with threadpool_limits(1, "blas"):
-        cost = _measure(engine, per_term, num_threads, options.num_workers)
+        cost = measure(engine, per_term, num_threads, options.num_workers)
     request = Request(
         num_params=frozen.layout.num_params,
         itemsize=frozen.dtype.itemsize,
@@ -121,56 +114,11 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
         num_threads=num_threads,
         allowed_bytes=options.allowed_bytes or psutil.virtual_memory().available // 2,
         tile=tile,
-        num_block_rows=_wanted_block_rows(engine, num_threads, options.num_workers),
+        num_block_rows=wanted_block_rows(engine, num_threads, options.num_workers),
         tile_multiple=engine.tile_multiple,
         num_residuals=sum(residuals.count for residuals in choice.residuals),
     )
-    plan = make_plan(request, cost)
-    return Prepared(engine, choice, plan, time.perf_counter() - started)
-
-
-def _wanted_block_rows(engine: AnyEngine, num_threads: int, num_workers: int) -> int:
-    at_once = num_workers * _at_once(engine, num_threads)
-    # By layers a block row costs something apart from its rows, so that fewer are better.
-    fewest = 1 if uses_numpy(engine) else WANTED_BLOCK_ROWS
-    return max(fewest, BLOCK_ROWS_PER_THREAD * at_once)
-
-
-def _at_once(engine: AnyEngine, num_threads: int) -> int:
-    """Block rows that a process computes at once, as fast as one alone."""
-    # TensorFlow fills all cores, or a device, with the rows of one block row, NumPy only one core.
-    return num_threads if uses_numpy(engine) else max(1, len(engine.devices))
-
-
-def _measure(engine: AnyEngine, per_term: bool, num_threads: int, num_workers: int) -> Cost:
-    reserved = resident_bytes()
-    reset_peak()
-    first, short, long = engine.trial_rows()
-    engine.block_row(first)  # compiles
-    # The graph of the first layer is the largest.
-    graphs = (engine.num_graphs(per_term) - 1) * max(0, resident_bytes() - reserved)
-    seconds = [_seconds(engine, row) for row in (short, long)]
-    per_row = max(0.0, seconds[1] - seconds[0]) / max(1, long.num_rows - short.num_rows)
-    fixed = max(0.0, seconds[0] - per_row * short.num_rows)
-    columns = engine.layout.num_params - long.start
-    share = num_workers * _at_once(engine, num_threads)
-    # Threads share what is kept from one block row to the next.
-    kept, most_kept = engine.kept_bytes if isinstance(engine, LayeredEngine) else (0, 0)
-    return Cost(
-        reserved_bytes=reserved,
-        shared_bytes=graphs + most_kept,
-        workspace_bytes=max(0, peak_bytes() - reserved - kept),
-        seconds_per_row=per_row * engine.layout.num_params / columns / share,
-        seconds_per_block_row=fixed / share,
-    )
-
-
-def _seconds(engine: AnyEngine, row: BlockRow) -> float:
-    if isinstance(engine, LayeredEngine):
-        engine.forget()  # or the second trial would find what the first has left
-    started = time.perf_counter()
-    engine.block_row(row)
-    return time.perf_counter() - started
+    return Prepared(engine, choice, make_plan(request, cost), references)
 
 
 def _keep(store: HessianStore, options: RunOptions) -> tuple[EngineName, int, bool]:
@@ -227,42 +175,77 @@ def execute(
         workers.check(frozen.source)
         options = _fit(options, workers)
     with location.locked():
-        return _execute(location, frozen, options, _Reporter(callbacks), stop, workers)
+        return _Run(location, frozen, options, stop, workers).execute(callbacks)
 
 
-def _execute(
-    location: Location,
-    frozen: FrozenInputs,
-    options: RunOptions,
-    reporter: _Reporter,
-    stop: threading.Event,
-    workers: Workers | None,
-) -> HessianStore:
-    started = time.perf_counter()
-    resumed = location.exists()
-    store = HessianStore(location) if resumed else None
-    if store is not None:
-        store.check_inputs(frozen)
-    prepared = prepare(frozen, options, store)
-    with location.writing():
-        if store is None:
-            _check_space(location, prepared.plan)
-            create_template(location, frozen, prepared.plan, prepared.choice)
-        store = HessianStore(location)
-        pending = store.pending()
-        _start(store, pending)
-    reporter.tell(RunStarted(prepared.plan, tuple(pending), resumed, prepared.startup_seconds))
-    if workers is not None:
-        job = (store, frozen.source, prepared.plan)
-        workers.compute(job, pending, reporter.stored, stop)
-        location.sweep()  # what workers have left that were killed meanwhile
-    else:
-        task = BlockTask(prepared.engine, store, stop, reporter.stored)
+@dataclass(frozen=True)
+class _Run:
+    """A run that has the store to itself."""
+
+    location: Location
+    frozen: FrozenInputs
+    options: RunOptions
+    stop: threading.Event
+    workers: Workers | None
+
+    def execute(self, callbacks: Sequence[Callback]) -> HessianStore:
+        started = time.perf_counter()
+        resumed = self.location.exists()
+        store, prepared, pending = self.open() if resumed else self.create()
+        guard = None
+        if prepared.references is not None:
+            guard = Guard(store, prepared.references, pending)
+        reporter = _Reporter(callbacks if guard is None else [guard, *callbacks])
+        startup_seconds = time.perf_counter() - started
+        reporter.tell(RunStarted(prepared.plan, tuple(pending), resumed, startup_seconds))
+        self.compute(store, prepared, pending, reporter.stored)
+        found = None if guard is None else guard.finish()
+        seconds = time.perf_counter() - started
+        reporter.tell(RunFinished(seconds, len(pending), peak_bytes(), found))
+        return store
+
+    def create(self) -> tuple[HessianStore, Prepared, list[BlockRow]]:
+        prepared = prepare(self.frozen, self.options, None)
+        with self.location.writing():
+            _check_space(self.location, prepared.plan)
+            fixed = fixed_parts(prepared.engine.problem.model)
+            create_template(self.location, self.frozen, prepared.plan, prepared.choice, fixed)
+            store = HessianStore(self.location)
+        return store, prepared, store.block_rows
+
+    def open(self) -> tuple[HessianStore, Prepared, list[BlockRow]]:
+        # Whether it is still wrong is seen at the end.
+        store = HessianStore(self.location, warn=False)
+        store.check_inputs(self.frozen)
+        with self.location.writing():
+            pending = store.pending()
+        check = store.self_check
+        checked = not pending and check is not None and check.passed
+        prepared = prepare(self.frozen, self.options, store, checked=checked)
+        with self.location.writing():
+            if pending:
+                self.location.sweep()
+                store.set_certificate(None)
+                if check is not None and check.passed:
+                    store.set_self_check(None)
+        return store, prepared, pending
+
+    def compute(
+        self,
+        store: HessianStore,
+        prepared: Prepared,
+        pending: Sequence[BlockRow],
+        on_stored: Callable[[BlockRecord], None],
+    ) -> None:
+        if self.workers is not None:
+            job = (store, self.frozen.source, prepared.plan)
+            self.workers.compute(job, pending, on_stored, self.stop)
+            self.location.sweep()  # what workers have left that were killed meanwhile
+            return
+        task = BlockTask(prepared.engine, store, self.stop, on_stored)
         # Block rows fill the cores, so that a matrix product gets one.
         with threadpool_limits(1, "blas"):
-            get_executor(options.executor)(task, pending, prepared.plan.num_threads)
-    reporter.tell(RunFinished(time.perf_counter() - started, len(pending), peak_bytes()))
-    return store
+            get_executor(self.options.executor)(task, pending, prepared.plan.num_threads)
 
 
 def _fit(options: RunOptions, workers: Workers) -> RunOptions:
@@ -274,12 +257,6 @@ def _fit(options: RunOptions, workers: Workers) -> RunOptions:
         allowed_bytes=min(memory) if memory else None,
         num_workers=workers.number,
     )
-
-
-def _start(store: HessianStore, pending: list[BlockRow]) -> None:
-    if pending:
-        store.location.sweep()
-        store.set_certificate(None)
 
 
 def _check_space(location: Location, plan: Plan) -> None:

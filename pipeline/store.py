@@ -7,6 +7,7 @@ store is data: opening one runs no code from it.
 from __future__ import annotations
 
 import shlex
+import warnings
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -17,8 +18,8 @@ import zarr
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.spec import BlockRow, EngineName, matrix_of
 from pipeline.agreement import differing_inputs
-from pipeline.errors import StoreError, StoreMismatchError
-from pipeline.metadata import check_arrays, read_attributes
+from pipeline.errors import StoreError, StoreMismatchError, StoreWarning
+from pipeline.metadata import SelfCheck, check_arrays, read_attributes
 from pipeline.opened import HoldsInputs
 from pipeline.plan import split_rows
 from pipeline.records import GROUP, BlockRecord, group_json, record_key
@@ -39,13 +40,15 @@ class HessianStore(HoldsInputs):
         arrays: Names of the matrix's arrays, by loss term; the total's term is None.
         jacobians: Names of the arrays of the residuals' Jacobians, by loss term; none beside a
             Hessian.
+        self_check: What the run that completed it found when it checked itself, or that failed.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, warn: bool = True) -> None:
         """Open a store that exists.
 
         Args:
             place: A path, or an URL such as ``s3://bucket/path/h.zarr``.
+            warn: Whether to warn of a failed self-check; not where the store is computed.
 
         Raises:
             StoreError: If there is none, or it is damaged or of another format.
@@ -63,6 +66,15 @@ class HessianStore(HoldsInputs):
         super().__init__(location, attributes, checked, names)
         check_arrays(location, checked, self.metadata)
         self.dtype = self.hessian().dtype
+        self.self_check = checked.self_check
+        if warn and self.self_check is not None and not self.self_check.passed:
+            warnings.warn(
+                f"{location} failed the check of the run that computed it, and its numbers are "
+                f"not to be used. {self.self_check.failure}",
+                StoreWarning,
+                # The same line each time, so that Python says it once for each store.
+                stacklevel=1,
+            )
 
     def hessian(self, name: str | None = None) -> zarr.Array[Any]:
         """One of the arrays by name, by default the total loss's matrix ``[P, P]``.
@@ -233,9 +245,25 @@ class HessianStore(HoldsInputs):
 
     def set_certificate(self, certificate: dict[str, Any] | None) -> None:
         """Record the result of a verification, or drop it."""
-        if certificate is None and "certificate" not in self.attributes:
+        self._set("certificate", certificate)
+
+    def set_self_check(self, found: SelfCheck | None) -> None:
+        """Record the result of a run's check of itself, or drop it."""
+        self._set("self_check", None if found is None else found.model_dump())
+        self.self_check = found
+
+    @property
+    def verified(self) -> bool | None:
+        """Whether its last verification and its run's check passed; None before a verification."""
+        if self.self_check is not None and not self.self_check.passed:
+            return False
+        certificate = self.attributes.get("certificate")
+        return None if certificate is None else bool(certificate["passed"])
+
+    def _set(self, key: str, value: dict[str, Any] | None) -> None:
+        if value is None and key not in self.attributes:
             return
-        kept = {key: value for key, value in self.attributes.items() if key != "certificate"}
-        self.attributes = kept if certificate is None else {**kept, "certificate": certificate}
+        kept = {name: other for name, other in self.attributes.items() if name != key}
+        self.attributes = kept if value is None else {**kept, key: value}
         with self.location.writing():
             self.location.write("zarr.json", group_json(self.attributes))

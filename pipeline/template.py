@@ -10,6 +10,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
+from hessian_tasks.fixed import FixedParts
 from hessian_tasks.frozen import FrozenInputs, FrozenTerm
 from hessian_tasks.spec import EngineChoice, matrix_of
 from pipeline import records
@@ -36,7 +38,11 @@ PACKAGES = ("dask", "hessian-pipeline", "keras", "numpy", "tensorflow", "zarr")
 
 
 def create_template(
-    location: Location, frozen: FrozenInputs, plan: Plan, choice: EngineChoice
+    location: Location,
+    frozen: FrozenInputs,
+    plan: Plan,
+    choice: EngineChoice,
+    fixed: FixedParts | None = None,
 ) -> None:
     """Create the store of a run: attributes, inputs, and matrices full of NaN.
 
@@ -45,20 +51,28 @@ def create_template(
         frozen: The inputs.
         plan: Gives the tile side and which arrays there are.
         choice: The engine, fixed for the life of the store, and which Jacobians it brings.
+        fixed: What of the network is not trained, if that is known.
 
     Raises:
         StoreError: If it cannot be written; no store is left behind.
     """
     objects: dict[str, Buffer] = {}
-    _write(MemoryStore(objects), frozen, plan, choice)
+    extra = {} if fixed is None else {"fixed": asdict(fixed)}
+    _write(MemoryStore(objects), frozen, plan, choice, extra)
     location.create({key: value.to_bytes() for key, value in objects.items()})
 
 
-def _write(store: MemoryStore, frozen: FrozenInputs, plan: Plan, choice: EngineChoice) -> None:
+def _write(
+    store: MemoryStore,
+    frozen: FrozenInputs,
+    plan: Plan,
+    choice: EngineChoice,
+    extra: Mapping[str, Any],
+) -> None:
     per_term = plan.request.num_arrays > 1
     terms = [term.name for term in frozen.terms] if per_term else []
     names = array_names(matrix_of(choice.name).name, terms)
-    attributes = _attributes(frozen, plan, choice, names)
+    attributes = {**_attributes(frozen, plan, choice, names), **extra}
     root = zarr.create_group(store, zarr_format=3, attributes=attributes)
     root.create_group(records.GROUP)
     _reserve(root, frozen, plan, choice, names)

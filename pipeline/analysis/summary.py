@@ -25,7 +25,8 @@ class Summary:
         loss: L at θ.
         gradient_norm: ``‖∇L(θ)‖``.
         spectrum: Eigenvalues, norms and the noise floor.
-        verified: Whether the store's certificate is a good one; None if it has none.
+        verified: Whether the store's verification and its run's own check passed; None if it was
+            not verified.
     """
 
     name: str
@@ -80,7 +81,6 @@ def summarise(store: HessianStore, found: Spectrum | None = None) -> Summary:
     Raises:
         StoreError: If block rows are missing or cannot be read.
     """
-    certificate = store.attributes.get("certificate")
     return Summary(
         name=store.location.name,
         matrix=store.matrix.title,
@@ -89,5 +89,5 @@ def summarise(store: HessianStore, found: Spectrum | None = None) -> Summary:
         loss=float(store.attributes["loss"]),
         gradient_norm=store.gradient_norm,
         spectrum=found or spectrum(store),
-        verified=None if certificate is None else bool(certificate["passed"]),
+        verified=store.verified,
     )

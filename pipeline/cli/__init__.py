@@ -19,7 +19,7 @@ import typer
 
 # Importing them adds their commands.
 from pipeline.cli import parts, reports, runs, stores
-from pipeline.cli.app import EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE, app
+from pipeline.cli.app import EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE, app, print_warnings
 from pipeline.errors import ConfigError, HessianError, StoppedError
 
 __all__ = ["app", "main", "parts", "reports", "runs", "stores"]
@@ -29,7 +29,8 @@ def main() -> None:
     """Run the command line; what a user can cause becomes one message and an exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        app()
+        with print_warnings():
+            app()
     except HessianError as error:
         typer.echo(f"hessian: {error}", err=True)
         codes: dict[type[HessianError], int] = {StoppedError: EXIT_STOPPED, ConfigError: EXIT_USAGE}

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import shlex
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from pipeline.errors import StoreWarning
+
+if TYPE_CHECKING:
+    from pipeline.store import HessianStore
 
 __all__ = [
     "EXIT_ERROR",
@@ -13,7 +22,9 @@ __all__ = [
     "EXIT_STOPPED",
     "EXIT_USAGE",
     "app",
+    "open_stored",
     "print_result",
+    "print_warnings",
 ]
 
 app = typer.Typer(
@@ -30,3 +41,34 @@ EXIT_ERROR, EXIT_USAGE, EXIT_STOPPED, EXIT_NOT_VERIFIED = 1, 2, 3, 4
 def print_result(text: str, data: dict[str, Any], as_json: bool) -> None:
     """Print text for people, or data for scripts."""
     typer.echo(json.dumps(data, indent=2) if as_json else text)
+
+
+def open_stored(store: str) -> HessianStore:
+    """Open a store, and say if nothing says yet that its numbers are right."""
+    from pipeline.store import HessianStore
+
+    opened = HessianStore(store)
+    command = f"hessian verify {shlex.quote(str(opened.location))}"
+    if "certificate" not in opened.attributes:
+        typer.echo(f"hessian: not verified yet: {command}", err=True)
+    elif not opened.attributes["certificate"]["passed"]:
+        typer.echo(f"hessian: verification FAILED; what is wrong says: {command}", err=True)
+    return opened
+
+
+@contextmanager
+def print_warnings() -> Iterator[None]:
+    """Print what stores warn of, each once, in a line."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if not issubclass(category, StoreWarning):
+            show_others(message, category, *where, **options)
+        elif str(message) not in said:
+            said.add(str(message))
+            typer.echo(f"hessian: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", StoreWarning)
+        show_others, warnings.showwarning = warnings.showwarning, show
+        yield

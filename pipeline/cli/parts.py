@@ -9,7 +9,7 @@ import typer
 
 from hessian_tasks.process import configure_tensorflow
 from pipeline import render
-from pipeline.cli.app import app, print_result
+from pipeline.cli.app import app, open_stored, print_result
 from pipeline.cli.parameters import Json, Store
 
 __all__ = ["steps", "terms"]
@@ -38,7 +38,7 @@ def terms(
     """Compare the loss terms of a Hessian, and with --ggn its Gauss-Newton part and the rest."""
     from pipeline.analysis.terms import analyse_terms
 
-    analysis = analyse_terms(store, ggn, number)
+    analysis = analyse_terms(open_stored(store), ggn, number)
     text, data = render.terms(analysis), analysis.to_json()
     if history is not None:
         from pipeline.analysis.lbfgs import LbfgsHistory

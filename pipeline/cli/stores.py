@@ -9,7 +9,7 @@ import typer
 
 from hessian_tasks.process import configure_tensorflow
 from pipeline import render
-from pipeline.cli.app import EXIT_NOT_VERIFIED, app, print_result
+from pipeline.cli.app import EXIT_NOT_VERIFIED, app, open_stored, print_result
 from pipeline.cli.parameters import Json, Picture, Store, Term
 from pipeline.errors import ConfigError
 from pipeline.units import parse_bytes
@@ -68,11 +68,10 @@ def spectrum(
     """Eigenvalues of a complete store, with the floor below which they are noise."""
     from pipeline.analysis.spectrum import eigenvalues_between
     from pipeline.analysis.spectrum import spectrum as compute
-    from pipeline.store import HessianStore
 
     if interval is not None and (extreme is not None or density):
         raise ConfigError("--interval goes neither with --extreme nor with --density.")
-    opened = HessianStore(store)
+    opened = open_stored(store)
     options: dict[str, Any] = {
         "vectors": vectors is not None,
         "memory": None if memory is None else parse_bytes(memory),
@@ -122,7 +121,7 @@ def statistics(store: Store, term: Term = None, as_json: Json = False) -> None:
     """Exact norms, trace, bounds and shares of layers, from one pass over a complete store."""
     from pipeline.analysis.statistics import matrix_statistics
 
-    found = matrix_statistics(store, term)
+    found = matrix_statistics(open_stored(store), term)
     print_result(render.statistics(found), found.to_json(), as_json)
 
 
@@ -136,7 +135,7 @@ def export(
     from pipeline.analysis.export import export_matrix
     from pipeline.units import format_bytes
 
-    written = export_matrix(store, path, term)
+    written = export_matrix(open_stored(store), path, term)
     typer.echo(f"wrote {written}, {format_bytes(written.stat().st_size)}")
 
 
@@ -149,4 +148,4 @@ def info(store: Store, picture: Picture = None, as_json: Json = False) -> None:
     opened = HessianStore(store)
     if picture is not None:
         save(matrix_picture(opened), picture)
-    print_result(render.info(opened), opened.attributes, as_json)
+    print_result(render.info(opened), render.info_data(opened), as_json)

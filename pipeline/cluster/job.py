@@ -87,7 +87,7 @@ def _prepare(job: Job) -> _Ready:
     from pipeline.inputs import stored_inputs
 
     threadpool_limits(1, "blas")
-    store = HessianStore(job.store)
+    store = HessianStore(job.store, warn=False)  # the client does
     frozen = stored_inputs(store, job.source)
     store.check_inputs(frozen)
     engine, _ = choose_engine(rebuild(frozen), store.engine)

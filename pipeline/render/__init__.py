@@ -1,9 +1,9 @@
 """What the commands print: text for people, plain data for scripts."""
 
-from pipeline.render.analysis import density, info, spectrum, statistics
+from pipeline.render.analysis import density, info, info_data, spectrum, statistics, subject
 from pipeline.render.matrix_free import estimates, outlook, outlook_data
 from pipeline.render.runs import certificate, status, status_data
-from pipeline.render.table import columns
+from pipeline.render.table import columns, table
 from pipeline.render.terms import gradients, preconditioned, steps, terms
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "estimates",
     "gradients",
     "info",
+    "info_data",
     "outlook",
     "outlook_data",
     "preconditioned",
@@ -21,5 +22,7 @@ __all__ = [
     "status",
     "status_data",
     "steps",
+    "subject",
+    "table",
     "terms",
 ]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.analysis.statistics import MatrixStatistics
     from pipeline.store import HessianStore
 
-__all__ = ["density", "info", "spectrum", "statistics"]
+__all__ = ["density", "info", "info_data", "spectrum", "statistics", "subject"]
 
 
 def spectrum(spectrum: Spectrum) -> str:
@@ -109,16 +109,37 @@ def info(store: HessianStore) -> str:
     packages = ", ".join(f"{name} {v}" for name, v in provenance["packages"].items())
     rows = [
         ("problem", f"{source['reference']}{f' ({options})' if options else ''}"),
-        ("loss", f"{attributes['loss']:.6g}"),
-        *((f"  {term['name']}", _term(term)) for term in attributes["terms"]),
-        ("engine", ", ".join(filter(None, [store.engine, attributes.get("engine_reason")]))),
-        ("parameters", f"{store.num_params:,}, {store.dtype}"),
+        *subject(store),
         *((f"  {v.layer}/{v.name}", f"{v.shape} from row {v.offset}") for v in _variables(store)),
         (store.matrix.plural, ", ".join(store.arrays.values())),
         *((f"  {name}", _jacobian(store, name)) for name in store.jacobians.values()),
         ("created", f"{provenance['created']} by Python {provenance['python']}, {packages}"),
     ]
     return table(rows)
+
+
+def subject(store: HessianStore) -> list[tuple[str, str]]:
+    """What is differentiated, where, and how, for people: names and values."""
+    attributes = store.attributes
+    fixed = attributes.get("fixed") or {"weights": {}, "inference": []}
+    weights = ", ".join(f"{n:,} in {layer or 'the model'}" for layer, n in fixed["weights"].items())
+    rows = [
+        ("loss", f"{attributes['loss']:.6g}"),
+        *((f"  {term['name']}", _term(term)) for term in attributes["terms"]),
+        ("gradient", f"norm {store.gradient_norm:.6g}"),
+        ("engine", ", ".join(filter(None, [store.engine, attributes.get("engine_reason")]))),
+        ("parameters", f"{store.num_params:,} trainable, {store.dtype}"),
+    ]
+    if weights:
+        rows.append(("not trained", weights))
+    if fixed["inference"]:
+        rows.append(("in inference mode", ", ".join(fixed["inference"])))
+    return rows
+
+
+def info_data(store: HessianStore) -> dict[str, Any]:
+    """The same as :func:`info` for scripts: the attributes, and what follows from arrays."""
+    return {**store.attributes, "gradient_norm": store.gradient_norm}
 
 
 def _jacobian(store: HessianStore, name: str) -> str:

@@ -79,16 +79,18 @@ def status_data(store: HessianStore) -> dict[str, Any]:
         "compute_seconds": sum(record.compute_seconds for record in records),
         "store_seconds": sum(record.store_seconds for record in records),
         "certificate": store.attributes.get("certificate"),
+        "self_check": store.attributes.get("self_check"),
     }
 
 
 def status(store: HessianStore) -> str:
     """Progress of a store, for people."""
     data = status_data(store)
-    certificate = data["certificate"]
-    verified = "not verified" if certificate is None else _verdict(certificate["passed"])
+    state = "not verified" if store.verified is None else _verdict(store.verified)
     if data["pending"]:
-        verified = f"resume with: {store.resume_command}"
+        state = f"resume with: {store.resume_command}"
+    if store.self_check is not None and not store.self_check.passed:
+        state = "the run's own check FAILED"
     return table(
         [
             ("store", str(store.location)),
@@ -99,7 +101,7 @@ def status(store: HessianStore) -> str:
                 f"{format_seconds(data['compute_seconds'])} computing, "
                 f"{format_seconds(data['store_seconds'])} storing",
             ),
-            ("state", verified),
+            ("state", state),
         ]
     )
 

@@ -53,6 +53,8 @@ def certificate_section(store: HessianStore) -> Section:
         "along another path: the relative error of H v for random v estimates that of the whole "
         "array in the Frobenius norm. The noise floor follows from it."
     ]
+    if store.self_check is not None and not store.self_check.passed:
+        text.append(f"The check of the run that computed it FAILED. {store.self_check.failure}")
     if certificate is None:
         return Section(
             "Certificate", text, left_out="this store has none. Make it with: hessian verify"
