@@ -18,7 +18,10 @@ import numpy.typing as npt
 
 from hessian_tasks.errors import ModelError
 
-__all__ = ["ParameterLayout", "Variable"]
+__all__ = ["LAYER", "ParameterLayout", "Variable"]
+
+# The layer to which the parameters of a problem belong, which are no weights of a network.
+LAYER = "parameters"
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,17 @@ class ParameterLayout:
     def num_params(self) -> int:
         """P, the length of θ."""
         return self.variables[-1].stop
+
+    @property
+    def count(self) -> str:
+        """P, with what belongs to networks and what are parameters beside them.
+
+        Example:
+            >>> ParameterLayout.of([("a/kernel", (30, 40)), ("parameters/nu", ())]).count
+            '1,200 + 1'
+        """
+        beside = sum(variable.size for variable in self.variables if variable.layer == LAYER)
+        return f"{self.num_params - beside:,}" + (f" + {beside:,}" if beside else "")
 
     def layer_start(self, row: int) -> int:
         """Position of the first variable of the layer that holds entry ``row``.

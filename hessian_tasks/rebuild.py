@@ -27,12 +27,12 @@ from hessian_tasks.models import (
     set_theta,
 )
 from hessian_tasks.numerics import check_precision, compute_the_same
-from hessian_tasks.parameters import ParameterLayout
+from hessian_tasks.parameters import LAYER, ParameterLayout
 from hessian_tasks.problem import PointTerm, Problem, Term
 from hessian_tasks.reading import derivative_names
 from hessian_tasks.regularization import with_regularization
 from hessian_tasks.source import ProblemSource
-from hessian_tasks.trainables import LAYER, networks_of, parameters_of, resolve
+from hessian_tasks.trainables import networks_of, parameters_of, resolve
 
 __all__ = ["freeze", "rebuild"]
 

@@ -17,12 +17,10 @@ import tensorflow as tf
 
 from hessian_tasks.errors import ModelError, ProblemError
 from hessian_tasks.models import dtype_of, resolve_model
+from hessian_tasks.parameters import LAYER
 from hessian_tasks.problem import Problem
 
-__all__ = ["LAYER", "Trainables", "Weight", "networks_of", "parameters_of", "resolve"]
-
-# The layer to which parameters belong in labels.
-LAYER = "parameters"
+__all__ = ["Trainables", "Weight", "networks_of", "parameters_of", "resolve"]
 
 
 class Weight:

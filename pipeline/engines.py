@@ -51,9 +51,8 @@ def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, Engine
         reason = f"because {error}"
         return AutodiffEngine(problem, devices=devices), EngineChoice("autodiff", reason)
     others = [f"{term} {reason}" for term, reason in engine.left_out.items()]
-    return engine, EngineChoice(
-        "layered", f"but by autodiff: {'; '.join(others)}" if others else ""
-    )
+    reason = f"but by autodiff: {'; '.join(others)}" if others else ""
+    return engine, EngineChoice("layered", reason, readings=engine.readings)
 
 
 def _choose_jacobians(

@@ -77,6 +77,7 @@ class Attributes(RecordedInputs):
 
     engine: Literal["layered", "autodiff", "ggn"]
     engine_reason: Line
+    readings: dict[Name, Line] = Field({}, max_length=1000)
     tile: PositiveInt
     arrays: list[_Array] = Field(min_length=1, max_length=1000)
     # Stores of the Hessian from before there were others do not say that they have none.

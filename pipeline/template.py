@@ -165,6 +165,7 @@ def _attributes(
         "coordinates": " ".join(labels),
         "engine": choice.name,
         "engine_reason": choice.reason,
+        "readings": dict(choice.readings),
         "tile": plan.tile,
         "arrays": [{"name": name, "term": term} for term, name in names.items()],
         "jacobians": [{"name": jacobian_name(r.term), "term": r.term} for r in choice.residuals],

@@ -35,6 +35,7 @@ class LayeredEngine:
     Attributes:
         devices: The devices that do the products; none where NumPy does.
         left_out: The terms that are left to automatic differentiation, and why.
+        readings: What the other terms depend on, in words.
 
     Example:
         >>> import keras, numpy as np
@@ -74,6 +75,7 @@ class LayeredEngine:
                 expansions[term.name] = expand_term(problem, network, term)
             except NotLayeredError as error:
                 self.left_out[term.name] = str(error)
+        self.readings = {name: expansion.reading for name, expansion in expansions.items()}
         if not expansions:
             raise NotLayeredError("; ".join(f"term {k!r} {v}" for k, v in self.left_out.items()))
         self._contractions = {

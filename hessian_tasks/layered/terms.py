@@ -29,6 +29,8 @@ from hessian_tasks.reading import (
     Reading,
     differentiate_residual,
     differentiate_twice,
+    name_derivative,
+    output_slices,
     read_term,
 )
 
@@ -44,10 +46,12 @@ class TermExpansion:
     Attributes:
         parts: What comes through the network, one part for each evaluation of it.
         border: What the weights add that the term reads itself, or None.
+        reading: What the term depends on, in words.
     """
 
     parts: list[Expansion]
     border: Border | None
+    reading: str
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def expand_term(problem: Problem, network: Network, term: Term) -> TermExpansion
     model = differentiate_twice(problem, term, reading, jets)
     seen = {}
     for number, evaluation in enumerate(reading.evaluations):
-        found = see(network, evaluation, _vectors(model, number))
+        found = see(network, evaluation, [_by_slot(part) for part in _parts(model, number)])
         if found is not None:
             seen[number] = found
     parts = [part for group in _groups(model, seen) for part in _expand(group, seen, model)]
@@ -94,7 +98,7 @@ def expand_term(problem: Problem, network: Network, term: Term) -> TermExpansion
             rows += pull_back_sum(network, at, seeds, layout.num_params)
         corner = model.direct.astype(network.dtype)
         border = Border(_entries(layout, reading), rows, corner)
-    return TermExpansion(parts, border)
+    return TermExpansion(parts, border, _in_words(problem, reading, model))
 
 
 def expand_residual(problem: Problem, network: Network, term: ResidualTerm) -> ResidualRows:
@@ -116,7 +120,7 @@ def expand_residual(problem: Problem, network: Network, term: ResidualTerm) -> R
     model = differentiate_residual(problem, term, reading, jets)
     parts = []
     for evaluation, slopes in zip(reading.evaluations, model.slopes, strict=True):
-        at = see(network, evaluation, [_by_slot(slopes, 2)])
+        at = see(network, evaluation, [_by_slot(np.moveaxis(slopes, 2, 0))])
         if at is not None:
             signs = np.ones(slopes.shape[:2], network.dtype)
             parts.append(at.at.pull_back_rows(at.select(slopes, 2), at.positions, signs))
@@ -124,19 +128,41 @@ def expand_residual(problem: Problem, network: Network, term: ResidualTerm) -> R
     return ResidualRows(join(parts) if parts else None, entries, model.direct.astype(network.dtype))
 
 
-def _by_slot(derivatives: Floats, axis: int) -> Floats:
-    """One row for each derivative of the network."""
-    moved = np.moveaxis(derivatives, axis, 0)
-    return moved.reshape(len(moved), -1) if moved.size else np.zeros((len(moved), 0))
+def _in_words(problem: Problem, reading: Reading, model: QuadraticModel) -> str:
+    """What a term depends on, as ``u.xx, u.yy at 1,000 points, adds up point by point``."""
+    found = []
+    for number, evaluation in enumerate(reading.evaluations):
+        names = [
+            name_derivative(network, index, problem.coordinates)
+            for slot, index in enumerate(evaluation.indices)
+            for network, outputs in output_slices(problem).items()
+            if any(part[slot, outputs].any() for part in _parts(model, number))
+        ]
+        points = len(evaluation.points)
+        if names:
+            found.append(f"{', '.join(names)} at {points:,} point{'' if points == 1 else 's'}")
+    table = parameter_layout(problem.model).variables
+    words = ["; ".join(found) or "nothing of the network"]
+    if reading.direct:
+        words.append(f"reads {', '.join(table[position].path for position in reading.direct)}")
+    return ", ".join([*words, "adds up point by point"] if found else words)
 
 
-def _vectors(model: QuadraticModel, number: int) -> list[Floats]:
-    bends = [bend for (a, _), bend in model.curvatures.items() if a == number]
-    return [
-        _by_slot(model.slopes[number], 1),
-        *[_by_slot(bend, 1) for bend in bends],
-        _by_slot(model.crosses[number], 2),
+def _parts(model: QuadraticModel, number: int) -> list[Floats]:
+    """A term's derivatives by an evaluation's jets ``[R, outputs, M]``."""
+    parts = [
+        np.moveaxis(model.slopes[number], 0, 2),
+        np.moveaxis(model.crosses[number], (2, 3), (0, 1)),
     ]
+    for (first, _), bend in model.curvatures.items():
+        if first == number:
+            parts.append(np.moveaxis(bend, (1, 2), (0, 1)))
+    return [part.reshape(*part.shape[:2], part[0, 0].size if part.size else 0) for part in parts]
+
+
+def _by_slot(part: Floats) -> Floats:
+    """One row for each derivative that an evaluation asks for."""
+    return part.reshape(len(part), -1) if part.size else np.zeros((len(part), 0))
 
 
 def _groups(model: QuadraticModel, seen: dict[int, Seen]) -> list[list[int]]:

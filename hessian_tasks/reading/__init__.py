@@ -13,6 +13,8 @@ from hessian_tasks.reading.evaluations import (
     Reading,
     derivative_names,
     functions_inlined,
+    name_derivative,
+    output_slices,
     read_term,
 )
 from hessian_tasks.reading.quadratic import (
@@ -31,5 +33,7 @@ __all__ = [
     "differentiate_residual",
     "differentiate_twice",
     "functions_inlined",
+    "name_derivative",
+    "output_slices",
     "read_term",
 ]

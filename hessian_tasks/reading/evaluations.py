@@ -25,7 +25,15 @@ from hessian_tasks.problem import Problem, Term
 from hessian_tasks.reading.stand_in import Calls, view_of_stand_ins
 from hessian_tasks.trainables import networks_of
 
-__all__ = ["Evaluation", "Reading", "derivative_names", "functions_inlined", "read_term"]
+__all__ = [
+    "Evaluation",
+    "Reading",
+    "derivative_names",
+    "functions_inlined",
+    "name_derivative",
+    "output_slices",
+    "read_term",
+]
 
 Array = npt.NDArray[Any]
 
@@ -75,7 +83,7 @@ def read_term(problem: Problem, term: Term) -> Reading:
     try:
         with functions_inlined():
             calls, points, direct = _trace(problem, term)
-            slices = _output_slices(problem)
+            slices = output_slices(problem)
     except NotLayeredError:
         raise
     except Exception as error:
@@ -105,6 +113,19 @@ def derivative_names(problem: Problem, term: Term) -> list[str]:
         return []
     asked = {index for evaluation in reading.evaluations for index in evaluation.indices}
     return sorted("".join(problem.coordinates[axis] for axis in index) for index in asked)
+
+
+def name_derivative(network: str, index: Index, coordinates: Sequence[str]) -> str:
+    """A derivative as a residual would ask for it.
+
+    Example:
+        >>> name_derivative("u", (0, 0), "xy"), name_derivative("u", (), "xy")
+        ('u.xx', 'u')
+        >>> name_derivative("u", (1,), ())
+        'u.x1'
+    """
+    names = coordinates or [f"x{axis}" for axis in range(max(index, default=0) + 1)]
+    return ".".join(filter(None, [network, "".join(names[axis] for axis in index)]))
 
 
 @contextmanager
@@ -152,7 +173,7 @@ def _trace(problem: Problem, term: Term) -> tuple[Calls, list[Array], tuple[int,
     return traced[0], [np.asarray(tensor.numpy()) for tensor in found], tuple(direct)
 
 
-def _output_slices(problem: Problem) -> dict[str, slice]:
+def output_slices(problem: Problem) -> dict[str, slice]:
     """Where the outputs of each network are among those of all, one beside the other."""
     networks = networks_of(problem.model)
     if len(networks) == 1:

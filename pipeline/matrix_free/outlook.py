@@ -10,10 +10,11 @@ import numpy as np
 import psutil
 
 from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.process import configure_tensorflow, peak_bytes, reset_peak, resident_bytes
 from hessian_tasks.products import ShardProducts, cut_points
 from hessian_tasks.rebuild import rebuild
-from hessian_tasks.spec import matrix_of
+from hessian_tasks.spec import EngineChoice, matrix_of
 from pipeline.errors import DoesNotFitError
 from pipeline.matrix_free.operator import SHARDS_PER_THREAD
 from pipeline.matrix_free.products import threaded_product
@@ -65,6 +66,8 @@ class Outlook:
         plan: How they would be computed and stored, or None if that does not fit.
         obstacle: Why not; empty if it does.
         matrix_free: What products cost.
+        layout: The parameters.
+        choice: The engine that was tried, or None if none was.
     """
 
     num_params: int
@@ -72,6 +75,8 @@ class Outlook:
     plan: Plan | None
     obstacle: str
     matrix_free: MatrixFreeCost
+    layout: ParameterLayout
+    choice: EngineChoice | None
 
     @property
     def advice(self) -> Literal["hessian run", "hessian estimate"]:
@@ -110,14 +115,16 @@ def look_ahead(frozen: FrozenInputs, options: RunOptions, location: Location) ->
     row_bytes = num_arrays * frozen.layout.num_params * frozen.dtype.itemsize
     stored_bytes = frozen.layout.num_params * row_bytes
     allowed = options.allowed_bytes or psutil.virtual_memory().available // 2
-    plan, obstacle = None, _obstacle(stored_bytes, row_bytes, allowed, location)
+    plan, choice, obstacle = None, None, _obstacle(stored_bytes, row_bytes, allowed, location)
     if not obstacle:
         try:
-            plan = prepare(frozen, options, None).plan
+            prepared = prepare(frozen, options, None)
+            plan, choice = prepared.plan, prepared.choice
         except DoesNotFitError as error:
             obstacle = str(error)
     cost = _try_products(frozen, options)
-    return Outlook(frozen.layout.num_params, stored_bytes, plan, obstacle, cost)
+    num_params = frozen.layout.num_params
+    return Outlook(num_params, stored_bytes, plan, obstacle, cost, frozen.layout, choice)
 
 
 def _obstacle(stored_bytes: int, row_bytes: int, allowed: int, location: Location) -> str:

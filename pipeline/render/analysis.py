@@ -125,10 +125,10 @@ def subject(store: HessianStore) -> list[tuple[str, str]]:
     weights = ", ".join(f"{n:,} in {layer or 'the model'}" for layer, n in fixed["weights"].items())
     rows = [
         ("loss", f"{attributes['loss']:.6g}"),
-        *((f"  {term['name']}", _term(term)) for term in attributes["terms"]),
+        *((f"  {term['name']}", _term(term, attributes)) for term in attributes["terms"]),
         ("gradient", f"norm {store.gradient_norm:.6g}"),
         ("engine", ", ".join(filter(None, [store.engine, attributes.get("engine_reason")]))),
-        ("parameters", f"{store.num_params:,} trainable, {store.dtype}"),
+        ("parameters", f"{store.layout.count} trainable, {store.dtype}"),
     ]
     if weights:
         rows.append(("not trained", weights))
@@ -152,7 +152,10 @@ def _variables(store: HessianStore) -> tuple[Any, ...]:
     return store.layout.variables
 
 
-def _term(term: dict[str, Any]) -> str:
+def _term(term: dict[str, Any], attributes: dict[str, Any]) -> str:
     text = f"{term['loss']:.6g}, weight {term['weight']:g}, {term['kind']}"
+    reading = attributes.get("readings", {}).get(term["name"])
+    if reading is not None:
+        return f"{text} of {reading}"
     derivatives = ", ".join(name or "u" for name in term["derivatives"])
     return f"{text} of {derivatives}" if derivatives else text

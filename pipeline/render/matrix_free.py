@@ -74,6 +74,11 @@ def outlook(found: Outlook) -> str:
     ]
     if found.plan is not None:
         rows = plan_rows(found.plan)
+    rows[0] = ("parameters", found.layout.count)
+    if found.choice is not None:
+        words = filter(None, [found.choice.name, found.choice.reason])
+        rows[1:1] = [(f"  {name}", text) for name, text in found.choice.readings.items()]
+        rows.insert(1, ("engine", ", ".join(words)))
     rows += [
         (
             "matrix-free",
