@@ -21,6 +21,9 @@ demo: .venv/.installed  ## train the Poisson PINN, compute its Hessian, verify i
 	$(BIN)/hessian info $(STORE) --picture runs/matrix.png
 	@echo "pictures: runs/spectrum.png runs/matrix.png"
 
+# Threads of NumPy's matrix products spin while they wait for each other; of small ones, with other
+# processes at work, that takes several times what they compute.
+test: export OPENBLAS_NUM_THREADS = 1
 test: .venv/.installed  ## what CI runs
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 

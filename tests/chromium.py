@@ -153,4 +153,4 @@ def browser(profile: Path) -> Iterator[Browser]:
             yield Browser(reader, writer)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(300)

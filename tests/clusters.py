@@ -31,12 +31,15 @@ DASK = Path(sys.executable).with_name("dask")
 # Of the session's small problem.
 TILE = 2
 NUM_BLOCK_ROWS = 19
+# For whatever comes sooner or later: minutes, as other processes may take most of the machine.
+WAIT = 300.0
 # The scheduler's, for as many deaths as there are.
 PATIENT = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1000"}
 
 
 def processes(**keys: Any) -> Processes:
-    return Processes.model_validate({"kind": "processes", "workers": 2, "memory": "4GiB", **keys})
+    given = {"kind": "processes", "workers": 2, "memory": "4GiB", "wait": WAIT}
+    return Processes.model_validate({**given, **keys})
 
 
 def rows(number: int) -> list[BlockRow]:
@@ -58,8 +61,8 @@ def computed(events: list[Any]) -> list[int]:
     return sorted(e.record.row.index for e in events if isinstance(e, BlockRowStored))
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -122,7 +125,7 @@ class Standing:
 
     @property
     def profile(self) -> Address:
-        return Address(kind="address", scheduler_file=self.file, tls=self.tls, wait=60)
+        return Address(kind="address", scheduler_file=self.file, tls=self.tls, wait=WAIT)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -141,6 +144,21 @@ def standing_scheduler(
         for _ in range(num_workers):
             standing.work()
         yield str(standing.file)
+
+
+def start_held(
+    kind: str, number: int, arguments: Sequence[object], **pipes: Any
+) -> subprocess.Popen[str]:
+    """Start the command, which waits after so many block rows or products until it is let go.
+
+    Args:
+        kind: ``rows`` or ``products``.
+        number: Of them.
+        arguments: Of the command.
+        **pipes: Of the process, besides standard input.
+    """
+    command = [sys.executable, SERVERS / "held.py", kind, number, *arguments]
+    return subprocess.Popen([*map(str, command)], stdin=subprocess.PIPE, text=True, **pipes)
 
 
 def start_client(
@@ -203,7 +221,7 @@ def ssh_server(directory: Path) -> Iterator[Ssh]:
 
 def on_slurm(log_directory: Path, **options: Any) -> Queue:
     options = {"walltime": "00:10:00", "log_directory": str(log_directory), **options}
-    profile = {"kind": "slurm", "workers": 2, "memory": "4GiB", "options": options, "wait": 60}
+    profile = {"kind": "slurm", "workers": 2, "memory": "4GiB", "options": options, "wait": WAIT}
     return Queue.model_validate(profile)
 
 
@@ -237,7 +255,7 @@ def in_queue(kind: str, directory: Path, **keys: Any) -> Queue:
         options["shared_temp_directory"] = str(directory)
     if kind == "htcondor":
         options["disk"] = "1GB"
-    profile = {"kind": kind, "memory": "4GiB", "wait": 60, "options": options, **keys}
+    profile = {"kind": kind, "memory": "4GiB", "wait": WAIT, "options": options, **keys}
     return Queue.model_validate(profile)
 
 

@@ -33,7 +33,6 @@ __all__ = [
     "gobble",
     "hang",
     "kill",
-    "pause",
     "spoil",
     "stop",
 ]
@@ -121,11 +120,6 @@ def stop() -> None:
 def hang() -> None:
     """As a task that never returns, on a worker that is otherwise well."""
     time.sleep(10_000)
-
-
-def pause() -> None:
-    """As a worker that is much slower than the others."""
-    time.sleep(30)
 
 
 def gobble() -> None:

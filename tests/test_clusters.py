@@ -20,10 +20,15 @@ from tests.clusters import (
     profile_of,
 )
 
+# Slow are those that differ from others by a name, or by less, and that other tests start, too: the
+# test of the command below, and those of what is found out of workers.
 WORKERS = [
-    "processes", "cuda", "address", "address with TLS", "ssh",
-    "slurm", "pbs", "lsf", "sge with TLS", "htcondor",
-]  # fmt: skip
+    *("address with TLS", "ssh", "slurm", "lsf", "sge with TLS"),
+    *(
+        pytest.param(kind, marks=pytest.mark.slow)
+        for kind in ("processes", "cuda", "address", "pbs", "htcondor")
+    ),
+]
 
 
 @pytest.mark.parametrize("kind", WORKERS)

@@ -37,6 +37,7 @@ from pipeline.profiles import Address, Queue, Tls
 from pipeline.store import HessianStore
 from tests.clusters import (
     TILE,
+    WAIT,
     Run,
     Snapshot,
     in_queue,
@@ -128,7 +129,7 @@ def name_or_die(doomed: str, dask_worker: Any) -> str:
 
 def test_a_worker_that_is_lost_before_it_answers_is_left_out() -> None:
     with connect(processes(), threading.Event()) as workers:
-        workers.client.wait_for_workers(2, timeout=30)
+        workers.client.wait_for_workers(2, timeout=WAIT)
         doomed, other = workers.client.scheduler_info(n_workers=-1)["workers"]
         assert ask_workers(workers.client, name_or_die, doomed) == {other: other}
 
@@ -144,7 +145,7 @@ def test_a_worker_that_is_lost_before_it_answers_is_left_out() -> None:
 def test_workers_with_other_packages_are_refused(
     package: str, version: str, message: str, scheduler: str
 ) -> None:
-    profile = Address(kind="address", scheduler_file=Path(scheduler), wait=30)
+    profile = Address(kind="address", scheduler_file=Path(scheduler), wait=WAIT)
     with (
         stranger(scheduler, package, version),
         connect(profile, threading.Event()) as workers,
@@ -156,7 +157,7 @@ def test_workers_with_other_packages_are_refused(
 def test_workers_that_come_later_are_checked_too(scheduler: str, tmp_path: Path) -> None:
     # Before anything else, so that there need be no store.
     job = Job("later", tmp_path, ProblemSource("regression"), 1, versions=own_versions())
-    profile = Address(kind="address", scheduler_file=Path(scheduler), wait=30)
+    profile = Address(kind="address", scheduler_file=Path(scheduler), wait=WAIT)
     with (
         stranger(scheduler, "zarr", "3.9.9"),
         connect(profile, threading.Event()) as workers,
@@ -223,7 +224,7 @@ def test_a_restart_of_the_only_worker_is_waited_out(
 
 def test_workers_that_do_not_come_back_are_not_waited_for_for_ever() -> None:
     stop = threading.Event()
-    with connect(processes(workers=1, wait=10), stop) as workers:
+    with connect(processes(workers=1), stop) as workers:
         workers.client.cluster.scale(0)
         wait_for(lambda: not workers.client.nthreads())
         threading.Timer(0.5, stop.set).start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from tests.clusters import (
     objects,
     on_slurm,
     processes,
+    wait_for,
 )
 from tests.faults import Counted, FlakyDisk
 
@@ -55,7 +55,7 @@ def test_stopping_keeps_what_is_stored(
     left = len(HessianStore(path).pending())
     assert 0 < left < NUM_BLOCK_ROWS
     # Those that were being computed then are completed by their workers.
-    time.sleep(1)
+    wait_for(lambda: not any(workers.client.processing().values()))
     events = run(path, inputs, tile=TILE, workers=workers)
     assert len(computed(events)) <= left
     assert objects(path, snapshot) == expected
@@ -118,7 +118,7 @@ def test_a_lost_worker_changes_no_byte(
 ) -> None:
     """Killed, out of memory, in a task that never returns, suspended."""
     counted = Counted(tmp_path / "begun", {0: (fault, 1), 4: (fault, 1)})
-    with connect(processes(memory="2GiB", limit=30), threading.Event()) as workers:
+    with connect(processes(memory="2GiB", limit=60), threading.Event()) as workers:
         workers.client.register_plugin(counted)
         events = run(tmp_path / "h.zarr", inputs, tile=TILE, workers=workers)
     assert computed(events) == ALL
@@ -152,15 +152,13 @@ def test_a_straggler_is_overtaken(
     expected: dict[str, bytes],
     snapshot: Snapshot,
 ) -> None:
-    """A block row takes 30 s; the other worker computes it, too, after 10."""
-    counted = Counted(tmp_path / "begun", {17: (faults.pause, 1)})
+    """A block row never ends; the other worker computes it, too, after 10 s."""
+    counted = Counted(tmp_path / "begun", {17: (faults.hang, 1)})
     with connect(processes(), threading.Event()) as workers:
         workers.client.register_plugin(counted)
         # TensorFlow is imported in the first run of a worker, which takes long, too.
         run(tmp_path / "first.zarr", inputs, tile=5, workers=workers)
-        since = time.monotonic()
         events = run(tmp_path / "h.zarr", inputs, tile=TILE, workers=workers)
-        assert time.monotonic() - since < 28
     assert computed(events) == ALL
     assert objects(tmp_path / "h.zarr", snapshot) == expected
     assert counted.begun()[17] == 2

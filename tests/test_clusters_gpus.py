@@ -20,7 +20,7 @@ from pipeline.cluster.workers import Workers
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.matrix_free.distributed import distributed_product
 from pipeline.profiles import Cuda
-from tests.clusters import TILE, Run, processes, profile_of
+from tests.clusters import TILE, WAIT, Run, processes, profile_of
 
 # As nvidia-smi -L prints it: two whole GPUs, and one that is split into two MIG devices.
 LISTED = """\
@@ -86,14 +86,14 @@ def test_a_machine_without_gpus_is_said(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_every_worker_has_a_gpu_of_its_own(driver: Path) -> None:
     with connect(Cuda(kind="cuda"), threading.Event()) as workers:
-        workers.client.wait_for_workers(len(ALL), timeout=30)
+        workers.client.wait_for_workers(len(ALL), timeout=WAIT)
         workers.check(ProblemSource("regression"))
         assert sorted(workers.client.run(visible_gpus).values()) == [[gpu] for gpu in sorted(ALL)]
 
 
 def test_workers_that_would_share_a_gpu_are_refused(driver: Path) -> None:
     with connect(processes(), threading.Event()) as workers:
-        workers.client.wait_for_workers(2, timeout=30)
+        workers.client.wait_for_workers(2, timeout=WAIT)
         with pytest.raises(ClusterError, match=r"would both compute on GPU-aaaa.*--profile cuda"):
             workers.check(ProblemSource("regression"))
 

@@ -31,6 +31,7 @@ from tests.clusters import (
     NUM_BLOCK_ROWS,
     PATIENT,
     TILE,
+    WAIT,
     Run,
     Snapshot,
     Standing,
@@ -131,7 +132,7 @@ def test_lost_connections_are_made_again(
                 work()
 
         work()
-        profile = Address(kind="address", address=here.address, wait=60, attempts=100)
+        profile = Address(kind="address", address=here.address, wait=WAIT, attempts=100)
         workers = stack.enter_context(connect(profile, threading.Event()))
         workers.client.register_plugin(counted)
         stack.enter_context(at_random_moments(cut, 0.5, 2.0))
@@ -195,7 +196,7 @@ def test_killed_schedulers_leave_a_store_that_resumes(
     counted = Counted(tmp_path / "begun", seconds=0.1)
     path, rng, runs, here = tmp_path / "h.zarr", random.Random(9), 0, 0
     # For so long a client looks for a scheduler that it has lost; 30 s are of no use here.
-    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 5.0)
+    monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 10.0)
     for kills in range(1, 11):
         with Standing(tmp_path) as standing:
             standing.work()

@@ -6,7 +6,6 @@ import gc
 import re
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -22,7 +21,7 @@ from pipeline.cluster.connect import connect
 from pipeline.cluster.kubernetes import cluster_spec
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.profiles import Kubernetes as Profile
-from tests.clusters import NUM_BLOCK_ROWS, TILE, Run, Snapshot, objects, standing_scheduler
+from tests.clusters import NUM_BLOCK_ROWS, TILE, WAIT, Run, Snapshot, objects, standing_scheduler
 from tests.kubernetes_api import Kubernetes, access_to, kubernetes_api
 
 # The library below dask-kubernetes leaves its connections to the garbage collector, which warns.
@@ -36,7 +35,7 @@ SCHEMAS = HELM / "dask-kubernetes-operator" / "crds"
 
 
 def profile(**keys: Any) -> Profile:
-    given = {"kind": "kubernetes", "image": "registry/hessian:1", "namespace": "ours", "wait": 2}
+    given = {"kind": "kubernetes", "image": "registry/hessian:1", "namespace": "ours", "wait": WAIT}
     return Profile.model_validate({**given, **keys})
 
 
@@ -141,10 +140,8 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubernetes]
 
 
 def refusal(given: Profile) -> str:
-    started = time.monotonic()
     with pytest.raises(ClusterError) as caught, connect(given, threading.Event()):
         pass
-    assert time.monotonic() - started < given.wait + 10
     return str(caught.value)
 
 
@@ -162,7 +159,8 @@ def test_a_cluster_that_does_not_know_dask_is_said(api: Kubernetes) -> None:
 
 
 def test_an_operator_that_does_nothing_is_said_and_nothing_is_left(api: Kubernetes) -> None:
-    assert "no scheduler within 2 s" in refusal(profile())
+    # Long enough for its object to be made, whatever else the machine does.
+    assert "no scheduler within 10 s" in refusal(profile(wait=10))
     (created,) = api.created
     assert created["kind"] == "DaskCluster"
     assert api.deleted == [f"daskclusters/{created['metadata']['name']}"]
@@ -187,7 +185,7 @@ def test_a_run_on_what_the_operator_starts(
     expected: dict[str, bytes],
     snapshot: Snapshot,
 ) -> None:
-    given = profile(adapt={"maximum": 2 * NUM_BLOCK_ROWS}, wait=60)
+    given = profile(adapt={"maximum": 2 * NUM_BLOCK_ROWS})
     with standing_scheduler(tmp_path, num_workers=1) as file:
         address = yaml.safe_load(Path(file).read_text())["address"]
         api.scheduler = int(address.rpartition(":")[2])

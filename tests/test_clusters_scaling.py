@@ -21,19 +21,23 @@ from pipeline.cluster.connect import connect
 from pipeline.cluster.workers import Workers
 from pipeline.profiles import ScaledProfile
 from pipeline.storage import locate
-from tests.clusters import in_queue, processes, queue_jobs, queue_programs, rows
+from tests.clusters import in_queue, processes, queue_jobs, queue_programs, rows, wait_for
 
 
 @dataclass(frozen=True)
 class Wait:
-    """In place of a job: the first block row waits for a file, the others take a while."""
+    """In place of a job: the first block row waits for one file, the others for another.
 
-    file: Path
+    Attributes:
+        alone: Is there when no other worker is needed any more.
+        all: Is there when all workers have come.
+    """
+
+    alone: Path
+    all: Path
 
     def __call__(self, row: BlockRow) -> int:
-        deadline = time.monotonic() + (60 if row.index == 0 else 0.7)
-        while time.monotonic() < deadline and not (row.index == 0 and self.file.exists()):
-            time.sleep(0.05)
+        wait_for((self.all if row.index else self.alone).exists)
         return row.index
 
 
@@ -57,8 +61,8 @@ def test_workers_come_and_go(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    file, seen, stored = tmp_path / "end", [], []
-    monkeypatch.setattr(workers_module, "Job", lambda *_: Wait(file))
+    wait, seen, stored = Wait(tmp_path / "alone", tmp_path / "all"), [], []
+    monkeypatch.setattr(workers_module, "Job", lambda *_: wait)
     # The first block row waits for the others, and is not to be copied.
     monkeypatch.setattr(watch_module, "SLOW_SECONDS", 1000.0)
     profile = processes(adapt={"minimum": minimum, "maximum": maximum}, memory="1GiB")
@@ -71,7 +75,9 @@ def test_workers_come_and_go(
             while len(stored) < num_block_rows - 1 or seen[-1] > 1:
                 time.sleep(0.1)
                 seen.append(len(workers.client.nthreads()))
-            file.touch()
+                if seen[-1] == most:
+                    wait.all.touch()
+            wait.alone.touch()
 
         thread = threading.Thread(target=watch)
         thread.start()
@@ -82,9 +88,7 @@ def test_workers_come_and_go(
 
 
 def test_a_lost_job_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "end"
-    file.touch()
-    monkeypatch.setattr(workers_module, "Job", lambda *_: Wait(file))
+    monkeypatch.setattr(workers_module, "Job", lambda *_: Wait(tmp_path, tmp_path))
     with (
         # A worker that its nanny starts again is back by then; here there is none.
         dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}),

@@ -58,7 +58,7 @@ def test_a_whole_run_is_submitted_cancelled_and_resumed(
     assert "No job was submitted for h.zarr" in errors
     assert hessian("submit", "--config", "run.yaml", "--tile", TILE)[0] == 0
     store = directory / "h.zarr"
-    wait_for(lambda: is_complete(store), 120)
+    wait_for(lambda: is_complete(store))
     assert objects(store, snapshot) == expected
 
 
@@ -76,7 +76,7 @@ def test_a_whole_run_is_submitted_to_other_queues(
         assert shlex.split(known["job"]["command"])[1:] == [
             "run", "--config", "run.yaml", *map(str, flags),
         ]  # fmt: skip
-        wait_for(lambda: is_complete(store), 120)
+        wait_for(lambda: is_complete(store))
         wait_for(lambda: not queue_jobs(programs))
     assert json.loads(hessian("status", "h.zarr", "--json")[1])["fraction"] == 1
     assert objects(store, snapshot) == expected

@@ -77,7 +77,8 @@ def with_residual(residual: Callable[[Any, Any], Any]) -> Problem:
 
 @pytest.fixture(
     scope="module",
-    params=[*RESIDUALS, convection, reaction],
+    # The second is periodic, too.
+    params=[*RESIDUALS, pytest.param(convection, marks=pytest.mark.slow), reaction],
     ids=lambda p: p.__name__.rpartition(".")[2],
 )
 def problem(request: pytest.FixtureRequest) -> Problem:

@@ -27,7 +27,7 @@ from pipeline.engines import choose_engine
 from pipeline.events import Event, RunStarted
 from pipeline.inputs import freeze_source
 from pipeline.store import HessianStore
-from tests.clusters import Run
+from tests.clusters import WAIT, Run
 from tests.test_layered import of
 
 DEVICES = ["/device:CPU:0", "/device:CPU:1"]
@@ -42,7 +42,7 @@ class Watch:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self.started = False
-        self.both = threading.Barrier(len(DEVICES), timeout=60)
+        self.both = threading.Barrier(len(DEVICES), timeout=WAIT)
         take = DevicePool.take
 
         @contextmanager

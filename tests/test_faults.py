@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from pipeline.events import BlockRowStored, RunStarted
 from pipeline.inputs import freeze_source
 from pipeline.store import HessianStore
 from pipeline.verify import certify
+from tests.clusters import start_held, wait_for
 
 Run = Callable[..., list[Any]]
 Snapshot = Callable[[Path], dict[str, bytes]]
@@ -137,7 +137,7 @@ def check_killed(path: Path, before: dict[str, tuple[bytes, int]]) -> None:
         assert np.isfinite(hessian[row.row.start : row.row.stop, row.row.start :]).all()
 
 
-@pytest.mark.parametrize("num_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_runs_resume_to_the_same_bytes(
     num_kills: int, tmp_path: Path, run: Run, inputs: FrozenInputs, snapshot: Snapshot
 ) -> None:
@@ -523,14 +523,6 @@ def test_refusal_of_a_real_process_is_one_line(workplace: Path, snapshot: Snapsh
     assert snapshot(workplace) == before
 
 
-def wait_for_records(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while len(list(path.glob("records/*/zarr.json"))) < 2:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_resume_command_quotes_the_path(tmp_path: Path) -> None:
     path, stop = tmp_path / "my store.zarr", threading.Event()
     stop.set()
@@ -546,20 +538,20 @@ def test_interrupted_command_says_how_to_resume(
     tmp_path: Path, hessian: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "h.zarr"
-    options = ["-o", "width=200", "-o", "depth=1", "--tile", "4", "--store", str(path)]
-    command = [str(HESSIAN), "run", "regression", *options]
+    options = ["-o", "width=40", "-o", "depth=1", "--tile", "4", "--store", path]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
-        wait_for_records(path, process)
+    command = ["run", "regression", *options]
+    with start_held("rows", 3, command, stdout=pipe, stderr=pipe) as process:
+        wait_for(lambda: len(record_files(path)) == 3 or bool(process.poll()))
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate()
     assert process.returncode == 3
     assert "Traceback" not in errors
-    message = re.search(r"hessian: stopped; (\d+) of 151 block rows are stored. .*: (.*)", errors)
+    message = re.search(r"hessian: stopped; (\d+) of 31 block rows are stored. .*: (.*)", errors)
     assert message, errors
     num_stored = len(HessianStore(path).records())
-    assert int(message[1]) == num_stored < 151
+    assert int(message[1]) == num_stored < 31
     code, output, errors = hessian(*shlex.split(message[2])[1:])
     assert (code, errors) == (0, "")
-    assert f"resuming: {num_stored} of 151 block rows are stored" in output
+    assert f"resuming: {num_stored} of 31 block rows are stored" in output
     assert HessianStore(path).pending() == []

@@ -30,8 +30,8 @@ def test_every_script_and_picture_of_the_gallery_is_in_the_documentation() -> No
             assert (docs / "images" / "gallery" / f"{picture}.png").stat().st_size > 10_000
 
 
-# These start eleven processes, train three networks, and compute six Hessians.
-SLOW = ("seed_question", "conditioning", "gauss_newton")
+# These start processes, train networks, and compute several Hessians.
+SLOW = ("seed_question", "conditioning", "gauss_newton", "training")
 
 
 @pytest.mark.parametrize(

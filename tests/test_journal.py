@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +21,7 @@ from pipeline.matrix_free.estimates import best_method
 from pipeline.matrix_free.journal import Journal
 from pipeline.matrix_free.products import Product
 from pipeline.storage import locate
+from tests.clusters import start_held, wait_for
 
 Array = Any
 Cli = Callable[..., tuple[int, str, str]]
@@ -228,28 +228,24 @@ def test_a_full_disk_keeps_what_is_there(small_disk: Callable[[str], Path], tmp_
 
 # ---- commands ------------------------------------------------------------------------------------
 
-PROBLEM = ["poisson", "-o", "width=8", "-o", "depth=2", "-o", "num_interior=300"]
-PROBLEM += ["-o", "num_boundary=50", "-o", "dtype=float64"]
+PROBLEM = ["poisson", "-o", "width=8", "-o", "depth=2", "-o", "num_interior=60"]
+PROBLEM += ["-o", "num_boundary=20", "-o", "dtype=float64"]
 COMMAND = ["estimate", *PROBLEM, "--pairs", "2", "--density", "2", "--diagonal", "20"]
 COMMAND += ["--max-products", "120", "--threads", "2", "--json"]
+FEW = ["estimate", "regression", "-o", "width=4", "-o", "depth=1", "-o", "num_samples=9"]
+FEW += ["--pairs", "1", "--max-products", "24", "--threads", "2", "--json"]
 NUM_PARAMS = 105
+QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The answers of a process that was not interrupted."""
     path = tmp_path_factory.mktemp("whole") / "e.zarr"
-    with start(path) as process:
-        assert process.wait() == 0
+    command = [Path(sys.executable).with_name("hessian"), *COMMAND, "--store", path]
+    subprocess.run([*map(str, command)], check=True, **QUIET)
     assert list(path.parent.iterdir()) == [path]
     return path
-
-
-def start(path: Path, *more: str) -> subprocess.Popen[bytes]:
-    """The command in a process of its own."""
-    command = [str(Path(sys.executable).with_name("hessian")), *COMMAND, *more]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([*command, "--store", str(path)], **quiet)  # type: ignore[call-overload]
 
 
 def recorded_vectors(path: Path) -> int:
@@ -288,20 +284,18 @@ def assert_same_answers(path: Path, whole: Path) -> dict[str, Any]:
     ],
 )
 def test_an_interrupted_process_is_gone_on_with(
-    tmp_path: Path, whole: Path, number: signal.Signals
+    tmp_path: Path, whole: Path, hessian: Cli, number: signal.Signals
 ) -> None:
     path = tmp_path / "e.zarr"
-    with start(path) as process:
-        while recorded_vectors(path) < 60:
-            assert process.poll() is None, "it has ended before it was interrupted"
-            time.sleep(0.002)
+    with start_held("products", 60, [*COMMAND, "--store", path], **QUIET) as process:
+        wait_for(lambda: recorded_vectors(path) >= 60 or bool(process.poll()))
         process.send_signal(number)
-        code = process.wait()
+        process.communicate()
+    code = process.returncode
     assert code == (-9 if number == signal.SIGKILL else 3)
     there = recorded_vectors(path)
     assert not path.exists()
-    with start(path) as process:
-        assert process.wait() == 0
+    assert hessian(*COMMAND, "--store", path)[0] == 0
     told = assert_same_answers(path, whole)
     # Eight vectors measured the error of products, and belong to no answer.
     assert told["num_recorded"] == there - 8
@@ -365,9 +359,9 @@ def test_another_seed_begins_anew(
 ) -> None:
     path = tmp_path / "e.zarr"
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 7)
-        assert hessian(*COMMAND, "--store", path)[0] == 3
-    code, output, errors = hessian(*COMMAND, "--store", path, "--seed", 1)
+        interrupt_after(patch, 3)
+        assert hessian(*FEW, "--store", path)[0] == 3
+    code, output, errors = hessian(*FEW, "--store", path, "--seed", 1)
     assert code == 0, errors
     assert json.loads(output)["num_recorded"] == 0
 
@@ -376,7 +370,7 @@ def test_without_a_store_nothing_is_written(
     tmp_path: Path, hessian: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, output, errors = hessian(*COMMAND)
+    code, output, errors = hessian(*FEW)
     assert code == 0, errors
     assert json.loads(output)["num_recorded"] == 0
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ from pipeline.matrix_free.distributed import distributed_product
 from pipeline.matrix_free.estimates import EstimateOptions, estimate
 from pipeline.matrix_free.kept import check_replaceable
 from pipeline.matrix_free.operator import operator_of
-from pipeline.profiles import Processes
 from pipeline.store import HessianStore
 from tests.clusters import processes
 
@@ -39,6 +38,7 @@ Run = Callable[..., list[Any]]
 Cli = Callable[..., tuple[int, str, str]]
 
 OPTIONS = {"width": 8, "depth": 2, "num_interior": 60, "num_boundary": 50, "dtype": "float64"}
+FEW_POINTS = ["-o", "num_interior=20", "-o", "num_boundary=10"]
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +52,6 @@ def stored(tmp_path_factory: pytest.TempPathFactory, run: Run, poisson: FrozenIn
     path = tmp_path_factory.mktemp("stored") / "h.zarr"
     run(path, poisson, per_term=True)
     return np.asarray(HessianStore(path).hessian()[...])
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    with connect(processes(), threading.Event()) as found:
-        yield found
 
 
 def extremes(operator: Any) -> Array:
@@ -186,10 +180,10 @@ def test_a_product_is_stopped(workers: Workers, poisson: FrozenInputs, on_worker
 
 @pytest.mark.slow
 def test_no_workers_any_more(poisson: FrozenInputs) -> None:
-    profile = Processes.model_validate({**processes(workers=1).model_dump(), "wait": 2.0})
-    with connect(profile, threading.Event()) as workers:
+    with connect(processes(workers=1), threading.Event()) as workers:
         shards = cut_points(poisson.source.load())
-        product = distributed_product(workers, poisson, HESSIAN, shards)
+        impatient = Workers(workers.client, processes(wait=2.0))
+        product = distributed_product(impatient, poisson, HESSIAN, shards)
         workers.client.cluster.scale(0)
         with pytest.raises(ClusterError, match="no worker for 2 s"):
             product(np.ones((len(poisson.theta), 1)))
@@ -237,16 +231,16 @@ def test_answers_agree_with_the_stored_matrix(poisson: FrozenInputs, stored: Arr
 
 
 def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
-    options = [f for key, value in OPTIONS.items() for f in ("-o", f"{key}={value}")]
+    options = [*FEW_POINTS, "-o", "width=8", "-o", "depth=1", "-o", "dtype=float64"]
     path = tmp_path / "e.zarr"
-    command = ["estimate", "poisson", *options, "--pairs", 2, "--max-products", 60]
+    command = ["estimate", "poisson", *options, "--pairs", 2, "--max-products", 30]
     command += ["--density", 1]
     code, text, errors = hessian(*command, "--threads", 2)
     assert code == 0, errors
     assert re.search(r"^largest +\S+ ± \S+  \S+ ± \S+$", text, re.MULTILINE)
     assert "(standard error; XTrace, " in text
     assert re.search(r"^  above the floor +[0-9.]+ ± ", text, re.MULTILINE)
-    command += ["--store", path, "--diagonal", 20]
+    command += ["--store", path, "--diagonal", 12]
     code, text, errors = hessian(*command, "--json", "--threads", 2)
     assert code == 0, errors
     told = json.loads(text)
@@ -283,7 +277,7 @@ def test_damaged_answers_are_not_replaced(
 
 
 def test_the_plan_knows_both_ways(hessian: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = ["plan", "poisson", "-o", "width=4", "-o", "depth=1", "--threads", 2]
+    small = ["plan", "poisson", *FEW_POINTS, "-o", "width=4", "-o", "depth=1", "--threads", 2]
     code, text, _ = hessian(*small)
     assert code == 0
     assert re.search(r"^matrix-free +\S+ s a product, memory about", text, re.MULTILINE)
@@ -291,7 +285,7 @@ def test_the_plan_knows_both_ways(hessian: Cli, monkeypatch: pytest.MonkeyPatch)
     told = json.loads(hessian(*small, "--json")[1])
     assert told["advice"] == "hessian run"
     assert told["stored_bytes"] == 4 * told["num_params"] ** 2
-    assert 0 < told["matrix_free"]["seconds_per_product"] < 10
+    assert told["matrix_free"]["seconds_per_product"] > 0
 
 
 @pytest.mark.parametrize(
@@ -306,7 +300,8 @@ def test_the_plan_says_why_a_matrix_does_not_fit(
     memory: str, free: int, reason: str, hessian: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.storage.directory.free_bytes", lambda path: free)
-    command = ["plan", "poisson", "-o", "width=8", "--memory", memory, "--threads", 2]
+    command = ["plan", "poisson", *FEW_POINTS, "-o", "width=8", "-o", "depth=1", "--threads", 2]
+    command += ["--memory", memory]
     code, text, errors = hessian(*command)
     assert code == 0, errors
     assert re.search(rf"^stored +\S+ KiB: does not fit, .*{reason}", text, re.MULTILINE)

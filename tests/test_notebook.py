@@ -23,6 +23,6 @@ print(hidden.shape, verify_hessian(r"STORE", poisson).passed)
 def test_notebook_computes_and_verifies(tmp_path: Path) -> None:
     cell = nbformat.v4.new_code_cell(CODE.replace("STORE", str(tmp_path / "h.zarr")))
     notebook = nbformat.v4.new_notebook(cells=[cell])
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    nbclient.NotebookClient(notebook, timeout=500, kernel_name="python3").execute()
     text = "".join(o.get("text", "") for o in cell.outputs if o["name"] == "stdout")
     assert text.strip() == "(9, 25) True"

@@ -17,6 +17,7 @@ from pipeline.errors import StoreError
 from pipeline.events import RunStarted
 from pipeline.storage import locate
 from pipeline.store import HessianStore
+from tests.clusters import WAIT
 
 Run = Callable[..., list[Any]]
 Snapshot = Callable[[Path], dict[str, bytes]]
@@ -70,17 +71,19 @@ def test_clients_that_start_at_once_make_one_store(
     path = tmp_path / "h.zarr"
     started: list[Any] = []
     refused: list[StoreError] = []
+    refusal = threading.Event()
 
     def listen(event: Any) -> None:
         if isinstance(event, RunStarted):
             started.append(event)
-            time.sleep(0.5)
+            assert refusal.wait(WAIT)
 
     def client() -> None:
         try:
             run(path, inputs, [listen], tile=5)
         except StoreError as error:
             refused.append(error)
+            refusal.set()
 
     clients = [threading.Thread(target=client) for _ in range(3)]
     for thread in clients:

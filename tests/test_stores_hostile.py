@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,6 @@ from pipeline.store import HessianStore
 Run = Callable[..., list[Any]]
 Cli = Callable[..., tuple[int, str, str]]
 
-SECONDS = 10.0
-
 
 @pytest.fixture(scope="module")
 def sound(inputs: FrozenInputs, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -53,9 +50,14 @@ def store(sound: Path, tmp_path: Path) -> Path:
 
 _watched: list[str] = []
 _touched: list[str] = []
+_opened: list[str] = []
+# Files that answers to four questions may open; here they open at most 393.
+MOST_OPENED = 2000
 
 
 def _listen(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open":
+        _opened.append(event)
     # Opening, listing, removing, renaming and making directories: the file system's audit events.
     if _watched and event.split(".")[0] in ("open", "os", "shutil"):
         paths = [os.fsdecode(a) for a in arguments if isinstance(a, str | bytes | os.PathLike)]
@@ -92,9 +94,12 @@ def change(path: Path, key: str, **values: Any) -> None:
 
 
 def ask_everything(path: Path, hessian: Cli) -> list[str]:
-    """What each way of reading says; asserts that it says it clearly, and soon."""
+    """What each way of reading says; asserts that it says it clearly, and reads little for it.
+
+    What would take for ever ends by the time limit of all tests.
+    """
     said = []
-    began = time.monotonic()
+    _opened.clear()
     for command in ("status", "info", "spectrum"):
         code, output, errors = hessian(command, path)
         assert code in (0, 1), output
@@ -108,7 +113,7 @@ def ask_everything(path: Path, hessian: Cli) -> list[str]:
         said.append("")
     except StoreError as error:
         said.append(str(error))
-    assert time.monotonic() - began < SECONDS
+    assert len(_opened) < MOST_OPENED
     return said
 
 
@@ -445,10 +450,8 @@ LAYERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_networks_are_built_of_layers_alone(layer: str) -> None:
-    began = time.monotonic()
     with pytest.raises(ModelError):
         model_from_config(network(LAYERS[layer]), num_weights=9)
-    assert time.monotonic() - began < SECONDS
 
 
 def test_network_of_another_size_is_refused_before_it_is_built() -> None:

@@ -64,7 +64,7 @@ def dense_eigenpairs(
 
     Example:
         >>> values, vectors = dense_eigenpairs(np.diag([2.0, 1.0]), vectors=True)
-        >>> values.tolist(), np.abs(vectors).tolist()
+        >>> values.round(9).tolist(), np.abs(vectors).round(9).tolist()
         ([1.0, 2.0], [[0.0, 1.0], [1.0, 0.0]])
     """
     # Values alone cost the same by any driver, nearly all of it the tridiagonal form. With vectors

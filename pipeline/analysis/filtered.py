@@ -142,7 +142,7 @@ def filtered_eigenpairs(
         >>> diagonal = np.linspace(-1.0, 1.0, 401)[:, None]
         >>> layout = ParameterLayout.of([("a/kernel", (401,))])
         >>> operator = HessianOperator(lambda v: diagonal * v, layout, relative_error=0.0)
-        >>> found = filtered_eigenpairs(operator, (0.082, 0.1), (-1.0, 1.0), tolerance=1e-9)
+        >>> found = filtered_eigenpairs(operator, (0.082, 0.102), (-1.0, 1.0), tolerance=1e-9)
         >>> bool(found.converged.all()), found.values.round(9).tolist()
         (True, [0.085, 0.09, 0.095, 0.1])
     """

@@ -27,7 +27,7 @@ def main(path: str, scheduler_file: str, tile: str, options: str) -> None:
     from pipeline.run import RunOptions, execute
 
     inputs = freeze_source(ProblemSource("regression", json.loads(options)))
-    profile = Address(kind="address", scheduler_file=Path(scheduler_file), wait=60)
+    profile = Address(kind="address", scheduler_file=Path(scheduler_file), wait=300)
     with connect(profile, threading.Event()) as workers:
         plan = RunOptions(tile=int(tile), allowed_bytes=2**34)
         execute(path, inputs, plan, [tell], workers=workers)

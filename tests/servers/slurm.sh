@@ -75,7 +75,7 @@ up)
     export SLURM_CONF=$directory/slurm.conf
     slurmctld -c
     slurmd -c
-    for _ in $(seq 100); do
+    for _ in $(seq 3000); do
         sinfo --noheader --format=%T 2>/dev/null | grep -q idle && exit 0
         sleep 0.1
     done
