@@ -59,11 +59,6 @@ class View:
         evaluates = {name: evaluate_by(n, derivative) for name, n in networks.items()}
         return cls(networks, evaluates)
 
-    @property
-    def first(self) -> str:
-        """Name of the network that terms are given without asking for it."""
-        return next(iter(self.networks))
-
 
 def term_loss(
     problem: Problem,
@@ -97,7 +92,8 @@ def seen_loss(problem: Problem, term: Term, view: View) -> Tensor:
             arrays = term_arrays(problem, term)
             known = {**view.networks, **_parameters(problem)}
             named = _asked_for(term.loss, known, 1) | arrays
-            value = tf.convert_to_tensor(term.loss(view.networks[view.first], **named))
+            network = view.networks[_given(term.loss, 0, view)]
+            value = tf.convert_to_tensor(term.loss(network, **named))
     except HessianError:
         raise
     except Exception as error:
@@ -157,8 +153,8 @@ def seen_values(
     named = _asked_for(term.function, {**dict.fromkeys(view.networks), **known}, 2)
     for name in named.keys() & view.networks.keys():
         named[name] = Jet(view.evaluates[name], points, problem.coordinates)
-    first = Jet(view.evaluates[view.first], points, problem.coordinates)
-    components = term.function(points, first, **named)
+    given = view.evaluates[_given(term.function, 1, view)]
+    components = term.function(points, Jet(given, points, problem.coordinates), **named)
     if not isinstance(components, list | tuple):
         components = [components]
     values = tf.concat([_as_columns(c, term, points.shape[0]) for c in components], axis=1)
@@ -183,15 +179,24 @@ def _parameters(problem: Problem) -> dict[str, Tensor]:
     return {n: tf.convert_to_tensor(v) for n, v in parameters_of(problem.model).items()}
 
 
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # a function of C, which cannot be asked
+        return []
+
+
+def _given(function: Callable[..., Any], position: int, view: View) -> str:
+    """The network that a term's function is always given: the first, unless it names another."""
+    names = _arguments(function)[position : position + 1]
+    return next((name for name in names if name in view.networks), next(iter(view.networks)))
+
+
 def _asked_for(
     function: Callable[..., Any], known: Mapping[str, Any], num_given: int
 ) -> dict[str, Any]:
     """What a term's function asks for by name, beside the arguments that it is always given."""
-    try:
-        asked = list(inspect.signature(function).parameters)[num_given:]
-    except (TypeError, ValueError):  # a function of C, which cannot be asked
-        return {}
-    return {name: known[name] for name in asked if name in known}
+    return {name: known[name] for name in _arguments(function)[num_given:] if name in known}
 
 
 def _as_columns(component: Tensor, term: PointTerm, num_points: int) -> Tensor:

@@ -40,8 +40,8 @@ class Problem:
     Attributes:
         model: A built Keras model, or a function without arguments returning one
             (the way in for subclassed models). Or several of them by name,
-            ``{"u": net_u, "k": net_k}``, with the same coordinates: the first is the one that
-            terms are given, the others they ask for by name.
+            ``{"u": net_u, "k": net_k}``, with the same coordinates: terms are given the
+            first, or the one that they call their network by, and ask for the others by name.
         terms: The loss terms; their names differ.
         coordinates: Names of the network's inputs, in the order of the columns of
             the points. May be empty if every term is a :class:`LossTerm`.
@@ -82,6 +82,9 @@ but the problem has 1 coordinate: x.
         for term in self.terms:
             if isinstance(term, PointTerm):
                 self._check_points(term)
+        self._check_names()
+
+    def _check_names(self) -> None:
         networks = self.model if isinstance(self.model, Mapping) else {}
         for name in networks:
             check_name(name, "network")
@@ -90,6 +93,12 @@ but the problem has 1 coordinate: x.
             if name in networks:
                 raise ProblemError(f"A network and a parameter are both named {name!r}.")
             finite(value, f"parameter {name!r}")
+        for term in self.terms:
+            if taken := sorted(term.data.keys() & {*networks, *self.parameters}):
+                raise ProblemError(
+                    f"Term {term.name!r} has data named {taken[0]!r}, as a network or parameter of "
+                    "the problem is. Give one of them another name."
+                )
 
     def _in_order(self, term: Term) -> Term:
         """The term with its points' columns, if they have names, in the coordinates' order."""

@@ -68,7 +68,9 @@ def with_regularization(problem: Problem) -> Problem:
 def _regularised(model: Any) -> list[Any]:
     networks = networks_of(model).values()
     weights = [weight for network in networks for weight in network.trainable_weights]
-    return [weight for weight in weights if weight.regularizer is not None]
+    # Networks may share layers.
+    once = {id(weight): weight for weight in weights}
+    return [weight for weight in once.values() if weight.regularizer is not None]
 
 
 class _Sum:

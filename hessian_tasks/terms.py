@@ -123,8 +123,8 @@ class ResidualTerm(PointTerm):
     Example:
         >>> ResidualTerm("pde", points=[[0.0, 1.0]], residual=lambda x, u: u.d("xx"))
         ResidualTerm('pde', 1 point, weight=1.0)
-        >>> ResidualTerm("fit", [[0], [1]], lambda x, u, y: u.value - y, data={"y": [[2], [3]]})
-        ResidualTerm('fit', 2 points, weight=1.0)
+        >>> ResidualTerm("fit", [[0]], lambda x, u, y: u.value - y, data={"y": [[2.5]]})
+        ResidualTerm('fit', 1 point, weight=1.0)
     """
 
     name: str

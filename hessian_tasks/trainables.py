@@ -7,7 +7,7 @@ training, freezing and all engines take them for what they are: weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -79,7 +79,8 @@ class Trainables:
             parameters: Numbers, arrays or ``tf.Variable``s, by name.
 
         Raises:
-            ProblemError: If a variable is not trainable, or of another dtype than the weights.
+            ProblemError: If a variable is not trainable, of another dtype than the weights, or
+                one of them.
             ModelError: If the networks' weights differ in dtype.
         """
         self.networks = dict(networks)
@@ -87,19 +88,27 @@ class Trainables:
         if len(set(dtypes.values())) > 1:
             raise ModelError(f"The networks' weights have different dtypes: {dtypes}.")
         dtype = next(iter(dtypes.values()))
-        self.parameters = {
-            n: Weight(f"{LAYER}/{n}", _variable(n, v, dtype)) for n, v in parameters.items()
-        }
+        self.parameters: dict[str, Weight] = {}
+        owners = {id(weight.value): weight.path for weight in self.trainable_weights}
+        for name, value in parameters.items():
+            variable = _variable(name, value, dtype)
+            owner = owners.setdefault(id(variable), f"parameter {name!r}")
+            if owner != f"parameter {name!r}":
+                raise ProblemError(
+                    f"Parameter {name!r} is the variable of {owner}, which would count twice. "
+                    "Declare it once."
+                )
+            self.parameters[name] = Weight(f"{LAYER}/{name}", variable)
 
     @property
     def trainable_weights(self) -> list[Weight]:
-        """Those of the networks, then the parameters."""
+        """Those of the networks, each once where networks share layers, then the parameters."""
         found = [
             Weight(self._path(name, weight), weight.value)
             for name, network in self.networks.items()
             for weight in network.trainable_weights
         ]
-        return [*found, *self.parameters.values()]
+        return [*_once(found), *self.parameters.values()]
 
     def _path(self, name: str, weight: Any) -> str:
         path = weight.path.removeprefix(f"{self.networks[name].name}/")
@@ -108,13 +117,14 @@ class Trainables:
     @property
     def non_trainable_weights(self) -> list[Any]:
         """Those of the networks."""
-        return [w for network in self.networks.values() for w in network.non_trainable_weights]
+        networks = self.networks.values()
+        return _once(w for network in networks for w in network.non_trainable_weights)
 
     @property
     def variables(self) -> list[Any]:
         """All that the networks have, seeds too, and the parameters."""
         found = [v for network in self.networks.values() for v in network.variables]
-        return [*found, *self.parameters.values()]
+        return [*_once(found), *self.parameters.values()]
 
     @property
     def losses(self) -> list[Any]:
@@ -135,6 +145,13 @@ class Trainables:
     def __call__(self, points: Any) -> Any:
         """The outputs of all networks, one beside the other."""
         return tf.concat([network(points) for network in self.networks.values()], axis=1)
+
+
+def _once(weights: Iterable[Any]) -> list[Any]:
+    found: dict[int, Any] = {}
+    for weight in weights:
+        found.setdefault(id(weight.value), weight)
+    return list(found.values())
 
 
 def _variable(name: str, value: Any, dtype: str) -> Any:

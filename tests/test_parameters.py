@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -21,6 +22,7 @@ from hessian_tasks.models import get_theta, parameter_layout, set_theta
 from hessian_tasks.problem import DensityTerm, LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.products import ShardProducts, cut_points
+from hessian_tasks.regularization import with_regularization
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
 from hessian_tasks.trainables import resolve
 from pipeline import compute_hessian, open_hessian, verify_hessian
@@ -245,6 +247,57 @@ def test_several_networks_share_a_hessian(tmp_path: Path) -> None:
     stored = compute_hessian(two_networks(), tmp_path / "h.zarr")
     assert_close(stored.hessian.to_numpy(), expected)
     assert verify_hessian(tmp_path / "h.zarr", two_networks()).passed
+
+
+def test_networks_may_share_layers() -> None:
+    """A trunk with two heads: its weights count once, and the matrix is that of one network."""
+    x = keras.Input((2,), dtype="float64")
+    trunk = keras.layers.Dense(4, "tanh", dtype="float64", kernel_regularizer="l2")(x)
+    heads = [keras.layers.Dense(1, dtype="float64")(trunk) for _ in range(2)]
+    together = keras.Model(x, keras.layers.Concatenate(dtype="float64")(heads))
+    two = {"u": keras.Model(x, heads[0]), "k": keras.Model(x, heads[1])}
+    named = ResidualTerm("pde", X, lambda x, u, k: k.value * u.d("xx") - 1)
+    plain = ResidualTerm("pde", X, lambda x, u: u[1].value * u[0].d("xx") - 1)
+    shared, single = (
+        with_regularization(resolve(Problem(model, [term], coordinates="xy")))
+        for model, term in ((two, named), (together, plain))
+    )
+    assert parameter_layout(shared.model).num_params == parameter_layout(single.model).num_params
+    expected = hessian_vector_product(single, np.eye(22))
+    assert_close(hessian_vector_product(shared, np.eye(22)), expected)
+    assert_close(whole(LayeredEngine(single)), expected)
+
+
+def test_a_variable_counts_once() -> None:
+    model, term = network(), ResidualTerm("pde", X, lambda x, u: u.value)
+    twice = tf.Variable(0.5, dtype=tf.float64)
+    for parameters, owner in (
+        ({"nu": twice, "mu": twice}, "Parameter 'mu' is the variable of parameter 'nu'"),
+        ({"nu": model.trainable_weights[0].value}, "Parameter 'nu' is the variable of .*kernel"),
+    ):
+        with pytest.raises(ProblemError, match=owner):
+            resolve(Problem(model, [term], coordinates="xy", parameters=parameters))
+
+
+def test_a_term_is_given_the_network_that_it_names() -> None:
+    k = mlp(2, 1, width=3, depth=1, dtype="float64")
+    alone = Problem(k, [ResidualTerm("prior", X, lambda x, u: u.value - 1)], coordinates="xy")
+    expected = hessian_vector_product(alone, np.eye(13))
+    for term in (
+        ResidualTerm("prior", X, lambda x, k: k.value - 1),
+        LossTerm("prior", lambda k: tf.reduce_mean((k(X) - 1) ** 2)),
+    ):
+        problem = resolve(Problem({"u": network(), "k": k}, [term], coordinates="xy"))
+        found = whole(LayeredEngine(problem))
+        assert_close(found[-13:, -13:], expected)
+        assert not found[:-13].any()
+
+
+@pytest.mark.parametrize("name", ["nu", "k"])
+def test_data_have_names_of_their_own(name: str) -> None:
+    term = ResidualTerm("fit", X, lambda x, u, nu: u.value - nu, data={name: X[:, :1]})
+    with pytest.raises(ProblemError, match=f"has data named '{name}', as a network or parameter"):
+        Problem({"u": network(), "k": network()}, [term], "xy", parameters={"nu": 1.0})
 
 
 def test_training_writes_what_a_run_reads(

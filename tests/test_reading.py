@@ -267,3 +267,75 @@ def test_a_residual_without_the_network_has_a_zero_matrix() -> None:
     term = ResidualTerm("constant", X, lambda x, u: x[:, 0:1] * 0.0)
     problem = Problem(network(), [term], coordinates="xy")
     assert not whole(LayeredEngine(problem)).any()
+
+
+def shifted(model: Any) -> Any:
+    return tf.reduce_mean(model(X + tf.stop_gradient(model(X))) ** 2)
+
+
+def hardest(model: Any) -> Any:
+    """The points of the largest values, chosen by the loss."""
+    worst = tf.argsort(model(X)[:, 0] ** 2)[:4]
+    return tf.reduce_mean(model(tf.gather(X, worst)) ** 2)
+
+
+def balanced(model: Any) -> Any:
+    """A weight from gradients by the weights (S. Wang, Y. Teng and P. Perdikaris, 2021)."""
+    fit, rest = tf.reduce_mean(model(X) ** 2), tf.reduce_mean(model(B) ** 4)
+    variables = [weight.value for weight in model.trainable_weights]
+    sizes = [tf.zeros((), tf.float64)] * 2
+    for number, part in enumerate((fit, rest)):
+        for slope in tf.gradients(part, variables):
+            if slope is not None:
+                sizes[number] += tf.reduce_sum(slope**2)
+    return fit + tf.stop_gradient(1 + sizes[0] + sizes[1]) * rest
+
+
+def forwards(model: Any) -> Any:
+    x = tf.constant(X)
+    with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
+        u = model(x)
+    slope = accumulator.jvp(u, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return tf.reduce_mean((slope + u) ** 2)
+
+
+def one_by_one(model: Any) -> Any:
+    squares = tf.vectorized_map(lambda x: model(x[tf.newaxis])[0, 0] ** 4, tf.constant(X))
+    return tf.reduce_mean(squares)
+
+
+HIDDEN: list[tuple[Loss, str]] = [
+    (shifted, "points that depend on the weights"),
+    (hardest, "points that depend on the weights"),
+    (balanced, "no function of the network's jets alone"),
+    (forwards, "no function of the network's jets alone"),
+    (one_by_one, "no function of the network's jets alone"),
+]
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"), HIDDEN, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_what_a_stand_in_hides_is_left_to_autodiff(loss: Loss, message: str) -> None:
+    problem = Problem(network(), [LossTerm("own", loss), LossTerm("plain", decorated)])
+    engine = LayeredEngine(problem)
+    assert message in engine.left_out["own"]
+    assert_close(whole(engine), dense(problem))
+
+
+def test_a_loss_that_is_zero_but_for_rounding_goes_by_layers() -> None:
+    """Data of the network's own: what is left differs by the order of additions alone."""
+    model = network()
+    data = {"y": model(X).numpy()}
+    term = ResidualTerm("fit", X, lambda x, u, y: u.value - y, data=data)
+    problem = Problem(model, [term], coordinates="xy")
+    assert_close(whole(LayeredEngine(problem)), dense(problem))
+
+
+def test_residuals_of_other_points_have_no_rows_by_layers() -> None:
+    """The loss does not tell: its Hessian goes by layers, its Jacobian does not."""
+    term = ResidualTerm("mirrored", X, lambda x, u: u.value[::-1] - x[:, 0:1])
+    problem = Problem(network(), [term], coordinates="xy")
+    assert_close(whole(LayeredEngine(problem)), dense(problem))
+    with pytest.raises(NotLayeredError, match="depend on other points than their own"):
+        layered_jacobians(problem)

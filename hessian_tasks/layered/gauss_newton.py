@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.layered.network import Array, Network
 from hessian_tasks.layered.products import slices
 from hessian_tasks.layered.reader import read_network
@@ -63,7 +64,10 @@ class LayeredJacobian:
             NotLayeredError: If its residual couples points.
         """
         self._network = network
-        self._residual = expand_residual(problem, network, term)
+        try:
+            self._residual = expand_residual(problem, network, term)
+        except NotLayeredError as error:
+            raise NotLayeredError(f"term {term.name!r} {error}") from error
         self._num_params = len(get_theta(problem.model))
         num_points, num_components, _ = self._residual.direct.shape
         self.residuals = TermResiduals(term.name, num_points, num_components, term.weight)

@@ -23,6 +23,7 @@ from hessian_tasks.loss import seen_loss
 from hessian_tasks.models import dtype_of, num_inputs, trainable_variables
 from hessian_tasks.problem import Problem, Term
 from hessian_tasks.reading.stand_in import Calls, view_of_stand_ins
+from hessian_tasks.reads import ancestors
 from hessian_tasks.trainables import networks_of
 
 __all__ = [
@@ -163,10 +164,10 @@ def _trace(problem: Problem, term: Term) -> tuple[Calls, list[Array], tuple[int,
     def trace() -> list[Tensor]:
         loss = seen_loss(problem, term, view)
         # What gradients ask for beside, to be taken below, does not matter.
-        traced.append(replace(calls, asked=list(calls.asked)))
+        traced.append(replace(calls, asked=list(calls.asked), given=list(calls.given)))
         slopes = tf.gradients(loss, variables) if loss.op.inputs else []
         direct.extend(i for i, slope in enumerate(slopes) if slope is not None)
-        _check_fixed(calls.points, [*calls.given, *variables])
+        _check_fixed(calls.points, traced[0].given, variables)
         return calls.points
 
     found = tf.function(trace, autograph=False).get_concrete_function()()
@@ -186,9 +187,14 @@ def output_slices(problem: Problem) -> dict[str, slice]:
     return slices
 
 
-def _check_fixed(points: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+def _check_fixed(
+    points: Sequence[Tensor], given: Sequence[Tensor], variables: Sequence[Tensor]
+) -> None:
+    # Points that are chosen by what the network gives have no gradient, and depend on it as well.
+    chosen = {tensor.op for tensor in given}
     for tensor in points:
-        if any(slope is not None for slope in tf.gradients(tensor, list(weights))):
+        moved = any(slope is not None for slope in tf.gradients(tensor, list(variables)))
+        if moved or not chosen.isdisjoint(ancestors(tensor)):
             raise NotLayeredError("evaluates the network at points that depend on the weights")
 
 

@@ -26,6 +26,7 @@ from hessian_tasks.jets import Index, Tensor
 from hessian_tasks.loss import View, seen_loss, seen_values
 from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import Problem, ResidualTerm, Term
+from hessian_tasks.reading.checks import Rounding, check_own_points, check_value
 from hessian_tasks.reading.evaluations import Reading, functions_inlined
 from hessian_tasks.reading.stand_in import view_of_stand_ins
 
@@ -88,10 +89,10 @@ def differentiate_twice(
     """
     known = _Known(problem, reading, jets)
     evaluate = known.compile(partial(seen_loss, problem, term))
-    slopes, _ = evaluate(known.zeros())
+    value, slopes, _ = evaluate(known.zeros())
     curvatures = {}
     for a in range(len(jets)):
-        products = [evaluate(unit)[1] for unit in known.units(a)]
+        products = [evaluate(unit)[2] for unit in known.units(a)]
         for b, jet in enumerate(jets):
             rows = np.stack([product[b] for product in products]) if products else np.zeros(0)
             if rows.any():
@@ -99,7 +100,7 @@ def differentiate_twice(
                     raise NotLayeredError("couples its points")
                 rows = np.moveaxis(rows, 0, 1)
                 curvatures[a, b] = rows.reshape(*jets[a].shape, *jet.shape[1:])
-    found = [evaluate(unit)[1] for unit in known.direct_units()]
+    found = [evaluate(unit)[2] for unit in known.direct_units()]
     model = QuadraticModel(
         slopes=slopes[: len(jets)],
         curvatures=curvatures,
@@ -110,6 +111,7 @@ def differentiate_twice(
         direct=np.array([known.flat(f) for f in found]).reshape(len(found), len(found)),
     )
     known.check(model, evaluate)
+    check_value(problem, term, value, Rounding.of(jets, slopes, curvatures))
     return model
 
 
@@ -123,15 +125,20 @@ def differentiate_residual(
         term: The term.
         reading: What it depends on.
         jets: Of every evaluation ``[N, R, outputs]``, in the model's dtype.
+
+    Raises:
+        NotLayeredError: If a point's residual is a function of another point's jets, which the
+            loss does not tell: points in reverse.
     """
     known = _Known(problem, reading, jets)
 
-    def rows(*tensors: Tensor) -> tuple[Tensor, ...]:
+    def rows(factors: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         arguments = known.arguments(tensors[: len(jets)])
         view = known.view(arguments, tf.zeros((), known.dtype))
         residual = seen_values(problem, term, view)
         # A point's residual depends on its own jets alone: the sum over points loses nothing.
-        slopes = [_gradients(r, arguments[: len(jets)]) for r in tf.unstack(residual, axis=1)]
+        components = tf.unstack(residual * factors[:, tf.newaxis], axis=1)
+        slopes = [_gradients(r, arguments[: len(jets)]) for r in components]
         cotangent = tf.ones_like(residual)
         pulled = tf.gradients(residual, arguments[len(jets) :], grad_ys=cotangent)
         tangents = tensors[len(jets) :]
@@ -140,11 +147,14 @@ def differentiate_residual(
         (pushed,) = _gradients(tf.add_n(along), [cotangent]) if along else [tf.zeros_like(residual)]
         return residual, pushed, *[s for component in slopes for s in component]
 
-    evaluate = known.run(rows, known.shapes)
-    zeros = known.zeros()[len(jets) :]
-    residual, _, *slopes = evaluate([*jets, *zeros])
+    evaluate = known.run(rows, [(term.num_points,), *known.shapes])
+    ones, zeros = np.ones(term.num_points), known.zeros()[len(jets) :]
+    residual, _, *slopes = evaluate([ones, *jets, *zeros])
+    check_own_points(
+        slopes, lambda factors: evaluate([factors, *jets, *zeros])[2:], known.tolerance
+    )
     units = [unit[len(jets) :] for unit in known.direct_units()]
-    columns = [evaluate([*jets, *unit])[1] for unit in units]
+    columns = [evaluate([ones, *jets, *unit])[1] for unit in units]
     shape = (*residual.shape, len(units))
     return ResidualModel(
         slopes=[np.stack(slopes[e :: len(jets)]) for e in range(len(jets))],
@@ -153,11 +163,11 @@ def differentiate_residual(
 
 
 class _Evaluate(Protocol):
-    """``ℓ'`` and ``ℓ'' v`` by all arguments."""
+    """``ℓ``, and ``ℓ'`` and ``ℓ'' v`` by all arguments."""
 
     def __call__(
         self, vectors: Sequence[Floats], others: float = 0.0
-    ) -> tuple[list[Floats], list[Floats]]: ...
+    ) -> tuple[float, list[Floats], list[Floats]]: ...
 
 
 class _Known:
@@ -171,6 +181,9 @@ class _Known:
         self._variables = [every[position] for position in reading.direct]
         self.shapes = [jet.shape for jet in jets] + [tuple(v.shape) for v in self._variables]
         self.dtype = dtype_of(problem.model)
+        # Rounding that inner derivatives have made larger, up to six digits of sixteen, or three of
+        # seven; a mean over N points couples them by 1/N of the largest entry.
+        self.tolerance = float(np.finfo(self.dtype).eps) ** 0.6
         if sum(int(np.prod(variable.shape)) for variable in self._variables) > MAX_DIRECT:
             table = parameter_layout(problem.model).variables
             names = [table[position].path for position in reading.direct]
@@ -225,23 +238,25 @@ class _Known:
         return view_of_stand_ins(self._problem.model, known)[0]
 
     def compile(self, loss: Callable[[View], Tensor]) -> _Evaluate:
-        """A function of a vector v, by all arguments, that gives ``ℓ'`` and ``ℓ'' v``."""
+        """A function of a vector v, by all arguments, that gives ``ℓ``, ``ℓ'`` and ``ℓ'' v``."""
         count = len(self.shapes)
 
         def derivatives(others: Tensor, *tensors: Tensor) -> list[Tensor]:
             arguments = self.arguments(tensors[: len(self._jets)])
-            slopes = _gradients(loss(self.view(arguments, others)), arguments)
+            value = loss(self.view(arguments, others))
+            slopes = _gradients(value, arguments)
             vectors = tensors[len(self._jets) :]
             along = [tf.reduce_sum(s * v) for s, v in zip(slopes, vectors, strict=True)]
-            return [*slopes, *_gradients(tf.add_n(along), arguments)] if along else []
+            products = _gradients(tf.add_n(along), arguments) if along else []
+            return [value, *slopes, *products]
 
         evaluate = self.run(derivatives, [(), *self.shapes[: len(self._jets)], *self.shapes])
 
         def apply(
             vectors: Sequence[Floats], others: float = 0.0
-        ) -> tuple[list[Floats], list[Floats]]:
-            found = evaluate([np.array(others), *self._jets, *vectors])
-            return found[:count], found[count:]
+        ) -> tuple[float, list[Floats], list[Floats]]:
+            value, *found = evaluate([np.array(others), *self._jets, *vectors])
+            return float(value), found[:count], found[count:]
 
         return apply
 
@@ -268,20 +283,17 @@ class _Known:
         vectors = self.zeros()
         for a in range(len(self._jets)):
             vectors[a] = rng.normal(size=self.shapes[a])
-        slopes, products = evaluate(vectors, 1.0)
-        # Rounding that inner derivatives have made larger, up to six digits of sixteen, or three of
-        # seven; a mean over N points couples them by 1/N of the largest entry.
-        tolerance = float(np.finfo(self.dtype).eps) ** 0.6
+        _, slopes, products = evaluate(vectors, 1.0)
         for b in range(len(self._jets)):
             expected, size = np.zeros(self.shapes[b]), 0.0
             for (a, other), bend in model.curvatures.items():
                 if other == b:
                     expected += np.einsum("nrq,nrqsp->nsp", vectors[a], bend)
                     size = max(size, float(np.abs(bend).max()))
-            if not np.abs(products[b] - expected).max(initial=0) <= tolerance * size:
+            if not np.abs(products[b] - expected).max(initial=0) <= self.tolerance * size:
                 raise NotLayeredError("couples its points")
             moved = np.abs(slopes[b] - model.slopes[b]).max(initial=0)
-            if not moved <= tolerance * np.abs(slopes[b]).max(initial=0):
+            if not moved <= self.tolerance * np.abs(slopes[b]).max(initial=0):
                 raise NotLayeredError("needs derivatives of the network that it does not ask for")
 
 
