@@ -53,8 +53,8 @@ class SelfCheck(Strict):
         failure: What is wrong, in a sentence; empty if nothing is.
         block_rows: Indices of the block rows that were read.
         seed: Seed of the random vectors.
-        error: Largest relative error of a product, or None if it is not finite.
-        tolerance: Largest that passes.
+        error: Relative error of the product that is furthest off, or None if it is not finite.
+        tolerance: How large it may be, given what rounding makes of the product.
         seconds: What compiling, multiplying and reading took.
     """
 

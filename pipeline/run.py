@@ -23,7 +23,8 @@ from pipeline.events import BlockRowStored, Callback, Event, RunFinished, RunSta
 from pipeline.executors import ExecutorName, get_executor
 from pipeline.plan import Plan, Request, make_plan
 from pipeline.records import BlockRecord
-from pipeline.selfcheck import Guard, References
+from pipeline.references import References
+from pipeline.selfcheck import Guard
 from pipeline.storage import Location, Place, locate
 from pipeline.store import HessianStore
 from pipeline.template import create_template
