@@ -14,13 +14,12 @@ from hessian_tasks.jets import Tensor, reverse_derivative
 from hessian_tasks.loss import term_values
 from hessian_tasks.models import dtype_of, trainable_variables
 from hessian_tasks.problem import Problem, ResidualTerm
-from hessian_tasks.regularization import REGULARIZATION
 
 __all__ = [
     "Linearisation",
-    "gauss_newton_vector_product",
+    "apply",
     "jacobian_vector_product",
-    "lacks_residuals",
+    "linearise",
     "residual_terms",
     "residuals",
 ]
@@ -35,6 +34,7 @@ class Linearisation:
     reverse passes make one forward pass (J. Townsend, 2017). Use it inside ``tf.function``.
 
     Attributes:
+        value: The residuals, ``[N C]``.
         size: Number of parameters that J is taken with respect to.
     """
 
@@ -47,8 +47,8 @@ class Linearisation:
         """
         self._variables = variables
         with tf.GradientTape(persistent=True) as self._inner:
-            self._residual = tf.reshape(residual(), [-1])
-        self._cotangent = tf.ones_like(self._residual)
+            self.value = tf.reshape(residual(), [-1])
+        self._cotangent = tf.ones_like(self.value)
         with tf.GradientTape(persistent=True) as self._outer:
             self._outer.watch(self._cotangent)
             self._pulled = self.pull(self._cotangent)
@@ -56,32 +56,11 @@ class Linearisation:
 
     def pull(self, cotangent: Tensor) -> Tensor:
         """``Jᵀ c`` ``[P]``."""
-        return pull_back(self._inner, self._residual, self._variables, cotangent)
+        return pull_back(self._inner, self.value, self._variables, cotangent)
 
     def push(self, tangent: Tensor) -> Tensor:
         """``J v`` ``[N C]``."""
         return pull_back(self._outer, self._pulled, [self._cotangent], tangent)
-
-
-def lacks_residuals(problem: Problem) -> str:
-    """Why a problem has no Gauss-Newton matrix, and what to do, or nothing.
-
-    Example:
-        >>> lacks_residuals(Problem(None, [LossTerm("norm", loss=lambda model: 0.0)]))
-        'The Gauss-Newton matrix is made of derivatives of residuals, and some terms have none: \
-norm. Declare them as ResidualTerm'
-    """
-    others = [term.name for term in problem.terms if not isinstance(term, ResidualTerm)]
-    if not others:
-        return ""
-    advice = "Declare them as ResidualTerm"
-    if REGULARIZATION in others:
-        # Weights that are penalised are no residuals at points.
-        advice = f"Leave the regularisers, which are {REGULARIZATION}, out of the network's layers"
-    return (
-        "The Gauss-Newton matrix is made of derivatives of residuals, and some terms have none: "
-        f"{', '.join(others)}. {advice}"
-    )
 
 
 def residual_terms(problem: Problem) -> list[ResidualTerm]:
@@ -111,42 +90,19 @@ def jacobian_vector_product(problem: Problem, vectors: Array) -> dict[str, Array
     """
 
     def push(term: ResidualTerm) -> Callable[[Tensor], Tensor]:
-        return lambda vector: _linearise(problem, term).push(vector)
+        return lambda vector: linearise(problem, term).push(vector)
 
-    return {t.name: _apply(problem, push(t), vectors) for t in residual_terms(problem)}
-
-
-def gauss_newton_vector_product(problem: Problem, vectors: Array) -> Array:
-    """``G v`` for the total loss: ``J v`` of every term, pulled back.
-
-    Like :func:`jacobian_vector_product` it shares nothing with the layered Jacobians.
-
-    Args:
-        problem: The problem, its model resolved to a Keras model.
-        vectors: One vector a row, ``[K, P]``.
-
-    Returns:
-        The products, one a row, ``[K, P]`` in the model's dtype.
-    """
-
-    def product(vector: Tensor) -> Tensor:
-        parts = []
-        for term in residual_terms(problem):
-            around = _linearise(problem, term)
-            image = around.push(vector)
-            count = tf.cast(tf.size(image), image.dtype)
-            parts.append(around.pull(2 * term.weight / count * image))
-        return tf.add_n(parts)
-
-    return _apply(problem, product, vectors)
+    return {t.name: apply(problem, push(t), vectors) for t in residual_terms(problem)}
 
 
-def _linearise(problem: Problem, term: ResidualTerm) -> Linearisation:
+def linearise(problem: Problem, term: ResidualTerm) -> Linearisation:
+    """The residuals of a term around θ, their jets differentiated by nested reverse passes."""
     variables = trainable_variables(problem.model)
     return Linearisation(lambda: term_values(problem, term, reverse_derivative), variables)
 
 
-def _apply(problem: Problem, function: Callable[[Tensor], Tensor], vectors: Array) -> Array:
+def apply(problem: Problem, function: Callable[[Tensor], Tensor], vectors: Array) -> Array:
+    """A function of vectors ``[P]``, compiled, of each row of a matrix."""
     dtype = dtype_of(problem.model)
     spec = tf.TensorSpec([vectors.shape[1]], dtype)
     compiled = tf.function(function, autograph=False).get_concrete_function(spec)

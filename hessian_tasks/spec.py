@@ -1,6 +1,7 @@
 """The unit of work, one block row of a matrix, and the names of what computes it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
@@ -119,8 +120,10 @@ class EngineChoice:
         name: Name of the engine.
         reason: What is not computed by layers; empty if everything is.
         residuals: Terms whose Jacobians are stored beside their Gauss-Newton matrix.
+        left_out: Terms that have no such matrix, and why; the total is the sum of the others.
     """
 
     name: EngineName
     reason: str
     residuals: tuple[TermResiduals, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)

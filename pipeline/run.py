@@ -21,7 +21,7 @@ from hessian_tasks.process import (
     resident_bytes,
 )
 from hessian_tasks.rebuild import rebuild
-from hessian_tasks.spec import BlockRow, EngineChoice, EngineName
+from hessian_tasks.spec import BlockRow, EngineChoice, EngineName, matrix_of
 from pipeline.blocks import BlockTask
 from pipeline.engines import AnyEngine, choose_engine, uses_numpy
 from pipeline.errors import PlanError, StoreMismatchError
@@ -57,7 +57,7 @@ class RunOptions:
             store has, or no.
         engine: Name of the engine, or ``"auto"``: what an existing store was begun with,
             or the fastest one that applies. ``"ggn"`` computes the Gauss-Newton matrix instead
-            of the Hessian, and the Jacobians of the residuals.
+            of the Hessian, and the Jacobians of residuals.
     """
 
     executor: ExecutorName = "threads"
@@ -117,13 +117,14 @@ def prepare(frozen: FrozenInputs, options: RunOptions, store: HessianStore | Non
     request = Request(
         num_params=frozen.layout.num_params,
         itemsize=frozen.dtype.itemsize,
-        num_arrays=1 + (len(frozen.terms) if per_term else 0),
+        num_arrays=1 + (len(frozen.terms) - len(choice.left_out) if per_term else 0),
         num_threads=num_threads,
         allowed_bytes=options.allowed_bytes or psutil.virtual_memory().available // 2,
         tile=tile,
         num_block_rows=_wanted_block_rows(engine, num_threads, options.num_workers),
         tile_multiple=engine.tile_multiple,
         num_residuals=sum(residuals.count for residuals in choice.residuals),
+        matrix=matrix_of(choice.name),
     )
     plan = make_plan(request, cost)
     return Prepared(engine, choice, plan, time.perf_counter() - started)
@@ -251,7 +252,15 @@ def _execute(
         store = HessianStore(location)
         pending = store.pending()
         _start(store, pending)
-    reporter.tell(RunStarted(prepared.plan, tuple(pending), resumed, prepared.startup_seconds))
+    reporter.tell(
+        RunStarted(
+            prepared.plan,
+            tuple(pending),
+            resumed,
+            prepared.startup_seconds,
+            tuple(store.left_out),
+        )
+    )
     if workers is not None:
         job = (store, frozen.source, prepared.plan)
         workers.compute(job, pending, reporter.stored, stop)

@@ -39,6 +39,7 @@ class HessianStore(HoldsInputs):
         arrays: Names of the matrix's arrays, by loss term; the total's term is None.
         jacobians: Names of the arrays of the residuals' Jacobians, by loss term; none beside a
             Hessian.
+        left_out: Terms that have no such matrix, and why; the total's is the sum of the others.
     """
 
     def __init__(self, place: Place) -> None:
@@ -59,6 +60,7 @@ class HessianStore(HoldsInputs):
         self.matrix = matrix_of(checked.engine)
         self.arrays: dict[str | None, str] = {a.term: a.name for a in checked.arrays}
         self.jacobians = {a.term: a.name for a in checked.jacobians}
+        self.left_out = {t.term: t.reason for t in checked.left_out}
         names = [*self.arrays.values(), *self.jacobians.values()]
         super().__init__(location, attributes, checked, names)
         check_arrays(location, checked, self.metadata)

@@ -56,7 +56,7 @@ def create_template(
 
 def _write(store: MemoryStore, frozen: FrozenInputs, plan: Plan, choice: EngineChoice) -> None:
     per_term = plan.request.num_arrays > 1
-    terms = [term.name for term in frozen.terms] if per_term else []
+    terms = [t.name for t in frozen.terms if t.name not in choice.left_out] if per_term else []
     names = array_names(matrix_of(choice.name).name, terms)
     attributes = _attributes(frozen, plan, choice, names)
     root = zarr.create_group(store, zarr_format=3, attributes=attributes)
@@ -151,6 +151,7 @@ def _attributes(
         "coordinates": " ".join(labels),
         "engine": choice.name,
         "engine_reason": choice.reason,
+        "left_out": [{"term": term, "reason": why} for term, why in choice.left_out.items()],
         "tile": plan.tile,
         "arrays": [{"name": name, "term": term} for term, name in names.items()],
         "jacobians": [{"name": jacobian_name(r.term), "term": r.term} for r in choice.residuals],

@@ -21,6 +21,7 @@ from hessian_tasks.reading.quadratic import (
     differentiate_residual,
     differentiate_twice,
 )
+from hessian_tasks.reading.stand_in import view_of_stand_ins
 
 __all__ = [
     "Evaluation",
@@ -32,4 +33,5 @@ __all__ = [
     "differentiate_twice",
     "functions_inlined",
     "read_term",
+    "view_of_stand_ins",
 ]
