@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
@@ -42,50 +43,80 @@ from hessian_tasks.models import dtype_of, trainable_variables
 from hessian_tasks.problem import Problem, ResidualTerm, Term
 from hessian_tasks.reading import (
     Evaluation,
+    QuadraticModel,
     differentiate_twice,
     functions_inlined,
+    is_convex,
     read_term,
     view_of_stand_ins,
 )
 from hessian_tasks.trainables import networks_of
 
-__all__ = ["KeptLoss", "gauss_newton_vector_product", "lacks_matrix", "left_out"]
+__all__ = [
+    "KeptLoss",
+    "Kinds",
+    "differentiate_at_jets",
+    "find_kinds",
+    "gauss_newton_vector_product",
+]
 
 Array = npt.NDArray[Any]
 
 
-def left_out(problem: Problem) -> dict[str, str]:
-    """The terms that have no Gauss-Newton matrix, and why.
+@dataclass(frozen=True)
+class Kinds:
+    """Which Gauss-Newton matrix the terms of a problem have.
+
+    Residual terms have that of their residuals, whatever these depend on.
+
+    Attributes:
+        convex: Of the terms whose loss is kept, whether ℓ'' is positive semidefinite at all points.
+        left_out: The terms that have none, and why.
+    """
+
+    convex: dict[str, bool]
+    left_out: dict[str, str]
+
+
+def find_kinds(problem: Problem) -> Kinds:
+    """Find out which Gauss-Newton matrix each term has.
+
+    A loss that is not given by residuals has one if it is a function of jets at fixed points and
+    adds up over these.
 
     Args:
         problem: The problem, its model resolved to a Keras model.
 
     Example:
-        >>> from hessian_tasks import LossTerm
+        >>> from hessian_tasks import DensityTerm, LossTerm
         >>> from hessian_tasks.problems.networks import mlp
-        >>> squared = LossTerm("squared", lambda model: tf.reduce_mean(model([[1.0], [2.0]])) ** 2)
-        >>> left_out(Problem(mlp(1, width=2, depth=1), [squared], "x"))
-        {'squared': 'couples its points'}
+        >>> X = tf.constant([[1.0], [2.0]])
+        >>> squared = LossTerm("squared", lambda model: tf.reduce_mean(model(X)) ** 2)
+        >>> energy = DensityTerm("energy", X.numpy(), lambda x, u: u.d("x") ** 2)
+        >>> find_kinds(Problem(mlp(1, width=2, depth=1), [squared, energy], "x"))
+        Kinds(convex={'energy': True}, left_out={'squared': 'couples its points'})
     """
-    reasons = {term.name: lacks_matrix(problem, term) for term in problem.terms}
-    return {name: reason for name, reason in reasons.items() if reason}
+    kinds = Kinds({}, {})
+    for term in problem.terms:
+        if not isinstance(term, ResidualTerm):
+            try:
+                model = differentiate_at_jets(problem, term)
+            except NotLayeredError as error:
+                kinds.left_out[term.name] = str(error)
+            else:
+                kinds.convex[term.name] = is_convex(model, np.dtype(dtype_of(problem.model)))
+    return kinds
 
 
-def lacks_matrix(problem: Problem, term: Term) -> str:
-    """Why a term has no Gauss-Newton matrix, or nothing.
+def differentiate_at_jets(problem: Problem, term: Term) -> QuadraticModel:
+    """The loss of a term to second order in the networks' jets.
 
-    Residuals have one, whatever they depend on; a loss of another kind has to be a function of jets
-    at fixed points, and to add up over these.
+    Raises:
+        NotLayeredError: If it has no Gauss-Newton matrix, saying why.
     """
-    if isinstance(term, ResidualTerm):
-        return ""
-    try:
-        reading = read_term(problem, term)
-        jets = [_jets_at(problem, evaluation) for evaluation in reading.evaluations]
-        differentiate_twice(problem, term, reading, jets)
-    except NotLayeredError as error:
-        return str(error)
-    return ""
+    reading = read_term(problem, term)
+    jets = [_jets_at(problem, evaluation) for evaluation in reading.evaluations]
+    return differentiate_twice(problem, term, reading, jets)
 
 
 def _jets_at(problem: Problem, evaluation: Evaluation) -> Array:

@@ -23,8 +23,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.autodiff import pull_back, select_terms
-from hessian_tasks.errors import ProblemError
-from hessian_tasks.generalised import KeptLoss, lacks_matrix
+from hessian_tasks.errors import NotLayeredError, ProblemError
+from hessian_tasks.generalised import KeptLoss, differentiate_at_jets
 from hessian_tasks.jets import Tensor, forward_derivative
 from hessian_tasks.linearised import Linearisation
 from hessian_tasks.loss import (
@@ -168,12 +168,13 @@ class ShardProducts:
     def _gauss_newton(self, term: Term) -> Compiled:
         if isinstance(term, ResidualTerm):
             return self._gauss_newton_of_residuals(term)
-        if reason := lacks_matrix(self._problem, term):
+        try:
+            differentiate_at_jets(self._problem, term)
+        except NotLayeredError as error:
             raise ProblemError(
-                f"The Gauss-Newton matrix needs losses that add up over points at which networks "
-                f"are evaluated, and term {term.name!r} has none: it {reason}. Ask for the matrix "
-                "of another term, or for the Hessian."
-            )
+                f"Term {term.name!r} has no Gauss-Newton matrix, because it {error}. Ask for the "
+                "matrix of another term, or for the Hessian."
+            ) from error
 
         def products(arrays: dict[str, Tensor], counts: Tensor, vectors: Tensor) -> Tensor:
             loss = partial(self._loss, term, arrays, counts)

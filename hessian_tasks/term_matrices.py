@@ -153,7 +153,7 @@ class AutodiffCurvature(_Autodiff):
         Args:
             problem: The problem, its model resolved to a Keras model.
             term: One of its terms, which is not among those that
-                :func:`~hessian_tasks.generalised.left_out` names.
+                :func:`~hessian_tasks.generalised.find_kinds` leaves out.
             row_batch: Number of rows computed by one call into TensorFlow.
         """
         super().__init__(problem, term, row_batch)

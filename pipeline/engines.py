@@ -6,7 +6,7 @@ from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.gauss_newton import GaussNewtonEngine
-from hessian_tasks.generalised import left_out
+from hessian_tasks.generalised import find_kinds
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_matrices
 from hessian_tasks.problem import Problem, ResidualTerm
@@ -60,7 +60,8 @@ def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, Engine
 def _choose_matrices(
     problem: Problem, devices: DevicePool
 ) -> tuple[GaussNewtonEngine, EngineChoice]:
-    missing = left_out(problem)
+    kinds = find_kinds(problem)
+    missing = kinds.left_out
     terms = [term for term in problem.terms if term.name not in missing]
     if not terms:
         reasons = "; ".join(f"term {name!r} {reason}" for name, reason in missing.items())
@@ -68,8 +69,10 @@ def _choose_matrices(
             f"No term has a Gauss-Newton matrix: {reasons}. Declare them as ResidualTerm or "
             "DensityTerm, or compute the Hessian: leave --engine out."
         )
-    kept = [term.name for term in terms if not isinstance(term, ResidualTerm)]
-    notes = [f"of {', '.join(kept)} with the loss kept"] if kept else []
+    notes = [
+        f"term {name!r} with the loss kept, {'convex' if convex else 'not convex'} in the jets"
+        for name, convex in kinds.convex.items()
+    ]
     notes += [f"without term {name!r}, which {reason}" for name, reason in missing.items()]
     try:
         engine = GaussNewtonEngine(problem, layered_matrices(problem, terms), by_layers=True)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from hessian_tasks import BlockRow, DensityTerm, LossTerm, Problem, ResidualTerm
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.gauss_newton import GaussNewtonEngine
-from hessian_tasks.generalised import gauss_newton_vector_product, left_out
+from hessian_tasks.generalised import find_kinds, gauss_newton_vector_product
 from hessian_tasks.layered.gauss_newton import layered_matrices
 from hessian_tasks.models import get_theta, set_theta, trainable_variables
 from hessian_tasks.problems import classification
@@ -204,7 +204,10 @@ def mixed(*terms: Any) -> Problem:
 def test_all_ways_agree_for_terms_of_all_kinds() -> None:
     norm = LossTerm("norm", lambda model: tf.reduce_sum(model.trainable_weights[0] ** 4))
     problem = shifted(mixed(norm))
-    assert left_out(problem) == {}
+    kinds = find_kinds(problem)
+    assert kinds.left_out == {}
+    # exp(a d) has ∂²/∂(a, d)² of determinant -(1 + 2 a d) exp(2 a d).
+    assert kinds.convex == {"pair": False, "bent": False, "own": False, "norm": True}
     found = every_way(problem)
     assert_all_close(found, found["verification"])
 
@@ -226,6 +229,10 @@ def test_networks_that_are_not_layered_go_to_autodiff(tmp_path: Path) -> None:
         neural_tangent_kernel(path)
 
 
+def kinked(x: Any, u: Any) -> Any:
+    return tf.sqrt(tf.abs(u.value - tf.stop_gradient(u.value)))
+
+
 def moving(x: Any, u: Any, a: Any) -> Any:
     return tf.exp(u.at(x + a).value)
 
@@ -234,6 +241,7 @@ def moving(x: Any, u: Any, a: Any) -> Any:
     ("term", "reason"),
     [
         (LossTerm("bad", lambda model: tf.reduce_mean(model(POINTS)) ** 2), "couples its points"),
+        (DensityTerm("bad", POINTS, kinked), "NaN or infinite at these weights"),
         (DensityTerm("bad", POINTS, moving), "points that depend on the weights"),
     ],
 )
@@ -288,7 +296,8 @@ def test_commands(file: Path, tmp_path: Path, hessian: Cli) -> None:
     assert (code, "error of G v" in output, "error of J v" in output) == (0, True, False)
     code, output, _ = hessian("info", g)
     assert (code, "Gauss-Newton matrices  ggn, ggn_smooth, ggn_fit" in output) == (0, True)
-    assert "of smooth, fit with the loss kept" in output
+    assert "term 'smooth' with the loss kept, not convex in the jets" in output
+    assert "term 'fit' with the loss kept, convex in the jets" in output
     code, output, _ = hessian("terms", h, "--ggn", g, "--number", 2)
     assert (code, "H-G fit" in output) == (0, True)
     code, output, _ = hessian("plan", file, "--engine", "ggn")
@@ -313,4 +322,4 @@ def test_a_store_says_what_it_is_without(file: Path, tmp_path: Path, hessian: Cl
         code, _, errors = hessian(command, h, "--ggn", g)
         assert (code, "is without mean" in errors, "Traceback" in errors) == (1, True, False)
     code, _, errors = hessian("estimate", *coupled[:3], "--engine", "ggn")
-    assert (code, "term 'mean' has none: it couples its points" in errors) == (1, True)
+    assert (code, "because it couples its points" in errors) == (1, True)

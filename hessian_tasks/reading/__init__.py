@@ -3,11 +3,13 @@
 - :mod:`~hessian_tasks.reading.stand_in` stands for the network in a loss;
 - :mod:`~hessian_tasks.reading.evaluations` finds where the loss evaluates the network, and which
   weights it reads itself;
-- :mod:`~hessian_tasks.reading.quadratic` differentiates it by the network's jets there.
+- :mod:`~hessian_tasks.reading.quadratic` differentiates it by the network's jets there;
+- :mod:`~hessian_tasks.reading.convexity` says whether it is convex in them.
 
 Imports TensorFlow, and of this package what says how a loss is evaluated.
 """
 
+from hessian_tasks.reading.convexity import is_convex
 from hessian_tasks.reading.evaluations import (
     Evaluation,
     Reading,
@@ -32,6 +34,7 @@ __all__ = [
     "differentiate_residual",
     "differentiate_twice",
     "functions_inlined",
+    "is_convex",
     "read_term",
     "view_of_stand_ins",
 ]

@@ -269,6 +269,8 @@ class _Known:
         for a in range(len(self._jets)):
             vectors[a] = rng.normal(size=self.shapes[a])
         slopes, products = evaluate(vectors, 1.0)
+        if not all(np.isfinite(found).all() for found in [*slopes, *products]):
+            raise NotLayeredError("has derivatives that are NaN or infinite at these weights")
         # Rounding that inner derivatives have made larger, up to six digits of sixteen, or three of
         # seven; a mean over N points couples them by 1/N of the largest entry.
         tolerance = float(np.finfo(self.dtype).eps) ** 0.6
