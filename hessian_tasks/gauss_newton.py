@@ -1,4 +1,4 @@
-"""The ``ggn`` engine: the Gauss-Newton matrix, which takes first derivatives of residuals alone.
+"""The ``ggn`` engine: the Gauss-Newton matrix, which takes first derivatives of networks alone.
 
 For residual terms ``L_k = w_k mean r_k²`` over N_k points and C_k components,
 
@@ -6,49 +6,53 @@ For residual terms ``L_k = w_k mean r_k²`` over N_k points and C_k components,
 
 and the Gauss-Newton matrix G is what is left without the second derivatives: H where the
 residuals vanish or are linear in θ, and positive semidefinite where no weight is negative
-(J. Nocedal, S. Wright, Numerical Optimization, section 10.3).
+(J. Nocedal, S. Wright, Numerical Optimization, section 10.3). Of every other term that is a loss ℓ
+of the networks' jets, G is what is left without the second derivatives of the networks, see
+:mod:`hessian_tasks.generalised`.
 
-A block row needs the columns of J_k that belong to its rows, and these times J_k. By automatic
-differentiation that is one forward pass for a column and one reverse pass for its product,
-``G e = Jᵀ (J e)`` (N. Schraudolph, 2002), so that J as a whole is never in memory;
-:mod:`hessian_tasks.layered.gauss_newton` has the faster way for networks of dense layers.
+A block row is the sum of those of the terms, which :mod:`hessian_tasks.term_matrices` computes by
+automatic differentiation, and :mod:`hessian_tasks.layered.gauss_newton` faster for networks of
+dense layers.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.autodiff import select_terms, trial_rows
 from hessian_tasks.devices import DevicePool
-from hessian_tasks.jets import Tensor
-from hessian_tasks.linearised import Linearisation
-from hessian_tasks.loss import term_values
-from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
-from hessian_tasks.problem import Problem, ResidualTerm
+from hessian_tasks.errors import ProblemError
+from hessian_tasks.models import parameter_layout
+from hessian_tasks.problem import Problem
 from hessian_tasks.spec import BlockRow, TermResiduals
 
 __all__ = [
-    "AutodiffJacobian",
     "GaussNewtonEngine",
-    "TermJacobian",
+    "TermMatrix",
 ]
 
 Array = npt.NDArray[Any]
 
 
-class TermJacobian(Protocol):
-    """J = ∂r/∂θ of one term, a block row of parameters at a time."""
+class TermMatrix(Protocol):
+    """The matrix of one term, a block row of parameters at a time."""
 
-    residuals: TermResiduals
+    @property
+    def term(self) -> str:
+        """Name of the term."""
+        ...
 
-    def block_row(self, row: BlockRow, check: Callable[[], None]) -> tuple[Array, Array]:
-        """Columns of J, and their products with the columns from the first of them on.
+    @property
+    def residuals(self) -> TermResiduals | None:
+        """Its residuals, whose Jacobian J = ∂r/∂θ its matrix is made of, if it has any."""
+        ...
+
+    def block_row(self, row: BlockRow, check: Callable[[], None]) -> tuple[Array | None, Array]:
+        """Columns of J, and rows of the matrix from the first of them on.
 
         Args:
             row: The block row.
@@ -56,16 +60,17 @@ class TermJacobian(Protocol):
 
         Returns:
             ``J[:, start:stop]`` ``[N C, rows]`` and ``J[:, start:stop]ᵀ J[:, start:]``
-            ``[rows, P - start]``.
+            ``[rows, P - start]``; or nothing and ``G[start:stop, start:]``.
         """
         ...
 
 
 class GaussNewtonEngine:
-    """Computes block rows of the Gauss-Newton matrix from the Jacobians of the terms.
+    """Computes block rows of the Gauss-Newton matrix from those of the terms.
 
     Attributes:
-        by_layers: Whether the Jacobians are computed by layers, in NumPy.
+        by_layers: Whether they are computed by layers, in NumPy.
+        terms: Names of the terms that have such a matrix; the total is their sum.
 
     Example:
         >>> import keras
@@ -73,7 +78,8 @@ class GaussNewtonEngine:
         >>> net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         >>> fit = ResidualTerm("fit", [[1.0], [3.0]], lambda x, u: u.value)
         >>> problem = Problem(net, [fit], coordinates="x")
-        >>> engine = GaussNewtonEngine(problem, [AutodiffJacobian(problem, fit)], by_layers=False)
+        >>> from hessian_tasks.term_matrices import AutodiffJacobian
+        >>> engine = GaussNewtonEngine(problem, [AutodiffJacobian(problem, fit)], False)
         >>> engine.block_row(BlockRow(0, 0, 2))  # the residual is linear: this is the Hessian
         array([[10.,  4.],
                [ 4.,  2.]], dtype=float32)
@@ -88,7 +94,7 @@ class GaussNewtonEngine:
     def __init__(
         self,
         problem: Problem,
-        jacobians: Sequence[TermJacobian],
+        matrices: Sequence[TermMatrix],
         by_layers: bool,
         devices: DevicePool | None = None,
     ) -> None:
@@ -96,7 +102,7 @@ class GaussNewtonEngine:
 
         Args:
             problem: The problem, its model resolved to a Keras model.
-            jacobians: One for every term of the problem.
+            matrices: One for every term that has such a matrix, at least one.
             by_layers: Whether they are computed by layers.
             devices: The devices to compute on; each block row takes a free one. By default
                 TensorFlow chooses. By layers NumPy computes, without them.
@@ -105,12 +111,14 @@ class GaussNewtonEngine:
         self.devices = devices or DevicePool()
         self.layout = parameter_layout(problem.model)
         self.by_layers = by_layers
-        self._jacobians = {jacobian.residuals.term: jacobian for jacobian in jacobians}
+        self._matrices = {matrix.term: matrix for matrix in matrices}
+        self.terms = tuple(self._matrices)
 
     @property
     def residuals(self) -> tuple[TermResiduals, ...]:
-        """The residuals of every term."""
-        return tuple(jacobian.residuals for jacobian in self._jacobians.values())
+        """The residuals of every term that has some."""
+        found = (matrix.residuals for matrix in self._matrices.values())
+        return tuple(residuals for residuals in found if residuals is not None)
 
     def block_row(
         self,
@@ -129,9 +137,9 @@ class GaussNewtonEngine:
             Array ``[rows, P - start]`` in the model's dtype.
 
         Raises:
-            ProblemError: If there is no such term.
+            ProblemError: If there is no such term, or it has no such matrix.
         """
-        first, *others = (chosen.name for chosen in select_terms(self.problem, term))
+        first, *others = self.terms if term is None else [term]
         block, _ = self.term_rows(row, first, check)
         for name in others:
             block += self.term_rows(row, name, check)[0]
@@ -139,18 +147,25 @@ class GaussNewtonEngine:
 
     def term_rows(
         self, row: BlockRow, term: str, check: Callable[[], None] = lambda: None
-    ) -> tuple[Array, Array]:
-        """A block row of one term's matrix, and the columns of its Jacobian.
+    ) -> tuple[Array, Array | None]:
+        """A block row of one term's matrix, and the columns of its Jacobian, if it has one.
 
         Returns:
             ``2 w / (N C) Jᵀ J`` as :meth:`block_row` has it, and ``J[:, start:stop]``
-            ``[N C, rows]``.
+            ``[N C, rows]``; or ``∂y/∂θᵀ ℓ'' ∂y/∂θ`` and nothing.
+
+        Raises:
+            ProblemError: If there is no such term, or it has no such matrix.
         """
-        jacobian = self._jacobians[term]
+        if term not in self._matrices:
+            (chosen,) = select_terms(self.problem, term)
+            raise ProblemError(f"Term {chosen.name!r} has no Gauss-Newton matrix.")
+        matrix = self._matrices[term]
         with self.devices.take() as device, tf.device(device):
-            columns, product = jacobian.block_row(row, check)
-        product *= product.dtype.type(jacobian.residuals.factor)
-        return product, columns
+            columns, rows = matrix.block_row(row, check)
+        if matrix.residuals is not None:
+            rows *= rows.dtype.type(matrix.residuals.factor)
+        return rows, columns
 
     def trial_rows(self) -> list[BlockRow]:
         """A few rows that are typical of the whole: one to compile, a short and a longer one."""
@@ -161,78 +176,3 @@ class GaussNewtonEngine:
     def num_graphs(self, per_term: bool) -> int:
         """Number of graphs that a run compiles, each about as large as the first."""
         return 1 if self.by_layers else len(self.layout.layers())
-
-
-class AutodiffJacobian:
-    """J of one term by automatic differentiation, for any network and residual.
-
-    Safe to share between threads. As in :class:`~hessian_tasks.autodiff.AutodiffEngine`, a loop
-    inside a compiled graph does one column after the other, and each layer has a graph of its
-    own that leaves out the layers before.
-
-    Attributes:
-        residuals: The term's residuals.
-    """
-
-    # One for all terms: they share the network, which one thread at a time is to trace.
-    _lock: ClassVar = threading.Lock()
-
-    def __init__(self, problem: Problem, term: ResidualTerm, row_batch: int = 64) -> None:
-        """Run the residual once, to count its components.
-
-        Args:
-            problem: The problem, its model resolved to a Keras model.
-            term: One of its terms.
-            row_batch: Number of columns computed by one call into TensorFlow.
-        """
-        self._problem = problem
-        self._term = term
-        self._layout = parameter_layout(problem.model)
-        self._dtype = np.dtype(dtype_of(problem.model))
-        self._row_batch = row_batch
-        self._compiled: dict[int, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {}
-        compiled = tf.function(lambda: term_values(problem, term), autograph=False)
-        shape = compiled.get_concrete_function()().shape
-        self.residuals = TermResiduals(term.name, shape[0], shape[1], term.weight)
-
-    def block_row(self, row: BlockRow, check: Callable[[], None]) -> tuple[Array, Array]:
-        """See :meth:`TermJacobian.block_row`."""
-        first = self._layout.layer_start(row.start)
-        offset = self._layout.variables[first].offset
-        compiled = self._compile(first)
-        columns = np.empty((self.residuals.count, row.num_rows), self._dtype)
-        products = np.empty((row.num_rows, self._layout.num_params - row.start), self._dtype)
-        for start in range(row.start, row.stop, self._row_batch):
-            check()
-            stop = min(start + self._row_batch, row.stop)
-            part = slice(start - row.start, stop - row.start)
-            images, rows = compiled(tf.constant(start - offset), tf.constant(stop - offset))
-            columns[:, part] = images.numpy().T
-            products[part] = rows.numpy()[:, row.start - offset :]
-        return columns, products
-
-    def _compile(self, first: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        with self._lock:
-            if first not in self._compiled:
-                index = tf.TensorSpec([], tf.int32)
-                rows = tf.function(self._make_rows(first), autograph=False)
-                self._compiled[first] = rows.get_concrete_function(index, index)
-            return self._compiled[first]
-
-    def _make_rows(self, first: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        def rows(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
-            variables = trainable_variables(self._problem.model)[first:]
-            around = Linearisation(lambda: term_values(self._problem, self._term), variables)
-
-            def row(index: Tensor) -> tuple[Tensor, Tensor]:
-                one_hot = tf.one_hot(index, around.size, dtype=self._dtype)
-                image = around.push(one_hot)
-                return image, around.pull(image)
-
-            signature = (tf.TensorSpec([None], self._dtype),) * 2
-            found: tuple[Tensor, Tensor] = tf.map_fn(
-                row, tf.range(start, stop), fn_output_signature=signature
-            )
-            return found
-
-        return rows

@@ -5,7 +5,8 @@ For the points of a shard, a batch at a time, and K vectors v at once:
     H_shard v = ∂⟨∇L_shard(θ), v⟩/∂θ,       G_shard v = 2 w / (N C) J_shardᵀ (J_shard v),
 
 with L_shard the shard's share of the loss: ``w / (N C)`` times the sum of its squared residuals,
-where N counts the points of the whole term. The first-order graph of a batch is evaluated once
+where N counts the points of the whole term; G of other terms is in
+:mod:`hessian_tasks.generalised`. The first-order graph of a batch is evaluated once
 for all vectors; a loop inside the compiled graph then runs one reverse pass a vector, as in
 :mod:`hessian_tasks.autodiff`. ``docs/matrix_free.md`` has the figures of the other ways.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,14 +23,22 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.autodiff import pull_back, select_terms
-from hessian_tasks.errors import ProblemError
+from hessian_tasks.errors import NotLayeredError, ProblemError
+from hessian_tasks.generalised import KeptLoss, differentiate_at_jets
 from hessian_tasks.jets import Tensor, forward_derivative
-from hessian_tasks.linearised import Linearisation, lacks_residuals
-from hessian_tasks.loss import gradient, term_arrays, term_loss, term_values
+from hessian_tasks.linearised import Linearisation
+from hessian_tasks.loss import (
+    View,
+    gradient,
+    seen_loss,
+    seen_values,
+    term_arrays,
+    term_values,
+)
 from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import LossTerm, PointTerm, Problem, ResidualTerm, Term
 from hessian_tasks.shards import Shard, cut
-from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, Matrix
+from hessian_tasks.spec import HESSIAN, Matrix
 
 __all__ = ["MAX_BATCH", "ShardProducts", "cut_points"]
 
@@ -77,11 +87,7 @@ class ShardProducts:
             matrix: Which matrix.
             derivative: How the jets of residual terms differentiate.
 
-        Raises:
-            ProblemError: If the Gauss-Newton matrix is asked for and a term has no residuals.
         """
-        if matrix == GAUSS_NEWTON and (reason := lacks_residuals(problem)):
-            raise ProblemError(f"{reason}, or ask for the Hessian.")
         self.num_params = parameter_layout(problem.model).num_params
         self.matrix = matrix
         self._problem = problem
@@ -101,6 +107,9 @@ class ShardProducts:
 
         Returns:
             ``[P, K]`` float64: computed in the model's dtype, added up in float64.
+
+        Raises:
+            ProblemError: If the term has no such matrix.
         """
         term = self._terms[shard.term]
         compiled = self._compile(term, shard.batch)
@@ -139,11 +148,8 @@ class ShardProducts:
     def _hessian(self, term: Term) -> Compiled:
         def products(arrays: dict[str, Tensor], counts: Tensor, vectors: Tensor) -> Tensor:
             def loss() -> Tensor:
-                if isinstance(term, LossTerm):
-                    return term_loss(self._problem, term, self._derivative)
-                values = term_values(self._problem, term, self._derivative, arrays)
-                values = tf.square(values) if term.squared else values
-                return _share(term, counts) * tf.reduce_mean(values * counts[:, tf.newaxis])
+                view = View.of(self._problem.model, self._derivative)
+                return self._loss(term, arrays, counts, view)
 
             with tf.GradientTape(persistent=True) as tape:
                 grad = gradient(loss, self._variables)
@@ -151,9 +157,33 @@ class ShardProducts:
 
         return products
 
-    def _gauss_newton(self, term: Term) -> Compiled:
-        assert isinstance(term, ResidualTerm), term
+    def _loss(self, term: Term, arrays: dict[str, Tensor], counts: Tensor, view: View) -> Tensor:
+        """The share of a batch in the loss."""
+        if isinstance(term, LossTerm):
+            return seen_loss(self._problem, term, view)
+        values = seen_values(self._problem, term, view, arrays)
+        values = tf.square(values) if term.squared else values
+        return _share(term, counts) * tf.reduce_mean(values * counts[:, tf.newaxis])
 
+    def _gauss_newton(self, term: Term) -> Compiled:
+        if isinstance(term, ResidualTerm):
+            return self._gauss_newton_of_residuals(term)
+        try:
+            differentiate_at_jets(self._problem, term)
+        except NotLayeredError as error:
+            raise ProblemError(
+                f"Term {term.name!r} has no Gauss-Newton matrix, because it {error}. Ask for the "
+                "matrix of another term, or for the Hessian."
+            ) from error
+
+        def products(arrays: dict[str, Tensor], counts: Tensor, vectors: Tensor) -> Tensor:
+            loss = partial(self._loss, term, arrays, counts)
+            kept = KeptLoss(self._problem, loss, self._variables, self._derivative)
+            return _for_each(vectors, kept.product)
+
+        return products
+
+    def _gauss_newton_of_residuals(self, term: ResidualTerm) -> Compiled:
         def products(arrays: dict[str, Tensor], counts: Tensor, vectors: Tensor) -> Tensor:
             def residual() -> Tensor:
                 return term_values(self._problem, term, self._derivative, arrays)

@@ -100,7 +100,7 @@ def open_store(store: Place) -> xr.Dataset:
         ``row_variable`` and ``row_index`` name the parameter of each row, ``col_layer`` and so on
         that of each column, and select them, alone or together. Entries that are not computed yet
         are NaN. Of a Gauss-Newton matrix the arrays are ``ggn``, ``ggn_<term>``, and
-        ``jacobian_<term>`` ``[<term>_residual, col]``.
+        of residuals ``jacobian_<term>`` ``[<term>_residual, col]``.
 
     Raises:
         StoreError: If there is no readable store.
@@ -183,15 +183,17 @@ def verify_hessian(
         ReproductionError: If the problem is not the one that the store was made from.
         StoreError: If the store cannot be read or the certificate not be written.
     """
-    from hessian_tasks import linearised
     from hessian_tasks.autodiff import hessian_vector_product
+    from hessian_tasks.generalised import gauss_newton_vector_product
+    from hessian_tasks.linearised import jacobian_vector_product
     from pipeline.verify import certify
 
     opened = HessianStore(store)
     rebuilt = rebuild_problem(opened, problem)
     if opened.matrix == GAUSS_NEWTON:
-        product = partial(linearised.gauss_newton_vector_product, rebuilt)
-        images = partial(linearised.jacobian_vector_product, rebuilt)
+        terms = [t.name for t in rebuilt.terms if t.name not in opened.left_out]
+        product = partial(gauss_newton_vector_product, rebuilt, terms=terms)
+        images = partial(jacobian_vector_product, rebuilt) if opened.jacobians else None
         certificate = certify(opened, product, num_vectors, images)
     else:
         certificate = certify(opened, partial(hessian_vector_product, rebuilt), num_vectors)

@@ -41,12 +41,17 @@ class Engine(Protocol):
 
 @runtime_checkable
 class JacobianEngine(Engine, Protocol):
-    """An engine whose matrices are products of the residuals' Jacobians."""
+    """An engine whose matrices are made term by term, some of them from Jacobians of residuals."""
+
+    terms: tuple[str, ...]
 
     def term_rows(
         self, row: BlockRow, term: str, check: Callable[[], None] = ...
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """A block row of one term's matrix, and the columns of its Jacobian ``[N C, rows]``."""
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+        """A block row of one term's matrix, and the columns of its Jacobian ``[N C, rows]``.
+
+        Terms that are no residuals have none.
+        """
         ...
 
 
@@ -145,8 +150,10 @@ class BlockTask:
         names = self.store.arrays
         blocks: Blocks = {}
         columns: Blocks = {}
-        for term, name in self.store.jacobians.items():
-            product, columns[name] = engine.term_rows(row, term, self.check)
+        for term in engine.terms:
+            product, part = engine.term_rows(row, term, self.check)
+            if part is not None:
+                columns[self.store.jacobians[term]] = part
             # Where terms are not wanted one by one, they add up to the total at once.
             target = names.get(term, names[None])
             if target in blocks:

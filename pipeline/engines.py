@@ -5,13 +5,14 @@ from __future__ import annotations
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import NotLayeredError
-from hessian_tasks.gauss_newton import AutodiffJacobian, GaussNewtonEngine
+from hessian_tasks.gauss_newton import GaussNewtonEngine
+from hessian_tasks.generalised import find_kinds
 from hessian_tasks.layered.engine import LayeredEngine
-from hessian_tasks.layered.gauss_newton import layered_jacobians
-from hessian_tasks.linearised import lacks_residuals, residual_terms
-from hessian_tasks.problem import Problem
+from hessian_tasks.layered.gauss_newton import layered_matrices
+from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.process import gpu_names
 from hessian_tasks.spec import EngineChoice, EngineName
+from hessian_tasks.term_matrices import AutodiffCurvature, AutodiffJacobian
 from pipeline.errors import PlanError
 
 __all__ = ["AnyEngine", "choose_engine", "uses_numpy"]
@@ -37,7 +38,7 @@ def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, Engine
     """
     devices = DevicePool(gpu_names())
     if name == "ggn":
-        return _choose_jacobians(problem, devices)
+        return _choose_matrices(problem, devices)
     if name == "autodiff":
         return AutodiffEngine(problem, devices=devices), EngineChoice("autodiff", "asked for")
     try:
@@ -55,19 +56,35 @@ def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, Engine
     return engine, EngineChoice("layered", reason, readings=engine.readings)
 
 
-def _choose_jacobians(
+def _choose_matrices(
     problem: Problem, devices: DevicePool
 ) -> tuple[GaussNewtonEngine, EngineChoice]:
-    if reason := lacks_residuals(problem):
-        raise PlanError(f"{reason}, or compute the Hessian: leave --engine out.")
+    kinds = find_kinds(problem)
+    missing = kinds.left_out
+    terms = [term for term in problem.terms if term.name not in missing]
+    if not terms:
+        reasons = "; ".join(f"term {name!r} {reason}" for name, reason in missing.items())
+        raise PlanError(
+            f"No term has a Gauss-Newton matrix: {reasons}. Declare them as ResidualTerm or "
+            "DensityTerm, or compute the Hessian: leave --engine out."
+        )
+    notes = [
+        f"term {name!r} with the loss kept, {'convex' if convex else 'not convex'} in the jets"
+        for name, convex in kinds.convex.items()
+    ]
+    notes += [f"without term {name!r}, which {reason}" for name, reason in missing.items()]
     try:
-        engine = GaussNewtonEngine(problem, layered_jacobians(problem), by_layers=True)
-        reason = ""
+        engine = GaussNewtonEngine(problem, layered_matrices(problem, terms), by_layers=True)
     except NotLayeredError as error:
-        jacobians = [AutodiffJacobian(problem, term) for term in residual_terms(problem)]
-        engine = GaussNewtonEngine(problem, jacobians, by_layers=False, devices=devices)
-        reason = f"by autodiff because {error}"
-    return engine, EngineChoice("ggn", reason, engine.residuals)
+        notes.insert(0, f"by autodiff because {error}")
+        matrices = [
+            AutodiffJacobian(problem, term)
+            if isinstance(term, ResidualTerm)
+            else AutodiffCurvature(problem, term)
+            for term in terms
+        ]
+        engine = GaussNewtonEngine(problem, matrices, by_layers=False, devices=devices)
+    return engine, EngineChoice("ggn", "; ".join(notes), engine.residuals, missing)
 
 
 def uses_numpy(engine: AnyEngine) -> bool:

@@ -24,12 +24,14 @@ class RunStarted:
         resumed: Whether the store was there before.
         startup_seconds: Time to build the problem, to compile for the first layer, to measure a
             few rows and to compute what the result is checked with.
+        left_out: Terms that have no Gauss-Newton matrix, where that is computed.
     """
 
     plan: Plan
     pending: tuple[BlockRow, ...]
     resumed: bool
     startup_seconds: float
+    left_out: tuple[str, ...] = ()
 
     @property
     def num_stored(self) -> int:

@@ -9,6 +9,7 @@ import xarray as xr
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
 from pipeline.analysis.parts import expect_matrix, open_pair
 from pipeline.api import open_store
+from pipeline.errors import StoreMismatchError
 from pipeline.storage import Place
 
 __all__ = ["neural_tangent_kernel", "residual_curvature"]
@@ -32,7 +33,7 @@ def neural_tangent_kernel(store: Place) -> xr.DataArray:
         rows are missing.
 
     Raises:
-        StoreMismatchError: If the store holds a Hessian.
+        StoreMismatchError: If the store holds a Hessian, or no term has residuals.
         StoreError: If there is no readable store.
 
     Example:
@@ -47,6 +48,11 @@ def neural_tangent_kernel(store: Place) -> xr.DataArray:
         ({'residual': 8, 'other': 8}, ['pde', 'dirichlet'])
     """
     opened = expect_matrix(store, GAUSS_NEWTON)
+    if not opened.jacobians:
+        raise StoreMismatchError(
+            f"{opened.location} holds no Jacobians: none of its terms is a ResidualTerm. Declare "
+            "what is to have a tangent kernel as one."
+        )
     dataset = open_store(store)
     jacobians = [dataset[name] for name in opened.jacobians.values()]
     rows = da.concatenate([jacobian.data for jacobian in jacobians])
@@ -68,6 +74,9 @@ def neural_tangent_kernel(store: Place) -> xr.DataArray:
 def residual_curvature(hessian_store: Place, ggn_store: Place) -> xr.DataArray:
     """What the Gauss-Newton matrix leaves out, ``H - G = Σ 2 w / (N C) Σ r ∂²r/∂θ²``, lazily.
 
+    Of terms that are no residuals it leaves out ``Σ ℓ_u ∂²u/∂θ²``, with ℓ the loss of the networks'
+    jets u.
+
     Args:
         hessian_store: Directory of a store of the Hessian.
         ggn_store: Directory of a store of the Gauss-Newton matrix, of the same inputs.
@@ -78,7 +87,7 @@ def residual_curvature(hessian_store: Place, ggn_store: Place) -> xr.DataArray:
 
     Raises:
         StoreMismatchError: If the stores were made from different inputs, naming what differs, or
-            do not hold these matrices.
+            do not hold these matrices, or a term has no Gauss-Newton matrix.
         StoreError: If one cannot be read.
 
     Example:

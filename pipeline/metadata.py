@@ -40,6 +40,11 @@ class _Jacobian(Strict):
     term: Name
 
 
+class _LeftOut(Strict):
+    term: Name
+    reason: Line
+
+
 class _Certificate(Strict):
     passed: bool
     product_errors: list[float]
@@ -82,20 +87,28 @@ class Attributes(RecordedInputs):
     arrays: list[_Array] = Field(min_length=1, max_length=1000)
     # Stores of the Hessian from before there were others do not say that they have none.
     jacobians: list[_Jacobian] = Field([], max_length=1000)
+    # Stores from before every term had to have the matrix do not say that none is left out.
+    left_out: list[_LeftOut] = Field([], max_length=1000)
     certificate: _Certificate | None = None
     self_check: SelfCheck | None = None
     fixed: _Fixed | None = None
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        terms = [term.name for term in self.terms]
         matrix = matrix_of(self.engine)
+        missing = {term.term for term in self.left_out}
+        names = {term.name for term in self.terms}
+        if not missing < names or (missing and matrix != GAUSS_NEWTON):
+            raise ValueError("the terms that are left out are not some of the matrix's")
+        terms = [term for term in self.terms if term.name not in missing]
         arrays = {array.term: array.name for array in self.arrays}
-        if arrays not in (array_names(matrix.name, []), array_names(matrix.name, terms)):
+        each = [term.name for term in terms]
+        if arrays not in (array_names(matrix.name, []), array_names(matrix.name, each)):
             raise ValueError("the arrays are not those of the matrix, or of it and its terms")
-        expected = {term: jacobian_name(term) for term in terms if matrix == GAUSS_NEWTON}
+        residual = [term.name for term in terms if term.kind == "residual"]
+        expected = {name: jacobian_name(name) for name in residual if matrix == GAUSS_NEWTON}
         if {jacobian.term: jacobian.name for jacobian in self.jacobians} != expected:
-            raise ValueError("the Jacobians are not those of the terms")
+            raise ValueError("the Jacobians are not those of the residuals")
         return self
 
     @property

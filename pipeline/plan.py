@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hessian_tasks.spec import BlockRow
+from hessian_tasks.spec import HESSIAN, BlockRow, Matrix
 from pipeline.errors import DoesNotFitError, PlanError
 from pipeline.units import format_bytes
 
@@ -49,6 +49,7 @@ class Request:
         tile_multiple: Of what the tile side should be a multiple; for small ones a larger
             multiple is chosen.
         num_residuals: Rows of all Jacobians that are stored beside, with a Gauss-Newton matrix.
+        matrix: Which matrix.
     """
 
     num_params: int
@@ -60,6 +61,7 @@ class Request:
     num_block_rows: int = WANTED_BLOCK_ROWS
     tile_multiple: int = 1
     num_residuals: int = 0
+    matrix: Matrix = HESSIAN
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,11 @@ class ProgressDisplay:
             self._console.print(
                 f"resuming: {event.num_stored} of {plan.num_block_rows} block rows are stored"
             )
+        if event.left_out:
+            self._console.print(
+                f"without {', '.join(event.left_out)}, of which there is no Gauss-Newton matrix: "
+                "hessian info says why"
+            )
         self._task = self._bar.add_task("computing", total=self._total, note="")
         if self._console.is_terminal:
             self._bar.start()

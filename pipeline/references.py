@@ -7,7 +7,7 @@ residuals, stand-in or fixed point with the engine that computes the matrix.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.autodiff import compile_product
+from hessian_tasks.generalised import compile_gauss_newton_product
 from hessian_tasks.jets import reverse_derivative
-from hessian_tasks.linearised import compile_gauss_newton_product
 from hessian_tasks.models import parameter_layout
 from hessian_tasks.problem import LossTerm, Problem, Term
 from hessian_tasks.products import ShardProducts, cut_points
@@ -60,19 +60,21 @@ class References:
         {'pde': (2, 17), 'dirichlet': (2, 17), None: (2, 17)}
     """
 
-    def __init__(self, problem: Problem, matrix: Matrix) -> None:
+    def __init__(self, problem: Problem, matrix: Matrix, left_out: Collection[str] = ()) -> None:
         """Compile the products.
 
         Args:
             problem: The problem, its model resolved to a Keras model.
             matrix: Which matrix.
+            left_out: Terms that have none.
 
         Raises:
             ProblemError: If a term fails.
         """
         self.seconds = 0.0
         started = time.perf_counter()
-        self._products = {t.name: _compile(problem, matrix, t) for t in problem.terms}
+        terms = [term for term in problem.terms if term.name not in left_out]
+        self._products = {term.name: _compile(problem, matrix, term) for term in terms}
         self.seconds = time.perf_counter() - started
         # What is compiled at the first use is.
         self(np.zeros((1, parameter_layout(problem.model).num_params)))
@@ -100,8 +102,9 @@ class References:
 
 def _compile(problem: Problem, matrix: Matrix, term: Term) -> Product:
     if isinstance(term, LossTerm) or term.num_points <= MAX_POINTS:
-        compiled = compile_product if matrix == HESSIAN else compile_gauss_newton_product
-        return compiled(problem, term.name)
+        if matrix == HESSIAN:
+            return compile_product(problem, term.name)
+        return compile_gauss_newton_product(problem, [term.name])
     shards = cut_points(problem, term=term.name)
     products = ShardProducts(problem, matrix, reverse_derivative)
     return lambda vectors: np.sum([products(shard, vectors.T).T for shard in shards], axis=0)

@@ -52,7 +52,7 @@ class RunOptions:
             store has, or no.
         engine: Name of the engine, or ``"auto"``: what an existing store was begun with,
             or the fastest one that applies. ``"ggn"`` computes the Gauss-Newton matrix instead
-            of the Hessian, and the Jacobians of the residuals.
+            of the Hessian, and the Jacobians of residuals.
     """
 
     executor: ExecutorName = "threads"
@@ -104,20 +104,21 @@ def prepare(
     problem = rebuild(frozen)
     engine, choice = choose_engine(problem, name)
     # Before memory is measured, so that it is planned for.
-    references = None if checked else References(problem, matrix_of(choice.name))
+    references = None if checked else References(problem, matrix_of(choice.name), choice.left_out)
     num_threads = num_threads_of(engine, options.executor, options.num_threads, num_threads)
     with threadpool_limits(1, "blas"):
         cost = measure(engine, per_term, num_threads, options.num_workers)
     request = Request(
         num_params=frozen.layout.num_params,
         itemsize=frozen.dtype.itemsize,
-        num_arrays=1 + (len(frozen.terms) if per_term else 0),
+        num_arrays=1 + (len(frozen.terms) - len(choice.left_out) if per_term else 0),
         num_threads=num_threads,
         allowed_bytes=options.allowed_bytes or psutil.virtual_memory().available // 2,
         tile=tile,
         num_block_rows=wanted_block_rows(engine, num_threads, options.num_workers),
         tile_multiple=engine.tile_multiple,
         num_residuals=sum(residuals.count for residuals in choice.residuals),
+        matrix=matrix_of(choice.name),
     )
     return Prepared(engine, choice, make_plan(request, cost), references)
 
@@ -198,7 +199,8 @@ class _Run:
             guard = Guard(store, prepared.references, pending)
         reporter = _Reporter(callbacks if guard is None else [guard, *callbacks])
         startup_seconds = time.perf_counter() - started
-        reporter.tell(RunStarted(prepared.plan, tuple(pending), resumed, startup_seconds))
+        left_out = tuple(store.left_out)
+        reporter.tell(RunStarted(prepared.plan, tuple(pending), resumed, startup_seconds, left_out))
         self.compute(store, prepared, pending, reporter.stored)
         found = None if guard is None else guard.finish()
         seconds = time.perf_counter() - started

@@ -41,6 +41,7 @@ class HessianStore(HoldsInputs):
         jacobians: Names of the arrays of the residuals' Jacobians, by loss term; none beside a
             Hessian.
         self_check: What the run that completed it found when it checked itself, or that failed.
+        left_out: Terms that have no such matrix, and why; the total's is the sum of the others.
     """
 
     def __init__(self, place: Place, *, warn: bool = True) -> None:
@@ -62,6 +63,7 @@ class HessianStore(HoldsInputs):
         self.matrix = matrix_of(checked.engine)
         self.arrays: dict[str | None, str] = {a.term: a.name for a in checked.arrays}
         self.jacobians = {a.term: a.name for a in checked.jacobians}
+        self.left_out = {t.term: t.reason for t in checked.left_out}
         names = [*self.arrays.values(), *self.jacobians.values()]
         super().__init__(location, attributes, checked, names)
         check_arrays(location, checked, self.metadata)

@@ -70,7 +70,7 @@ def _write(
     extra: Mapping[str, Any],
 ) -> None:
     per_term = plan.request.num_arrays > 1
-    terms = [term.name for term in frozen.terms] if per_term else []
+    terms = [t.name for t in frozen.terms if t.name not in choice.left_out] if per_term else []
     names = array_names(matrix_of(choice.name).name, terms)
     attributes = {**_attributes(frozen, plan, choice, names), **extra}
     root = zarr.create_group(store, zarr_format=3, attributes=attributes)
@@ -166,6 +166,7 @@ def _attributes(
         "engine": choice.name,
         "engine_reason": choice.reason,
         "readings": dict(choice.readings),
+        "left_out": [{"term": term, "reason": why} for term, why in choice.left_out.items()],
         "tile": plan.tile,
         "arrays": [{"name": name, "term": term} for term, name in names.items()],
         "jacobians": [{"name": jacobian_name(r.term), "term": r.term} for r in choice.residuals],

@@ -13,10 +13,10 @@ import tensorflow as tf
 
 from hessian_tasks.autodiff import AutodiffEngine, hessian_vector_product
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.gauss_newton import AutodiffJacobian, GaussNewtonEngine
+from hessian_tasks.gauss_newton import GaussNewtonEngine
+from hessian_tasks.generalised import gauss_newton_vector_product
 from hessian_tasks.layered.engine import LayeredEngine
-from hessian_tasks.layered.gauss_newton import layered_jacobians
-from hessian_tasks.linearised import gauss_newton_vector_product
+from hessian_tasks.layered.gauss_newton import layered_matrices
 from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.models import get_theta, resolve_model, set_theta
 from hessian_tasks.problem import Problem, ResidualTerm
@@ -25,6 +25,7 @@ from hessian_tasks.problems.networks import mlp
 from hessian_tasks.products import ShardProducts, cut_points
 from hessian_tasks.reading import read_term
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
+from hessian_tasks.term_matrices import AutodiffJacobian
 
 Array = npt.NDArray[Any]
 
@@ -113,7 +114,7 @@ def test_gauss_newton_matrices_agree(problem: Problem) -> None:
     size = len(get_theta(problem.model))
     expected = gauss_newton_vector_product(problem, np.eye(size))
     jacobians = [AutodiffJacobian(problem, term) for term in problem.terms]
-    by_layers, by_autodiff = layered_jacobians(problem), jacobians
+    by_layers, by_autodiff = layered_matrices(problem, problem.terms), jacobians
     assert_close(whole(GaussNewtonEngine(problem, by_layers, by_layers=True)), expected)
     assert_close(whole(GaussNewtonEngine(problem, by_autodiff, by_layers=False)), expected)
     products = ShardProducts(problem, GAUSS_NEWTON)

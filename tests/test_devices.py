@@ -18,10 +18,10 @@ import tensorflow as tf
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import NotLayeredError
-from hessian_tasks.gauss_newton import AutodiffJacobian
 from hessian_tasks.problems import poisson
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow, EngineName
+from hessian_tasks.term_matrices import AutodiffJacobian
 from pipeline import engines
 from pipeline.engines import choose_engine
 from pipeline.events import Event, RunStarted
@@ -79,7 +79,7 @@ def test_a_run_uses_all_devices_and_each_for_one_block_row_at_a_time(
     options = {"width": 8, "depth": 1, "num_interior": 9, "num_boundary": 5, "dtype": "float64"}
     inputs = freeze_source(ProblemSource("poisson", options))
     # By layers the Jacobians are NumPy's.
-    monkeypatch.setattr(engines, "layered_jacobians", refuse)
+    monkeypatch.setattr(engines, "layered_matrices", refuse)
     run(tmp_path / "one.zarr", inputs, tile=5, engine=engine)
     monkeypatch.setattr(engines, "gpu_names", lambda: DEVICES)
     watch = Watch(monkeypatch)
@@ -112,7 +112,7 @@ def test_tensorflow_computes_on_the_device(
 
         return call
 
-    monkeypatch.setattr(engines, "layered_jacobians", refuse)
+    monkeypatch.setattr(engines, "layered_matrices", refuse)
     monkeypatch.setattr(engines, "gpu_names", lambda: DEVICES[1:])
     monkeypatch.setattr(owner, "_compile", watched)
     engine, _ = choose_engine(of(poisson.problem(3, 1, 4, 3)), kind)

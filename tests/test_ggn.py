@@ -16,10 +16,11 @@ import tensorflow as tf
 import zarr
 
 from hessian_tasks.autodiff import AutodiffEngine
-from hessian_tasks.gauss_newton import AutodiffJacobian, GaussNewtonEngine
+from hessian_tasks.gauss_newton import GaussNewtonEngine
+from hessian_tasks.generalised import gauss_newton_vector_product
 from hessian_tasks.jets import reverse_derivative
-from hessian_tasks.layered.gauss_newton import layered_jacobians
-from hessian_tasks.linearised import gauss_newton_vector_product, jacobian_vector_product
+from hessian_tasks.layered.gauss_newton import layered_matrices
+from hessian_tasks.linearised import jacobian_vector_product
 from hessian_tasks.loss import term_values
 from hessian_tasks.models import get_theta, resolve_model, set_theta, trainable_variables
 from hessian_tasks.problem import Problem, ResidualTerm
@@ -27,6 +28,7 @@ from hessian_tasks.problems import burgers, kovasznay, poisson
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
+from hessian_tasks.term_matrices import AutodiffJacobian
 from pipeline.api import compute_hessian, open_hessian, open_store, verify_hessian
 from pipeline.engines import choose_engine
 from pipeline.errors import StoreMismatchError
@@ -82,7 +84,7 @@ def dense_jacobian(problem: Problem, term: Any) -> Array:
 
 
 def by_layers(problem: Problem) -> GaussNewtonEngine:
-    return GaussNewtonEngine(problem, layered_jacobians(problem), by_layers=True)
+    return GaussNewtonEngine(problem, layered_matrices(problem, problem.terms), by_layers=True)
 
 
 def by_autodiff(problem: Problem) -> GaussNewtonEngine:
@@ -190,8 +192,8 @@ def problem(weight=-0.5, norm=False):
     x = np.linspace(-1, 1, 6)[:, None]
     pair = ResidualTerm("pair", x, lambda x, u: [u.d("x") * u.value, u.value - tf.sin(x)])
     data = ResidualTerm("data", x[:3], lambda x, u: u.d("x") - x**2, weight)
-    loss = LossTerm("norm", lambda model: tf.add_n([tf.nn.l2_loss(w) for w in model.weights]))
-    return Problem(network, [pair, data, loss] if norm else [pair, data], "x")
+    loss = LossTerm("norm", lambda model: tf.reduce_mean(model(tf.constant(x))) ** 2)
+    return Problem(network, [loss] if norm else [pair, data], "x")
 """
 NUM_PARAMS, TILE, NUM_BLOCK_ROWS = 33, 9, 4
 OPTIONS = {"tile": TILE, "engine": "ggn", "per_term": True}
@@ -302,11 +304,11 @@ def test_commands_call_it_by_its_name(store: Path, hessian: Cli, tmp_path: Path)
     assert (code, "was begun with engine ggn" in errors) == (1, True)
 
 
-def test_losses_without_residuals_are_refused(place: Path, hessian: Cli) -> None:
+def test_losses_without_such_a_matrix_are_refused(place: Path, hessian: Cli) -> None:
     file, path = place / "problem.py", place / "none.zarr"
     code, _, errors = hessian("run", file, "-o", "norm=true", "--engine", "ggn", "--store", path)
     assert code == 1
-    assert "some terms have none: norm. Declare them as ResidualTerm" in errors
+    assert "No term has a Gauss-Newton matrix: term 'norm' couples its points. Declare" in errors
     assert "Traceback" not in errors
     assert not path.exists()
 

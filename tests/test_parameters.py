@@ -14,16 +14,17 @@ import tensorflow as tf
 
 from hessian_tasks.autodiff import AutodiffEngine, hessian_vector_product
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.gauss_newton import AutodiffJacobian, GaussNewtonEngine
+from hessian_tasks.gauss_newton import GaussNewtonEngine
+from hessian_tasks.generalised import gauss_newton_vector_product
 from hessian_tasks.layered.engine import LayeredEngine
-from hessian_tasks.layered.gauss_newton import layered_jacobians
-from hessian_tasks.linearised import gauss_newton_vector_product
+from hessian_tasks.layered.gauss_newton import layered_matrices
 from hessian_tasks.models import get_theta, parameter_layout, set_theta
 from hessian_tasks.problem import DensityTerm, LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.products import ShardProducts, cut_points
 from hessian_tasks.regularization import with_regularization
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
+from hessian_tasks.term_matrices import AutodiffJacobian
 from hessian_tasks.trainables import resolve
 from pipeline import compute_hessian, open_hessian, verify_hessian
 
@@ -114,7 +115,7 @@ def test_gauss_newton_matrices_agree() -> None:
     size = parameter_layout(problem.model).num_params
     expected = gauss_newton_vector_product(problem, np.eye(size))
     jacobians = [AutodiffJacobian(problem, term) for term in problem.terms]
-    by_layers = layered_jacobians(problem)
+    by_layers = layered_matrices(problem, problem.terms)
     assert_close(whole(GaussNewtonEngine(problem, by_layers, by_layers=True)), expected)
     assert_close(whole(GaussNewtonEngine(problem, jacobians, by_layers=False)), expected)
     products = ShardProducts(problem, GAUSS_NEWTON)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.errors import ProblemError
+from hessian_tasks.generalised import gauss_newton_vector_product
 from hessian_tasks.jets import reverse_derivative
-from hessian_tasks.linearised import gauss_newton_vector_product
 from hessian_tasks.models import get_theta, set_theta
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems import poisson
@@ -89,8 +89,18 @@ def test_a_loss_without_points_is_one_shard(tiny_problem: Make) -> None:
     problem = Problem(other.model, [*other.terms, loss], other.coordinates)
     assert [str(shard) for shard in cut_points(problem, num_shards=4)][-1].endswith("'norm'")
     assert_same(whole(problem, max_batch=5), dense(problem))
-    with pytest.raises(ProblemError, match="some terms have none: norm"):
-        ShardProducts(problem, GAUSS_NEWTON)
+    found = whole(problem, GAUSS_NEWTON, max_batch=5)
+    assert_same(found, gauss_newton_vector_product(problem, np.eye(len(found))).T)
+
+
+def test_a_loss_that_couples_points_has_no_gauss_newton_matrix(tiny_problem: Make) -> None:
+    other = tiny_problem()
+    points = tf.constant(other.terms[0].arrays["points"])
+    loss = LossTerm("mean", lambda model: tf.reduce_mean(model(points)) ** 2)
+    problem = Problem(other.model, [*other.terms, loss], other.coordinates)
+    with pytest.raises(ProblemError, match="because it couples its points"):
+        whole(problem, GAUSS_NEWTON)
+    whole(problem, GAUSS_NEWTON, term="pde")
 
 
 def captured(x: Any, u: Any) -> Any:

@@ -14,9 +14,9 @@ import tensorflow as tf
 from hessian_tasks.autodiff import hessian_vector_product
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.gauss_newton import GaussNewtonEngine
+from hessian_tasks.generalised import gauss_newton_vector_product
 from hessian_tasks.layered.engine import LayeredEngine
-from hessian_tasks.layered.gauss_newton import layered_jacobians
-from hessian_tasks.linearised import gauss_newton_vector_product
+from hessian_tasks.layered.gauss_newton import layered_matrices
 from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.models import get_theta, set_theta
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
@@ -204,7 +204,7 @@ def test_points_that_depend_on_the_weights_are_never_frozen() -> None:
     with pytest.raises(NotLayeredError, match="points that depend on the weights"):
         LayeredEngine(problem)
     with pytest.raises(NotLayeredError, match="points that depend on the weights"):
-        layered_jacobians(problem)
+        layered_matrices(problem, problem.terms)
 
 
 class Coefficient(keras.layers.Layer):
@@ -258,7 +258,7 @@ def test_a_weight_that_a_residual_reads_has_its_row() -> None:
 
 def test_a_weight_that_a_residual_reads_is_in_the_gauss_newton_matrix() -> None:
     problem = inverse_problem()
-    engine = GaussNewtonEngine(problem, layered_jacobians(problem), by_layers=True)
+    engine = GaussNewtonEngine(problem, layered_matrices(problem, problem.terms), by_layers=True)
     size = engine.layout.num_params
     assert_close(whole(engine), gauss_newton_vector_product(problem, np.eye(size)))
 
@@ -338,4 +338,4 @@ def test_residuals_of_other_points_have_no_rows_by_layers() -> None:
     problem = Problem(network(), [term], coordinates="xy")
     assert_close(whole(LayeredEngine(problem)), dense(problem))
     with pytest.raises(NotLayeredError, match="depend on other points than their own"):
-        layered_jacobians(problem)
+        layered_matrices(problem, problem.terms)

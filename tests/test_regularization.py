@@ -18,7 +18,6 @@ from hessian_tasks.rebuild import freeze, rebuild
 from hessian_tasks.regularization import with_regularization
 from hessian_tasks.source import LIVE, ProblemSource
 from pipeline import RunOptions, compute_hessian, open_store, verify_hessian
-from pipeline.errors import PlanError
 from pipeline.train import train
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -137,9 +136,16 @@ def test_losses_at_points_are_refused_by_the_layer_or_counted_by_a_term(tmp_path
     assert losses["own"] > float(square(active))
 
 
-def test_gauss_newton_says_what_the_term_is(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match=r"none: regularization\. Leave the regularisers"):
-        compute_hessian(problem("l2"), tmp_path / "g.zarr", options=RunOptions(engine="ggn"))
+def test_gauss_newton_has_the_second_derivatives_of_the_regularisers(tmp_path: Path) -> None:
+    parts = []
+    for regularizer in (None, keras.regularizers.L2(0.125)):
+        options = RunOptions(engine="ggn")
+        path = tmp_path / f"{len(parts)}.zarr"
+        parts.append(compute_hessian(problem(regularizer), path, options=options).ggn.to_numpy())
+    expected = np.zeros(len(parts[0]))
+    expected[:KERNEL] = 0.25
+    scale = np.abs(parts[1]).max()
+    np.testing.assert_allclose(parts[1] - parts[0], np.diag(expected), rtol=0, atol=1e-14 * scale)
 
 
 def test_training_and_rebuilding_see_it() -> None:

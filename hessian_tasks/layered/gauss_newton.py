@@ -1,54 +1,64 @@
-"""Jacobians of residuals by layers: outer products of cotangents and inputs.
+"""The Gauss-Newton matrix by layers: outer products of cotangents and inputs.
 
 With Z = A W at a site, the residual r of one point and component has
 
     ∂r/∂W[i,j] = Σ_t A_t[i] · ∂r/∂Z_t[j],
 
 the sum over the streams t. The cotangents ∂r/∂Z of all points and components come from one reverse
-pass through the network, so that the rows of J cost little beside their products ``Jᵀ J``.
+pass through the network, so that the rows of J cost little beside their products ``Jᵀ J``. A loss
+of another kind has in their place the rows q of a square root of ℓ'', ``ℓ'' = Σ ± q qᵀ``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.layered.network import Array, Network
 from hessian_tasks.layered.products import slices
+from hessian_tasks.layered.program import Program
 from hessian_tasks.layered.reader import read_network
 from hessian_tasks.layered.rows import RowFactors, times_inputs
-from hessian_tasks.layered.terms import expand_residual
-from hessian_tasks.linearised import residual_terms
+from hessian_tasks.layered.terms import expand_curvature, expand_residual
 from hessian_tasks.models import get_theta
-from hessian_tasks.problem import Problem, ResidualTerm
+from hessian_tasks.problem import Problem, ResidualTerm, Term
 from hessian_tasks.spec import BlockRow, TermResiduals
 
-__all__ = ["LayeredJacobian", "layered_jacobians"]
+__all__ = ["LayeredCurvature", "LayeredJacobian", "layered_matrices"]
 
-# Bytes of the rows of J that are formed at a time.
+# Bytes of the rows that are formed at a time.
 BATCH_BYTES = 8 * 2**20
 
 
-def layered_jacobians(problem: Problem) -> list[LayeredJacobian]:
-    """Read the network once for the Jacobians of all residual terms.
+def layered_matrices(
+    problem: Problem, terms: Sequence[Term]
+) -> list[LayeredJacobian | LayeredCurvature]:
+    """Read the network once for the Gauss-Newton matrices of terms.
 
     Args:
         problem: The problem, its model resolved to a Keras model.
+        terms: Terms of it.
 
     Raises:
-        NotLayeredError: If the network or a residual is not of the kind that can be taken by
+        NotLayeredError: If the network or a term is not of the kind that can be taken by
             layers; the message says what it found.
     """
     network = read_network(problem)
-    return [LayeredJacobian(problem, network, term) for term in residual_terms(problem)]
+    return [
+        LayeredJacobian(problem, network, term)
+        if isinstance(term, ResidualTerm)
+        else LayeredCurvature(problem, network, term)
+        for term in terms
+    ]
 
 
 class LayeredJacobian:
-    """J of one term, a :class:`~hessian_tasks.gauss_newton.TermJacobian` in NumPy alone.
+    """J of one term, a :class:`~hessian_tasks.gauss_newton.TermMatrix` in NumPy alone.
 
     Attributes:
+        term: Name of the term.
         residuals: The term's residuals.
     """
 
@@ -63,6 +73,7 @@ class LayeredJacobian:
         Raises:
             NotLayeredError: If its residual couples points.
         """
+        self.term = term.name
         self._network = network
         try:
             self._residual = expand_residual(problem, network, term)
@@ -71,16 +82,16 @@ class LayeredJacobian:
         self._num_params = len(get_theta(problem.model))
         num_points, num_components, _ = self._residual.direct.shape
         self.residuals = TermResiduals(term.name, num_points, num_components, term.weight)
-        point_bytes = network.dtype.itemsize * self.residuals.num_components * self._num_params
-        self._point_batch = BATCH_BYTES // point_bytes
 
     def block_row(self, row: BlockRow, check: Callable[[], None]) -> tuple[Array, Array]:
-        """See :meth:`hessian_tasks.gauss_newton.TermJacobian.block_row`."""
+        """See :meth:`hessian_tasks.gauss_newton.TermMatrix.block_row`."""
         num_points, num_components = self.residuals.num_points, self.residuals.num_components
         dtype = self._network.dtype
         columns = np.empty((num_points, num_components, row.num_rows), dtype)
         product = np.zeros((row.num_rows, self._num_params - row.start), dtype)
-        for points in slices(num_points, self._point_batch):
+        for points in slices(
+            num_points, _point_batch(self._network, num_components, self._num_params)
+        ):
             check()
             rows = self._rows(points, row.start)
             own = rows[:, : row.num_rows]
@@ -93,22 +104,78 @@ class LayeredJacobian:
         num_rows = self.residuals.num_components * (points.stop - points.start)
         found = np.zeros((num_rows, self._num_params - start), self._network.dtype)
         if self._residual.factors is not None:
-            self._fill(found, self._residual.factors, points, start)
+            _fill(found, self._network.program, self._residual.factors, points, start)
         entries = self._residual.entries
         later = np.flatnonzero(entries >= start)
         direct = self._residual.direct[points].swapaxes(0, 1).reshape(num_rows, -1)
         found[:, entries[later] - start] += direct[:, later]
         return found
 
-    def _fill(self, found: Array, factors: RowFactors, points: slice, start: int) -> None:
-        """What comes through the network."""
-        program = self._network.program
-        for wire in program.sites:
-            site = program.site(wire)
-            if site.stop <= start:
-                continue
-            first = max(0, start - site.offset) // site.width
-            inputs = factors.inputs[wire][points, :, first:]
-            rows = times_inputs(inputs, factors.cotangents[wire][:, points])
-            begin = site.offset + first * site.width - start
-            found[:, max(0, begin) : site.stop - start] = rows[:, max(0, -begin) :]
+
+class LayeredCurvature:
+    """The matrix of a term that is a loss of jets, in NumPy alone.
+
+    A :class:`~hessian_tasks.gauss_newton.TermMatrix` without Jacobian.
+
+    Attributes:
+        term: Name of the term.
+        residuals: None.
+    """
+
+    residuals = None
+
+    def __init__(self, problem: Problem, network: Network, term: Term) -> None:
+        """Expand the term around θ.
+
+        Args:
+            problem: The problem.
+            network: Its network.
+            term: The term.
+
+        Raises:
+            NotLayeredError: If it is no function of jets at fixed points, or couples points.
+        """
+        self.term = term.name
+        self._network = network
+        self._curvature = expand_curvature(problem, network, term)
+        self._num_params = len(get_theta(problem.model))
+
+    def block_row(self, row: BlockRow, check: Callable[[], None]) -> tuple[None, Array]:
+        """See :meth:`hessian_tasks.gauss_newton.TermMatrix.block_row`."""
+        found = np.zeros((row.num_rows, self._num_params - row.start), self._network.dtype)
+        for factors in self._curvature.rows:
+            number, num_points = factors.signs.shape
+            for points in slices(num_points, _point_batch(self._network, number, self._num_params)):
+                check()
+                signs = factors.signs[:, points].reshape(-1, 1)
+                rows = np.zeros((len(signs), found.shape[1]), found.dtype)
+                _fill(rows, self._network.program, factors, points, row.start)
+                found += (signs * rows[:, : row.num_rows]).T @ rows
+        if self._curvature.border is not None:
+            self._curvature.border.add_to(found, row)
+        return None, found
+
+
+def _point_batch(network: Network, rows_per_point: int, num_params: int) -> int:
+    return BATCH_BYTES // (network.dtype.itemsize * max(1, rows_per_point) * num_params)
+
+
+def _fill(found: Array, program: Program, factors: RowFactors, points: slice, start: int) -> None:
+    """Rows of a Jacobian at some points, as far as they come through the network.
+
+    Args:
+        found: The rows, ρ by ρ of every point, columns from ``start`` on ``[ρ n, P - start]``.
+        program: The network.
+        factors: The rows in factors.
+        points: Which points.
+        start: First column.
+    """
+    for wire in program.sites:
+        site = program.site(wire)
+        if site.stop <= start:
+            continue
+        first = max(0, start - site.offset) // site.width
+        inputs = factors.inputs[wire][points, :, first:]
+        rows = times_inputs(inputs, factors.cotangents[wire][:, points])
+        begin = site.offset + first * site.width - start
+        found[:, max(0, begin) : site.stop - start] = rows[:, max(0, -begin) :]

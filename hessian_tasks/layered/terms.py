@@ -34,7 +34,14 @@ from hessian_tasks.reading import (
     read_term,
 )
 
-__all__ = ["ResidualRows", "TermExpansion", "expand_residual", "expand_term"]
+__all__ = [
+    "CurvatureRows",
+    "ResidualRows",
+    "TermExpansion",
+    "expand_curvature",
+    "expand_residual",
+    "expand_term",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -52,6 +59,19 @@ class TermExpansion:
     parts: list[Expansion]
     border: Border | None
     reading: str
+
+
+@dataclass(frozen=True)
+class CurvatureRows:
+    """A term to second order in the jets, and these to first order in the weights.
+
+    Attributes:
+        rows: The rows of ``|ℓ''|^½ ∂u/∂θ`` with signs, for each group.
+        border: What the weights add that the term reads itself, or None.
+    """
+
+    rows: list[RowFactors]
+    border: Border | None
 
 
 @dataclass(frozen=True)
@@ -80,25 +100,33 @@ def expand_term(problem: Problem, network: Network, term: Term) -> TermExpansion
     Raises:
         NotLayeredError: If it is not of the kind that is computed by layers.
     """
-    reading = read_term(problem, term)
-    jets = [jets_at(network, evaluation) for evaluation in reading.evaluations]
-    model = differentiate_twice(problem, term, reading, jets)
-    seen = {}
-    for number, evaluation in enumerate(reading.evaluations):
-        found = see(network, evaluation, [_by_slot(part) for part in _parts(model, number)])
-        if found is not None:
-            seen[number] = found
+    reading, model = _differentiate(problem, network, term)
+    seen = _see(network, reading, model)
     parts = [part for group in _groups(model, seen) for part in _expand(group, seen, model)]
-    border = None
-    if reading.direct:
-        layout = parameter_layout(problem.model)
-        rows = np.zeros((len(model.direct), layout.num_params), network.dtype)
-        for number, at in seen.items():
-            seeds = at.select(model.crosses[number], 2)
-            rows += pull_back_sum(network, at, seeds, layout.num_params)
-        corner = model.direct.astype(network.dtype)
-        border = Border(_entries(layout, reading), rows, corner)
+    border = _border(problem, network, reading, model, seen)
     return TermExpansion(parts, border, _in_words(problem, reading, model))
+
+
+def expand_curvature(problem: Problem, network: Network, term: Term) -> CurvatureRows:
+    """Expand a loss term around θ with the networks linearised.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+        network: Its network.
+        term: The term.
+
+    Raises:
+        NotLayeredError: As :func:`expand_term` does.
+    """
+    reading, model = _differentiate(problem, network, term)
+    # Streams that count only by their slopes need not travel.
+    model = replace(model, slopes=[np.zeros_like(slope) for slope in model.slopes])
+    seen = _see(network, reading, model)
+    rows = []
+    for numbers in _groups(model, seen):
+        members = [seen[number] for number in numbers]
+        rows.append(_rows(members, _bend(numbers, members, model)))
+    return CurvatureRows(rows, _border(problem, network, reading, model, seen))
 
 
 def expand_residual(problem: Problem, network: Network, term: ResidualTerm) -> ResidualRows:
@@ -146,6 +174,41 @@ def _in_words(problem: Problem, reading: Reading, model: QuadraticModel) -> str:
     if reading.direct:
         words.append(f"reads {', '.join(table[position].path for position in reading.direct)}")
     return ", ".join([*words, "adds up point by point"] if found else words)
+
+
+def _differentiate(
+    problem: Problem, network: Network, term: Term
+) -> tuple[Reading, QuadraticModel]:
+    reading = read_term(problem, term)
+    jets = [jets_at(network, evaluation) for evaluation in reading.evaluations]
+    return reading, differentiate_twice(problem, term, reading, jets)
+
+
+def _see(network: Network, reading: Reading, model: QuadraticModel) -> dict[int, Seen]:
+    """The evaluations that matter, by their numbers."""
+    seen = {}
+    for number, evaluation in enumerate(reading.evaluations):
+        found = see(network, evaluation, [_by_slot(part) for part in _parts(model, number)])
+        if found is not None:
+            seen[number] = found
+    return seen
+
+
+def _border(
+    problem: Problem,
+    network: Network,
+    reading: Reading,
+    model: QuadraticModel,
+    seen: dict[int, Seen],
+) -> Border | None:
+    if not reading.direct:
+        return None
+    layout = parameter_layout(problem.model)
+    rows = np.zeros((len(model.direct), layout.num_params), network.dtype)
+    for number, at in seen.items():
+        seeds = at.select(model.crosses[number], 2)
+        rows += pull_back_sum(network, at, seeds, layout.num_params)
+    return Border(_entries(layout, reading), rows, model.direct.astype(network.dtype))
 
 
 def _parts(model: QuadraticModel, number: int) -> list[Floats]:

@@ -3,11 +3,13 @@
 - :mod:`~hessian_tasks.reading.stand_in` stands for the network in a loss;
 - :mod:`~hessian_tasks.reading.evaluations` finds where the loss evaluates the network, and which
   weights it reads itself;
-- :mod:`~hessian_tasks.reading.quadratic` differentiates it by the network's jets there.
+- :mod:`~hessian_tasks.reading.quadratic` differentiates it by the network's jets there;
+- :mod:`~hessian_tasks.reading.convexity` says whether it is convex in them.
 
 Imports TensorFlow, and of this package what says how a loss is evaluated.
 """
 
+from hessian_tasks.reading.convexity import is_convex
 from hessian_tasks.reading.evaluations import (
     Evaluation,
     Reading,
@@ -23,6 +25,7 @@ from hessian_tasks.reading.quadratic import (
     differentiate_residual,
     differentiate_twice,
 )
+from hessian_tasks.reading.stand_in import view_of_stand_ins
 
 __all__ = [
     "Evaluation",
@@ -33,7 +36,9 @@ __all__ = [
     "differentiate_residual",
     "differentiate_twice",
     "functions_inlined",
+    "is_convex",
     "name_derivative",
     "output_slices",
     "read_term",
+    "view_of_stand_ins",
 ]

@@ -284,6 +284,8 @@ class _Known:
         for a in range(len(self._jets)):
             vectors[a] = rng.normal(size=self.shapes[a])
         _, slopes, products = evaluate(vectors, 1.0)
+        if not all(np.isfinite(found).all() for found in [*slopes, *products]):
+            raise NotLayeredError("has derivatives that are NaN or infinite at these weights")
         for b in range(len(self._jets)):
             expected, size = np.zeros(self.shapes[b]), 0.0
             for (a, other), bend in model.curvatures.items():

@@ -2,6 +2,7 @@
 
     H = Σ_k H_k,    H_k = G_k + S_k,    G_k = 2 w_k / (N C) JᵀJ,    S_k = 2 w_k / (N C) Σ r ∂²r/∂θ²
 
+where of terms that are no residuals S_k is Σ ℓ_u ∂²u/∂θ², with the loss ℓ of the networks' jets u.
 H_k and G_k are stored, the residual curvature S_k is their difference. All are read tile by tile.
 """
 
@@ -148,7 +149,7 @@ def open_pair(
 
     Raises:
         StoreMismatchError: If the stores were made from different inputs, naming what differs, or
-            do not hold these matrices.
+            do not hold these matrices, or one is without a term.
         StoreError: If one cannot be read.
     """
     first, second = expect_matrix(hessian, HESSIAN), expect_matrix(ggn, GAUSS_NEWTON)
@@ -157,6 +158,12 @@ def open_pair(
         raise StoreMismatchError(
             f"{first.location} and {second.location} were made from different inputs: "
             f"{differing}. Compute both from the same problem, options and weights."
+        )
+    if second.left_out:
+        raise StoreMismatchError(
+            f"{second.location} is without {', '.join(second.left_out)}, of which there is no "
+            f"Gauss-Newton matrix, so that its total and that of {first.location} are sums over "
+            "different terms. Compute both stores for a problem without them."
         )
     return first, second
 

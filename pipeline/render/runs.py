@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
+from hessian_tasks.spec import MATRICES
 from pipeline.render.table import table
 from pipeline.units import format_bytes, format_seconds
 
@@ -19,10 +19,9 @@ __all__ = ["certificate", "plan_data", "plan_rows", "status", "status_data"]
 def plan_rows(plan: Plan) -> list[tuple[str, str]]:
     """A plan, for people: names and values."""
     request, residuals = plan.request, plan.request.num_residuals
-    matrix = GAUSS_NEWTON if residuals else HESSIAN
     return [
         ("parameters", f"{request.num_params:,}"),
-        (matrix.plural, f"{request.num_arrays}, {_dtype(plan)}"),
+        (request.matrix.plural, f"{request.num_arrays}, {_dtype(plan)}"),
         *([("Jacobians", f"{residuals:,} residuals")] if residuals else []),
         ("stored", format_bytes(plan.padded_bytes)),
         ("tiles", f"{plan.tile} × {plan.tile}, {plan.num_block_rows} block rows"),
@@ -113,7 +112,7 @@ def _verdict(passed: bool) -> str:
 def certificate(certificate: Certificate) -> str:
     """A certificate, for people."""
     defect = certificate.symmetry_defect
-    symbol = GAUSS_NEWTON.symbol if certificate.jacobian_errors else HESSIAN.symbol
+    symbol = MATRICES[certificate.matrix].symbol
     rows = [
         ("verdict", _verdict(certificate.passed)),
         ("missing block rows", str(certificate.num_missing)),
