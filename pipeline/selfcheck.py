@@ -37,7 +37,7 @@ __all__ = ["Guard"]
 Array: TypeAlias = npt.NDArray[Any]
 
 # What is read at the end, but at least two block rows.
-READ_BYTES = 256 * 2**20
+READ_BYTES = 64 * 2**20
 # A variable's entries are wrong if they are off by this share of them, and by more than rounding
 # makes: so many eps of the whole, and so much of what the references are off by. At most 30 eps
 # (trained: 600) were seen in the built-in problems but one, and twice the references' rounding.

@@ -104,6 +104,9 @@ def ask_everything(path: Path, hessian: Cli) -> list[str]:
         code, output, errors = hessian(command, path)
         assert code in (0, 1), output
         assert "Traceback" not in errors
+        if code == 0 and command == "spectrum":
+            assert errors.startswith("hessian: not verified yet: hessian verify ")
+            errors = ""
         assert (code == 0) == (errors == "")
         assert errors.count("\n") <= 1
         assert "\x1b" not in output + errors

@@ -22,9 +22,9 @@ __all__ = [
     "EXIT_STOPPED",
     "EXIT_USAGE",
     "app",
-    "open_stored",
     "print_result",
     "print_warnings",
+    "say_if_unverified",
 ]
 
 app = typer.Typer(
@@ -43,17 +43,14 @@ def print_result(text: str, data: dict[str, Any], as_json: bool) -> None:
     typer.echo(json.dumps(data, indent=2) if as_json else text)
 
 
-def open_stored(store: str) -> HessianStore:
-    """Open a store, and say if nothing says yet that its numbers are right."""
-    from pipeline.store import HessianStore
-
-    opened = HessianStore(store)
-    command = f"hessian verify {shlex.quote(str(opened.location))}"
-    if "certificate" not in opened.attributes:
+def say_if_unverified(store: HessianStore) -> None:
+    """Say beside a store's numbers if they are not known to be right, or known not to be."""
+    command = f"hessian verify {shlex.quote(str(store.location))}"
+    certificate = store.attributes.get("certificate")
+    if certificate is None:
         typer.echo(f"hessian: not verified yet: {command}", err=True)
-    elif not opened.attributes["certificate"]["passed"]:
+    elif not certificate["passed"]:
         typer.echo(f"hessian: verification FAILED; what is wrong says: {command}", err=True)
-    return opened
 
 
 @contextmanager

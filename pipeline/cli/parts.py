@@ -9,7 +9,7 @@ import typer
 
 from hessian_tasks.process import configure_tensorflow
 from pipeline import render
-from pipeline.cli.app import app, open_stored, print_result
+from pipeline.cli.app import app, print_result, say_if_unverified
 from pipeline.cli.parameters import Json, Store
 
 __all__ = ["steps", "terms"]
@@ -37,8 +37,10 @@ def terms(
 ) -> None:
     """Compare the loss terms of a Hessian, and with --ggn its Gauss-Newton part and the rest."""
     from pipeline.analysis.terms import analyse_terms
+    from pipeline.store import HessianStore
 
-    analysis = analyse_terms(open_stored(store), ggn, number)
+    opened = HessianStore(store)
+    analysis = analyse_terms(opened, ggn, number)
     text, data = render.terms(analysis), analysis.to_json()
     if history is not None:
         from pipeline.analysis.lbfgs import LbfgsHistory
@@ -54,6 +56,7 @@ def terms(
         gradients = term_gradients(store, problem)
         text += "\n\n" + render.gradients(gradients)
         data["gradients"] = {term: gradient.tolist() for term, gradient in gradients.items()}
+    say_if_unverified(opened)
     print_result(text, data, as_json)
 
 

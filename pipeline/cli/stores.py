@@ -9,7 +9,7 @@ import typer
 
 from hessian_tasks.process import configure_tensorflow
 from pipeline import render
-from pipeline.cli.app import EXIT_NOT_VERIFIED, app, open_stored, print_result
+from pipeline.cli.app import EXIT_NOT_VERIFIED, app, print_result, say_if_unverified
 from pipeline.cli.parameters import Json, Picture, Store, Term
 from pipeline.errors import ConfigError
 from pipeline.units import parse_bytes
@@ -68,10 +68,11 @@ def spectrum(
     """Eigenvalues of a complete store, with the floor below which they are noise."""
     from pipeline.analysis.spectrum import eigenvalues_between
     from pipeline.analysis.spectrum import spectrum as compute
+    from pipeline.store import HessianStore
 
     if interval is not None and (extreme is not None or density):
         raise ConfigError("--interval goes neither with --extreme nor with --density.")
-    opened = open_stored(store)
+    opened = HessianStore(store)
     options: dict[str, Any] = {
         "vectors": vectors is not None,
         "memory": None if memory is None else parse_bytes(memory),
@@ -90,6 +91,7 @@ def spectrum(
     text, data = render.spectrum(found), found.to_json()
     if density:
         text, data = _with_density(opened, term, found, text, data)
+    say_if_unverified(opened)
     print_result(text, data, as_json)
 
 
@@ -120,8 +122,11 @@ def _save_pairs(path: Path, found: Spectrum) -> None:
 def statistics(store: Store, term: Term = None, as_json: Json = False) -> None:
     """Exact norms, trace, bounds and shares of layers, from one pass over a complete store."""
     from pipeline.analysis.statistics import matrix_statistics
+    from pipeline.store import HessianStore
 
-    found = matrix_statistics(open_stored(store), term)
+    opened = HessianStore(store)
+    found = matrix_statistics(opened, term)
+    say_if_unverified(opened)
     print_result(render.statistics(found), found.to_json(), as_json)
 
 
@@ -133,9 +138,12 @@ def export(
 ) -> None:
     """Write the matrix of a complete store to a file for NumPy, HDF5 or MATLAB."""
     from pipeline.analysis.export import export_matrix
+    from pipeline.store import HessianStore
     from pipeline.units import format_bytes
 
-    written = export_matrix(open_stored(store), path, term)
+    opened = HessianStore(store)
+    written = export_matrix(opened, path, term)
+    say_if_unverified(opened)
     typer.echo(f"wrote {written}, {format_bytes(written.stat().st_size)}")
 
 
