@@ -130,7 +130,7 @@ def test_workers_give_the_stored_spectrum(
     assert not [key for key in kept if "product" in str(key)]
 
 
-@pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_worker_that_is_killed(poisson: FrozenInputs, stored: Array, num_workers: int) -> None:
     """Also if it was the only one, and had all that was sent."""
     with connect(processes(workers=num_workers), threading.Event()) as workers:
