@@ -18,7 +18,6 @@ from hessian_tasks.gauss_newton import AutodiffJacobian, GaussNewtonEngine
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_jacobians
 from hessian_tasks.linearised import gauss_newton_vector_product
-from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.models import get_theta, parameter_layout, set_theta
 from hessian_tasks.problem import DensityTerm, LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
@@ -319,19 +318,6 @@ def test_a_variable_of_keras_is_a_parameter() -> None:
     term = ResidualTerm("pde", X, lambda x, u: nu * u.value - 1)
     problem = resolve(Problem(model, [term], coordinates="xy", parameters={"nu": nu}))
     assert_close(whole(LayeredEngine(problem)), 2 * np.mean(model(X).numpy() ** 2, keepdims=True))
-
-
-def test_elu_behind_a_normalisation_in_float64() -> None:
-    """Which TensorFlow's graph optimiser joins to an operation that there is not."""
-    x = keras.Input((2,), dtype="float64")
-    h = keras.layers.Dense(4, dtype="float64")(x)
-    h = keras.layers.BatchNormalization(dtype="float64")(h)
-    h = keras.layers.Activation("elu", dtype="float64")(h)
-    model = keras.Model(x, keras.layers.Dense(1, dtype="float64")(h))
-    model.layers[1].trainable = False
-    problem = Problem(model, [ResidualTerm("fit", X, lambda x, u: u.value)], coordinates="xy")
-    value = np.mean(model(X).numpy() ** 2)
-    assert losses_and_gradient(problem)[0]["fit"] == pytest.approx(value, rel=1e-12)
 
 
 def test_training_writes_what_a_run_reads(
