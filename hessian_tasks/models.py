@@ -97,10 +97,13 @@ def parameter_layout(model: Any) -> ParameterLayout:
 def dtype_of(model: Any) -> str:
     """``"float32"`` or ``"float64"``, the dtype that all trainable weights share.
 
+    A network that is held fixed has that of its other weights.
+
     Raises:
         ModelError: If they differ, or are of another type.
     """
-    dtypes = sorted({str(w.dtype) for w in model.trainable_weights})
+    weights = model.trainable_weights or model.non_trainable_weights
+    dtypes = sorted({str(w.dtype) for w in weights})
     if len(dtypes) != 1 or dtypes[0] not in ("float32", "float64"):
         raise ModelError(
             f"The trainable weights have dtypes {dtypes}; expected all float32 or all float64."

@@ -51,7 +51,7 @@ def configure_tensorflow(num_threads: int | None = None, num_gpus: int | None = 
     num_threads = num_threads or available_cores()
     _keep_freed_memory()
     tf = _import_tensorflow()
-    _leave_sums_alone(tf)
+    _leave_graphs_alone(tf)
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
         gpus = _list_gpus(tf)[:num_gpus]
@@ -81,11 +81,13 @@ def _keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-def _leave_sums_alone(tf: Any) -> None:
-    """Switch off what TensorFlow's graph optimiser does to sums of large tensors.
+def _leave_graphs_alone(tf: Any) -> None:
+    """Switch off what TensorFlow's graph optimiser does to sums of large tensors, and to layers.
 
-    It has their parts added to a variable of the name of the sum, which calls of one graph from
-    two threads share: they end with AlreadyExistsError. There is no public way to this option.
+    It has the parts of sums added to a variable of the name of the sum, which calls of one graph
+    from two threads share: they end with AlreadyExistsError. And it joins a product of matrices
+    with a normalisation and elu to an operation that there is not in float64. There is no public
+    way to the first of these options.
     """
     context = importlib.import_module("tensorflow.python.eager.context").context()
     config = tf.compat.v1.ConfigProto()
@@ -93,6 +95,7 @@ def _leave_sums_alone(tf: Any) -> None:
         config.CopyFrom(context._config)
     rewriting = config.graph_options.rewrite_options
     rewriting.memory_optimization = rewriting.NO_MEM_OPT
+    rewriting.remapping = rewriting.OFF
     context._config = config
     # Those that this thread has made already are made anew.
     context.function_call_options = None

@@ -153,8 +153,8 @@ def check_variables(reads: Reads, network: Iterable[Any], term: str) -> None:
             raise ProblemError(
                 f"Term {term!r} reads the trainable variable {name!r} of shape "
                 f"{tuple(variable.shape)}, which is no weight of the network that the term is "
-                "given, so that it would count as a constant. Make it one (add_weight of a layer), "
-                "or hold it fixed: trainable=False, or a number."
+                "given, so that it would count as a constant. Declare it in the problem's "
+                "parameters, or hold it fixed: trainable=False, or a number."
             )
 
 

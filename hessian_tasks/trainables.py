@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -155,6 +156,7 @@ def _once(weights: Iterable[Any]) -> list[Any]:
 
 
 def _variable(name: str, value: Any, dtype: str) -> Any:
+    value = value.value if isinstance(value, keras.Variable) else value
     if not isinstance(value, tf.Variable):
         return tf.Variable(np.asarray(value, dtype), name=name, dtype=dtype)
     if not value.trainable:

@@ -301,6 +301,26 @@ def test_data_have_names_of_their_own(name: str) -> None:
         Problem({"u": network(), "k": network()}, [term], "xy", parameters={"nu": 1.0})
 
 
+@pytest.mark.parametrize("fixed", ["u", "k"])
+def test_a_network_may_be_held_fixed(fixed: str) -> None:
+    term = ResidualTerm("pde", X, lambda x, u, k: k.value * u.d("xx") - 1)
+    free = {"u": network(), "k": mlp(2, 1, width=3, depth=1, dtype="float64")}
+    expected = hessian_vector_product(resolve(Problem(free, [term], "xy")), np.eye(50))
+    free[fixed].trainable = False
+    kept = slice(37, None) if fixed == "u" else slice(37)
+    found = whole(LayeredEngine(resolve(Problem(free, [term], "xy"))))
+    assert_close(found, expected[kept, kept])
+
+
+def test_a_variable_of_keras_is_a_parameter() -> None:
+    """Read from a closure, of a network that is held fixed: P = 1, ``∂²L/∂ν² = 2 mean u²``."""
+    nu, model = keras.Variable(0.3, dtype="float64"), network()
+    model.trainable = False
+    term = ResidualTerm("pde", X, lambda x, u: nu * u.value - 1)
+    problem = resolve(Problem(model, [term], coordinates="xy", parameters={"nu": nu}))
+    assert_close(whole(LayeredEngine(problem)), 2 * np.mean(model(X).numpy() ** 2, keepdims=True))
+
+
 def test_training_writes_what_a_run_reads(
     tmp_path: Path, hessian: Callable[..., tuple[int, str, str]]
 ) -> None:

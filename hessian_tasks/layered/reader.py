@@ -246,7 +246,9 @@ class _Reader:
         if self.depends[matrix.name]:
             raise self._unknown(product, " with a kernel that is computed from others")
         function = make_function(matrix, [], self.constants)
-        value = np.asarray(tf.function(function, autograph=False)(), np.float64)
+        value = np.asarray(
+            tf.function(function, autograph=False).get_concrete_function()(), np.float64
+        )
         return self.program.add(Linear(((self._wire(source), value),)), value.shape[1])
 
     def _parameter(self, variable: int) -> int:
@@ -281,7 +283,7 @@ class _Reader:
                 *[eye if t is one else tf.zeros([width, t.shape[1]], t.dtype) for t in sources]
             )
 
-        return np.asarray(tf.function(image, autograph=False)(), np.float64)
+        return _evaluate(image)
 
     def _node(self, tensor: Tensor) -> int:
         boundary: dict[str, Tensor] = {}
@@ -322,3 +324,9 @@ def _plain(tensor: Tensor) -> Tensor:
     while tensor.op.type == "Identity":
         tensor = tensor.op.inputs[0]
     return tensor
+
+
+def _evaluate(function: Callable[[], Tensor]) -> npt.NDArray[Any]:
+    # Traced here, once: TensorFlow takes a second network's trace for a mistake and warns.
+    compiled = tf.function(function, autograph=False).get_concrete_function()
+    return np.asarray(compiled(), np.float64)
