@@ -3,7 +3,8 @@
 - :mod:`~hessian_tasks.reading.stand_in` stands for the network in a loss;
 - :mod:`~hessian_tasks.reading.evaluations` finds where the loss evaluates the network, and which
   weights it reads itself;
-- :mod:`~hessian_tasks.reading.quadratic` differentiates it by the network's jets there;
+- :mod:`~hessian_tasks.reading.arguments` and :mod:`~hessian_tasks.reading.quadratic` differentiate
+  it by the network's jets there, and :mod:`~hessian_tasks.reading.checks` hold it against itself;
 - :mod:`~hessian_tasks.reading.convexity` says whether it is convex in them.
 
 Imports TensorFlow, and of this package what says how a loss is evaluated.
