@@ -13,7 +13,7 @@ from hessian_tasks.digests import digest, digest_text
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.source import ProblemSource
 
-__all__ = ["Evaluated", "FrozenInputs", "FrozenTerm", "reads_label"]
+__all__ = ["NAMES", "SHAPES", "Evaluated", "FrozenInputs", "FrozenTerm", "reads_label"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,10 @@ class FrozenInputs:
     def fingerprint(self) -> dict[str, str]:
         """What two runs must agree on to share an array: labels to digests or values."""
         prints = {
-            "network": digest_text(repr(self.layout)),
+            # Keras counts the names of layers on with every network that a process builds: only
+            # runs from before shapes were recorded have to agree on these.
+            NAMES: digest_text(repr(self.layout)),
+            SHAPES: digest_text(repr([(v.name, v.shape) for v in self.layout.variables])),
             "weights of the network (theta)": digest(self.theta),
             "non-trainable weights": digest(self.state),
             "dtype": str(self.dtype),
@@ -144,6 +147,10 @@ class FrozenInputs:
             for key, array in term.arrays.items():
                 prints[f"{key} of term {term.name}"] = digest(array)
         return prints
+
+
+# What fingerprints call the network's parameters with the names of layers, and without.
+NAMES, SHAPES = "network", "shapes of the network"
 
 
 def reads_label(term: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hessian_tasks.frozen import Evaluated, FrozenInputs
+from hessian_tasks.frozen import NAMES, SHAPES, Evaluated, FrozenInputs
 from pipeline.opened import HoldsInputs
 
 __all__ = ["differences", "differing_inputs"]
@@ -16,8 +16,9 @@ READS, IMPORTS = "what term ", "imported file "
 def differences(first: Mapping[str, str], second: Mapping[str, str]) -> str:
     """In what two fingerprints differ, in words, or nothing.
 
-    Fingerprints from before it was recorded what terms read, and which files are imported, are
-    compared by what they have; the losses and the gradient at θ have to tell the rest.
+    Fingerprints from before it was recorded what terms read, which files are imported, and what
+    shapes the network has apart from its layers' names, are compared by what they have; the losses
+    and the gradient at θ have to tell the rest.
 
     Example:
         >>> differences({"dtype": "float32"}, {"dtype": "float64"}), differences({}, {})
@@ -28,7 +29,8 @@ def differences(first: Mapping[str, str], second: Mapping[str, str]) -> str:
     """
     both = (first, second)
     known = all(any(label.startswith(READS) for label in one) for one in both)
-    labels = dict.fromkeys([*first, *second])
+    other = NAMES if all(SHAPES in one for one in both) else SHAPES
+    labels = [label for label in dict.fromkeys([*first, *second]) if label != other]
     differing = [
         label
         for label in labels

@@ -380,3 +380,22 @@ def test_a_module_of_that_name_from_elsewhere_is_left_alone(folder: Path) -> Non
     before = sys.modules["json"]
     ProblemSource(str(folder / "own.py")).load()
     assert sys.modules["json"] is before
+
+
+def test_a_network_that_is_built_again_is_the_same(tmp_path: Path) -> None:
+    """Keras calls the second one's layers dense_2 and dense_3; the rest is the same."""
+
+    def build() -> Problem:
+        keras.utils.set_random_seed(1)
+        dense = [
+            keras.layers.Dense(2, "tanh", dtype="float64"),
+            keras.layers.Dense(1, dtype="float64"),
+        ]
+        model = keras.Sequential([keras.Input((1,), dtype="float64"), *dense])
+        return Problem(model, [ResidualTerm("fit", [[0.1], [0.5]], lambda x, u: u.d("x"))], "x")
+
+    first = compute_hessian(build(), tmp_path / "h.zarr").hessian.to_numpy()
+    events: list[Any] = []
+    again = compute_hessian(build(), tmp_path / "h.zarr", callbacks=[events.append])
+    assert np.array_equal(again.hessian.to_numpy(), first)
+    assert events[-1].num_computed == 0

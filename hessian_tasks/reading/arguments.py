@@ -32,7 +32,7 @@ class Evaluate(Protocol):
     def __call__(
         self, vectors: Sequence[Floats], others: float = 0.0
     ) -> tuple[float, list[Floats], list[Floats]]:
-        """``ℓ``, ``ℓ'`` and ``ℓ'' v``; ``others`` is what derivatives that are not asked for are."""
+        """Evaluate; ``others`` is what derivatives are that are not asked for."""
         ...
 
 
