@@ -120,12 +120,12 @@ class EngineChoice:
         name: Name of the engine.
         reason: What is not computed by layers; empty if everything is.
         residuals: Terms whose Jacobians are stored beside their Gauss-Newton matrix.
-        readings: What terms were found to depend on, in words, by their names.
         left_out: Terms that have no such matrix, and why; the total is the sum of the others.
+        readings: What terms were found to depend on, in words, by their names.
     """
 
     name: EngineName
     reason: str
     residuals: tuple[TermResiduals, ...] = ()
-    readings: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    readings: Mapping[str, str] = field(default_factory=dict)

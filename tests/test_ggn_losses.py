@@ -213,6 +213,7 @@ def test_all_ways_agree_for_terms_of_all_kinds() -> None:
 
 
 def test_networks_that_are_not_layered_go_to_autodiff(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(2)
     dense = [keras.layers.Dense(width, dtype="float64") for width in (3, 1)]
     norm = keras.layers.LayerNormalization(dtype="float64")
     network = keras.Sequential([keras.Input((2,), dtype="float64"), dense[0], norm, dense[1]])
@@ -221,7 +222,8 @@ def test_networks_that_are_not_layered_go_to_autodiff(tmp_path: Path) -> None:
     path = tmp_path / "g.zarr"
     dataset = compute_hessian(problem, path, options=RunOptions(engine="ggn"))
     expected = gauss_newton_vector_product(resolve(problem), np.eye(dataset.sizes["row"]))
-    assert_all_close({"store": dataset.ggn.to_numpy()}, expected)
+    # Where three neurons nearly agree, normalising them makes rounding larger.
+    assert_all_close({"store": dataset.ggn.to_numpy()}, expected, 1e-9)
     assert HessianStore(path).attributes["engine_reason"].startswith("by autodiff because ")
     certificate = verify_hessian(path, problem, num_vectors=1)
     assert (certificate.passed, certificate.jacobian_errors) == (True, [])

@@ -344,7 +344,8 @@ def test_a_run_says_what_it_computes_and_info_repeats_it(tmp_path: Path, hessian
     norm = float(np.linalg.norm(opened.gradient))
     said = [
         f"loss               {opened.attrs['loss']:.6g}",
-        f"  fit              {opened.attrs['loss']:.6g}, weight 1, residual of u",
+        f"  fit              {opened.attrs['loss']:.6g}, weight 1, residual of u at 8 points, "
+        "adds up point by point",
         f"gradient           norm {norm:.6g}",
         "engine             layered",
         # Scale and offset of the normalisation, and a kernel and a bias.

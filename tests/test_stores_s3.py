@@ -123,7 +123,7 @@ def test_commands_take_an_url(url: str, hessian: Cli) -> None:
     assert f"next: hessian verify {url}" in output
     assert "verified" in hessian("verify", url)[1]
     assert f"{NUM_BLOCK_ROWS} of {NUM_BLOCK_ROWS} stored" in hessian("status", url)[1]
-    assert "37, float32" in hessian("info", url)[1]
+    assert "37 trainable, float32" in hessian("info", url)[1]
     assert hessian("spectrum", url)[0] == 0
     # Without a problem it is taken from the store.
     assert hessian("run", "--store", url)[0] == 0
