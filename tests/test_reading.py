@@ -339,3 +339,26 @@ def test_residuals_of_other_points_have_no_rows_by_layers() -> None:
     assert_close(whole(LayeredEngine(problem)), dense(problem))
     with pytest.raises(NotLayeredError, match="depend on other points than their own"):
         layered_matrices(problem, problem.terms)
+
+
+def test_a_condition_that_is_trained_to_rounding_goes_by_layers() -> None:
+    """Where u_x = 0 but for the rounding of its sum, what is left tells nothing of the code."""
+    model = mlp(1, 1, width=8, depth=2)
+    theta = get_theta(model)
+    start = len(theta) - 9
+    term = ResidualTerm("slope", [[0.0]], lambda x, u: u.d("x"))
+    problem = Problem(model, [term], coordinates="x")
+    # u_x is linear in the last kernel: take out of it what u_x is the product with.
+    columns = []
+    for unit in np.eye(8):
+        set_theta(model, np.concatenate([theta[:start], unit, [0.0]]).astype(np.float32))
+        columns.append(losses_and_gradient(problem)[0]["slope"] ** 0.5)
+    slopes = np.array(columns)
+    kernel = theta[start:-1] * np.sign(slopes)
+    kernel -= slopes * (kernel @ slopes) / (slopes @ slopes)
+    set_theta(model, np.concatenate([theta[:start], kernel, [0.0]]).astype(np.float32))
+    engine = LayeredEngine(problem)
+    assert engine.left_out == {}
+    expected = dense(problem)
+    # Both round, in float32.
+    assert np.abs(whole(engine) - expected).max() <= 2e-5 * np.abs(expected).max()

@@ -27,11 +27,11 @@ MAX_DIRECT = 512
 
 
 class Evaluate(Protocol):
-    """``ℓ``, and ``ℓ'`` and ``ℓ'' v`` by all arguments, from vectors v by all of them."""
+    """``ℓ'`` and ``ℓ'' v`` by all arguments, from vectors v by all of them."""
 
     def __call__(
         self, vectors: Sequence[Floats], others: float = 0.0
-    ) -> tuple[float, list[Floats], list[Floats]]:
+    ) -> tuple[list[Floats], list[Floats]]:
         """Evaluate; ``others`` is what derivatives are that are not asked for."""
         ...
 
@@ -122,25 +122,24 @@ class Arguments:
         return view_of_stand_ins(self._problem.model, known)[0]
 
     def compile(self, loss: Callable[[View], Tensor]) -> Evaluate:
-        """A function of a vector v, by all arguments, that gives ``ℓ``, ``ℓ'`` and ``ℓ'' v``."""
+        """A function of a vector v, by all arguments, that gives ``ℓ'`` and ``ℓ'' v``."""
         count = len(self.shapes)
 
         def derivatives(others: Tensor, *tensors: Tensor) -> list[Tensor]:
             arguments = self.tensors(tensors[: len(self._jets)])
-            value = loss(self.view(arguments, others))
-            slopes = gradients(value, arguments)
+            slopes = gradients(loss(self.view(arguments, others)), arguments)
             vectors = tensors[len(self._jets) :]
             along = [tf.reduce_sum(s * v) for s, v in zip(slopes, vectors, strict=True)]
             products = gradients(tf.add_n(along), arguments) if along else []
-            return [value, *slopes, *products]
+            return [*slopes, *products]
 
         evaluate = self.run(derivatives, [(), *self.shapes[: len(self._jets)], *self.shapes])
 
         def apply(
             vectors: Sequence[Floats], others: float = 0.0
-        ) -> tuple[float, list[Floats], list[Floats]]:
-            value, *found = evaluate([np.array(others), *self._jets, *vectors])
-            return float(value), found[:count], found[count:]
+        ) -> tuple[list[Floats], list[Floats]]:
+            found = evaluate([np.array(others), *self._jets, *vectors])
+            return found[:count], found[count:]
 
         return apply
 

@@ -26,7 +26,7 @@ from hessian_tasks.jets import Tensor
 from hessian_tasks.loss import seen_loss, seen_values
 from hessian_tasks.problem import Problem, ResidualTerm, Term
 from hessian_tasks.reading.arguments import Arguments, Evaluate, gradients
-from hessian_tasks.reading.checks import Rounding, check_own_points, check_value
+from hessian_tasks.reading.checks import check_own_points, check_value
 from hessian_tasks.reading.evaluations import Reading
 
 __all__ = ["QuadraticModel", "ResidualModel", "differentiate_residual", "differentiate_twice"]
@@ -85,10 +85,10 @@ def differentiate_twice(
     """
     known = Arguments(problem, reading, jets)
     evaluate = known.compile(partial(seen_loss, problem, term))
-    value, slopes, _ = evaluate(known.zeros())
+    slopes, _ = evaluate(known.zeros())
     curvatures = {}
     for a in range(len(jets)):
-        products = [evaluate(unit)[2] for unit in known.units(a)]
+        products = [evaluate(unit)[1] for unit in known.units(a)]
         for b, jet in enumerate(jets):
             rows = np.stack([product[b] for product in products]) if products else np.zeros(0)
             if rows.any():
@@ -96,7 +96,7 @@ def differentiate_twice(
                     raise NotLayeredError("couples its points")
                 rows = np.moveaxis(rows, 0, 1)
                 curvatures[a, b] = rows.reshape(*jets[a].shape, *jet.shape[1:])
-    found = [evaluate(unit)[2] for unit in known.direct_units()]
+    found = [evaluate(unit)[1] for unit in known.direct_units()]
     model = QuadraticModel(
         slopes=slopes[: len(jets)],
         curvatures=curvatures,
@@ -107,7 +107,7 @@ def differentiate_twice(
         direct=np.array([known.flat(f) for f in found]).reshape(len(found), len(found)),
     )
     _check(known, model, evaluate)
-    check_value(problem, term, value, Rounding.of(jets, slopes, curvatures))
+    check_value(problem, term, reading, known)
     return model
 
 
@@ -167,7 +167,7 @@ def _check(known: Arguments, model: QuadraticModel, evaluate: Evaluate) -> None:
     vectors = known.zeros()
     for a in range(len(model.slopes)):
         vectors[a] = rng.normal(size=known.shapes[a])
-    _, slopes, products = evaluate(vectors, 1.0)
+    slopes, products = evaluate(vectors, 1.0)
     if not all(np.isfinite(found).all() for found in [*slopes, *products]):
         raise NotLayeredError("has derivatives that are NaN or infinite at these weights")
     for b in range(len(model.slopes)):
