@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hessian_tasks.autodiff import AutodiffEngine
+from hessian_tasks.autodiff import AutodiffEngine, hessian_vector_product
+from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.rebuild import freeze, rebuild
 from hessian_tasks.source import ProblemSource
@@ -70,3 +71,32 @@ def test_oscillator_has_three_terms_of_two_derivatives() -> None:
         "position": ("",),
         "velocity": ("t",),
     }
+
+
+def test_the_inverse_problem_is_solved_by_what_it_looks_for() -> None:
+    path = EXAMPLES / "inverse_problem.py"
+    module = runpy.run_path(str(path))
+    problem = ProblemSource(str(path)).load()
+    heat, data, end = problem.terms
+    points = np.asarray(heat.points)
+    u: Any = FiniteDifferenceJet(module["true_u"], points, "x")
+    k: Any = FiniteDifferenceJet(module["true_k"], points, "x")
+    residual = heat.residual(tf.constant(points), u, k=k, rate=2.0, f=heat.data["f"])
+    # Differences of second order lose 1e-16 / 1e-3² = 1e-10, times π² here.
+    assert np.abs(residual).max() < 1e-8
+    assert np.abs(module["true_u"](data.points) - data.data["y"]).max() < 0.05
+    assert module["true_k"](np.asarray(end.points)) == pytest.approx(1.0)
+
+
+def test_the_inverse_problem_goes_by_layers() -> None:
+    source = ProblemSource(str(EXAMPLES / "inverse_problem.py"), {"width": 3})
+    problem = rebuild(freeze(source.load(), source))
+    engine = LayeredEngine(problem)
+    assert engine.left_out == {}
+    assert engine.readings["heat"] == (
+        "u, k, u.x, k.x, u.xx at 60 points, reads parameters/rate, adds up point by point"
+    )
+    every = BlockRow(0, 0, engine.layout.num_params)
+    expected = hessian_vector_product(problem, np.eye(every.stop))
+    # Both round, in float32.
+    assert np.abs(engine.block_row(every) - expected).max() <= 2e-5 * np.abs(expected).max()
