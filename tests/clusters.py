@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -159,6 +159,15 @@ def start_held(
     """
     command = [sys.executable, SERVERS / "held.py", kind, number, *arguments]
     return subprocess.Popen([*map(str, command)], stdin=subprocess.PIPE, text=True, **pipes)
+
+
+def read_until(stream: IO[str] | None, text: str) -> None:
+    """Read lines of what a process writes, until one of them has the text."""
+    lines: list[str] = []
+    while not lines or text not in lines[-1]:
+        assert stream is not None
+        lines.append(stream.readline())
+        assert lines[-1], f"the process ended without {text!r}: {lines}"
 
 
 def start_client(

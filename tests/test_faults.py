@@ -35,7 +35,7 @@ from pipeline.events import BlockRowStored, RunStarted
 from pipeline.inputs import freeze_source
 from pipeline.store import HessianStore
 from pipeline.verify import certify
-from tests.clusters import start_held, wait_for
+from tests.clusters import read_until, start_held, wait_for
 
 Run = Callable[..., list[Any]]
 Snapshot = Callable[[Path], dict[str, bytes]]
@@ -417,7 +417,7 @@ MISTAKES = {
     "missing weights": (["--weights", "none.keras"], 1, r"none\.keras does not exist"),
     "term weight": (["-o", "weight=2.0"], 1, r"other inputs: .*weight of term fit"),
     "points": (["-o", "points=1"], 1, r"other inputs: .*points of term fit"),
-    "width": (["-o", "width=5"], 1, r"other inputs: network, "),
+    "width": (["-o", "width=5"], 1, r"other inputs: shapes of the network, "),
     "unknown problem option": (["-o", "height=2"], 1, r"has no option 'height'"),
     "option without value": (["-o", "width"], 2, r"'width' is not of the form name=value"),
     "tile": (["--tile", "4"], 1, r"tiles of side 5, but --tile 4 was asked"),
@@ -544,6 +544,7 @@ def test_interrupted_command_says_how_to_resume(
     with start_held("rows", 3, command, stdout=pipe, stderr=pipe) as process:
         wait_for(lambda: len(record_files(path)) == 3 or bool(process.poll()))
         process.send_signal(signal.SIGINT)
+        read_until(process.stderr, "stopping")  # before it is let go
         _, errors = process.communicate()
     assert process.returncode == 3
     assert "Traceback" not in errors

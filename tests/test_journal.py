@@ -21,7 +21,7 @@ from pipeline.matrix_free.estimates import best_method
 from pipeline.matrix_free.journal import Journal
 from pipeline.matrix_free.products import Product
 from pipeline.storage import locate
-from tests.clusters import start_held, wait_for
+from tests.clusters import read_until, start_held, wait_for
 
 Array = Any
 Cli = Callable[..., tuple[int, str, str]]
@@ -287,9 +287,12 @@ def test_an_interrupted_process_is_gone_on_with(
     tmp_path: Path, whole: Path, hessian: Cli, number: signal.Signals
 ) -> None:
     path = tmp_path / "e.zarr"
-    with start_held("products", 60, [*COMMAND, "--store", path], **QUIET) as process:
+    pipes = {**QUIET, "stderr": subprocess.PIPE}
+    with start_held("products", 60, [*COMMAND, "--store", path], **pipes) as process:
         wait_for(lambda: recorded_vectors(path) >= 60 or bool(process.poll()))
         process.send_signal(number)
+        if number != signal.SIGKILL:
+            read_until(process.stderr, "stopping")  # before it is let go
         process.communicate()
     code = process.returncode
     assert code == (-9 if number == signal.SIGKILL else 3)

@@ -253,7 +253,7 @@ def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
     other = [*command, "-o", "width=7"]
     code, text, errors = hessian(*other)
     assert (code, text) == (1, "")
-    assert "holds estimates of other inputs: network, weights of the network (theta)" in errors
+    assert "other inputs: shapes of the network, weights of the network (theta)" in errors
     assert not list(tmp_path.glob(".*"))
 
 
