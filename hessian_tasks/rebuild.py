@@ -32,7 +32,7 @@ from hessian_tasks.problem import PointTerm, Problem, Term
 from hessian_tasks.reading import derivative_names
 from hessian_tasks.regularization import with_regularization
 from hessian_tasks.source import ProblemSource
-from hessian_tasks.trainables import networks_of, parameters_of, resolve
+from hessian_tasks.trainables import UNNAMED, networks_of, parameters_of, resolve
 
 __all__ = ["freeze", "rebuild"]
 
@@ -180,7 +180,7 @@ def _holds(model: Any, frozen: FrozenInputs) -> bool:
 
 def _is_new(model: Any, declared: Any) -> bool:
     """Whether factories have made the networks for this one call."""
-    makers = declared if isinstance(declared, Mapping) else {"u": declared}
+    makers = declared if isinstance(declared, Mapping) else {UNNAMED: declared}
     for name, network in networks_of(model).items():
         if makers[name] is network:
             return False

@@ -21,7 +21,10 @@ from hessian_tasks.models import dtype_of, resolve_model
 from hessian_tasks.parameters import LAYER
 from hessian_tasks.problem import Problem
 
-__all__ = ["Trainables", "Weight", "networks_of", "parameters_of", "resolve"]
+__all__ = ["UNNAMED", "Trainables", "Weight", "networks_of", "parameters_of", "resolve"]
+
+# The name of a single network, which no argument of a term can have.
+UNNAMED = ""
 
 
 class Weight:
@@ -193,16 +196,16 @@ def resolve(problem: Problem) -> Problem:
     if isinstance(problem.model, Trainables):
         return problem
     several = isinstance(problem.model, Mapping)
-    declared = problem.model if several else {"u": problem.model}
+    declared = problem.model if several else {UNNAMED: problem.model}
     networks = {name: resolve_model(model) for name, model in declared.items()}
     if several or problem.parameters:
         return replace(problem, model=Trainables(networks, problem.parameters))
-    return replace(problem, model=networks["u"])
+    return replace(problem, model=networks[UNNAMED])
 
 
 def networks_of(model: Any) -> dict[str, Any]:
-    """The Keras models of a resolved problem's model, by name; a single one is ``u``."""
-    return model.networks if isinstance(model, Trainables) else {"u": model}
+    """The Keras models of a resolved problem's model, by name."""
+    return model.networks if isinstance(model, Trainables) else {UNNAMED: model}
 
 
 def parameters_of(model: Any) -> dict[str, Any]:

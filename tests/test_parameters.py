@@ -18,6 +18,7 @@ from hessian_tasks.gauss_newton import GaussNewtonEngine
 from hessian_tasks.generalised import gauss_newton_vector_product
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_matrices
+from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.models import get_theta, parameter_layout, set_theta
 from hessian_tasks.problem import DensityTerm, LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
@@ -347,3 +348,13 @@ def test_training_writes_what_a_run_reads(
     nu = float(opened.theta.sel(row_layer="parameters", row_variable="nu")[0])
     assert nu == pytest.approx(float(printed.partition("nu = ")[2].split()[0]), rel=1e-6)
     assert nu != 1.0
+
+
+def test_data_of_a_single_network_may_be_called_u() -> None:
+    """The one network has no name that data could take."""
+    residual = ResidualTerm("data", S, lambda x, net, u: net.value - u, data={"u": Y})
+    loss = LossTerm(
+        "again", lambda net, S, u: tf.reduce_mean((net(S) - u) ** 2), data={"S": S, "u": Y}
+    )
+    losses, _ = losses_and_gradient(resolve(Problem(network(), [residual, loss], "xy")))
+    assert losses["data"] == pytest.approx(losses["again"], rel=1e-14)

@@ -161,7 +161,7 @@ def _in_words(problem: Problem, reading: Reading, model: QuadraticModel) -> str:
     found = []
     for number, evaluation in enumerate(reading.evaluations):
         names = [
-            name_derivative(network, index, problem.coordinates)
+            name_derivative(network or "u", index, problem.coordinates)
             for slot, index in enumerate(evaluation.indices)
             for network, outputs in output_slices(problem).items()
             if any(part[slot, outputs].any() for part in _parts(model, number))
