@@ -98,6 +98,9 @@ class _Draw:
             for name, number in self.outputs.items()
         }
         self.points = rng.uniform(-1.0, 1.0, (rng.integers(1, 9), len(self.coordinates)))
+        # A residual of two components at two points is refused, as what [N] - [N, 1] makes.
+        if len(self.points) == 2:
+            self.points = np.concatenate([self.points, self.points[:1] / 2])
         self.data = rng.normal(size=(len(self.points), 1))
         # Numbers where they are not declared.
         self.constants = {"nu": np.float64(rng.normal()), "matrix": rng.normal(size=(2, 3))}
