@@ -16,7 +16,7 @@ else is shared with the computation by layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
@@ -28,6 +28,7 @@ import tensorflow as tf
 
 from hessian_tasks.autodiff import apply_compiled, pull_back
 from hessian_tasks.errors import NotLayeredError
+from hessian_tasks.inputs import Inputs, Joint, evaluate_inputs
 from hessian_tasks.jets import (
     Derivative,
     Derivatives,
@@ -122,9 +123,10 @@ def differentiate_at_jets(problem: Problem, term: Term) -> QuadraticModel:
 
 def _jets_at(problem: Problem, evaluation: Evaluation) -> Array:
     """The derivatives that an evaluation asks for, ``[N, R, outputs]``."""
+    joint = Joint(problem)
 
     def jets() -> Tensor:
-        derivatives = evaluate_by(problem.model)(tf.constant(evaluation.points))
+        derivatives = evaluate_by(joint)(tf.constant(evaluation.points))
         # One more, so that there are some, and their shape is known.
         return tf.stack([derivatives(index) for index in ((), *evaluation.indices)], axis=1)
 
@@ -235,12 +237,14 @@ class KeptLoss:
     def _jets(self) -> Tensor:
         """What the loss asks of the networks, ``[M]``."""
         networks = networks_of(self._model)
+        inputs = {name: Inputs.of(network) for name, network in networks.items()}
         evaluated: dict[int, Derivatives] = {}
 
-        def true(call: int, index: Index, points: Tensor) -> Tensor:
+        def true(call: int, index: Index, parts: Sequence[Tensor]) -> Tensor:
             if call not in evaluated:
-                network = networks[calls.networks[call]]
-                evaluated[call] = evaluate_by(network, self._derivative)(points)
+                name = calls.networks[call]
+                evaluate = evaluate_inputs(networks[name], inputs[name], self._derivative)
+                evaluated[call] = evaluate(parts)
             # The stand-in differentiates them itself: they would count twice.
             return tf.stop_gradient(evaluated[call](index))
 
@@ -256,7 +260,7 @@ class KeptLoss:
         parts = {p: jets[a:b] for p, (a, b) in zip(self._shapes, pairwise(edges), strict=True)}
         shapes = {call: shape for (call, _), shape in self._shapes.items()}
 
-        def known(call: int, index: Index, _: Tensor) -> Tensor:
+        def known(call: int, index: Index, _: Sequence[Tensor]) -> Tensor:
             if (call, index) in parts:
                 return tf.reshape(parts[call, index], shapes[call])
             return tf.zeros(shapes[call], jets.dtype)

@@ -12,12 +12,11 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.errors import HessianError, ProblemError, plain
+from hessian_tasks.inputs import EvaluateInputs, Feed, Inputs, evaluate_inputs
 from hessian_tasks.jets import (
     Derivative,
-    Evaluate,
     Jet,
     Tensor,
-    evaluate_by,
     forward_derivative,
 )
 from hessian_tasks.models import dtype_of, trainable_variables
@@ -50,13 +49,16 @@ class View:
     """
 
     networks: Mapping[str, Any]
-    evaluates: Mapping[str, Evaluate]
+    evaluates: Mapping[str, EvaluateInputs]
 
     @classmethod
     def of(cls, model: Any, derivative: Derivative = forward_derivative) -> View:
         """The networks themselves, whose jets are differentiated automatically."""
         networks = networks_of(model)
-        evaluates = {name: evaluate_by(n, derivative) for name, n in networks.items()}
+        evaluates = {
+            name: evaluate_inputs(network, Inputs.of(network), derivative)
+            for name, network in networks.items()
+        }
         return cls(networks, evaluates)
 
 
@@ -149,12 +151,15 @@ def seen_values(
         _check_precision(str(entry.dtype), dtype, "The network's input has")
     data = dict(term_arrays(problem, term) if arrays is None else arrays)
     points = data.pop("points")
+
+    def jet(name: str) -> Jet:
+        evaluate = Feed.of(problem, term, name).evaluate(view.evaluates[name], data)
+        return Jet(evaluate, points, problem.coordinates)
+
     known = {**_parameters(problem), **data}
     named = _asked_for(term.function, {**dict.fromkeys(view.networks), **known}, 2)
-    for name in named.keys() & view.networks.keys():
-        named[name] = Jet(view.evaluates[name], points, problem.coordinates)
-    given = view.evaluates[_given(term.function, 1, view)]
-    components = term.function(points, Jet(given, points, problem.coordinates), **named)
+    named |= {name: jet(name) for name in named.keys() & view.networks.keys()}
+    components = term.function(points, jet(_given(term.function, 1, view)), **named)
     if not isinstance(components, list | tuple):
         components = [components]
     values = tf.concat([_as_columns(c, term, points.shape[0]) for c in components], axis=1)

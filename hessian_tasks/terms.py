@@ -113,7 +113,8 @@ class ResidualTerm(PointTerm):
             tensor ``[N]`` or ``[N, C]``, or a list of such components. Further arguments are
             given by name: the problem's parameters, and the term's data.
         weight: Factor of the term in the total loss.
-        data: Arrays with one entry a point, such as measured values.
+        data: Arrays with one entry a point, such as measured values, or what an input of that name
+            takes of a network with several.
         columns: Names of the points' columns, where they have any.
 
     Raises:

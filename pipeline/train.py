@@ -19,6 +19,7 @@ import scipy.optimize
 import tensorflow as tf
 
 from hessian_tasks.errors import ProblemError
+from hessian_tasks.inputs import outputs_at
 from hessian_tasks.loss import compile_losses_and_gradient
 from hessian_tasks.models import (
     dtype_of,
@@ -210,7 +211,6 @@ def _relative_error(problem: Problem) -> float | None:
     terms = [term for term in problem.terms if isinstance(term, ResidualTerm)]
     if problem.exact_solution is None or not terms:
         return None
-    points = np.asarray(terms[0].points, np.float64)
-    exact = problem.exact_solution(points)
-    output = problem.model(tf.constant(points, dtype_of(problem.model))).numpy()
+    exact = problem.exact_solution(np.asarray(terms[0].points, np.float64))
+    output = outputs_at(problem, terms[0]).numpy()
     return float(np.linalg.norm(output - exact) / np.linalg.norm(exact))

@@ -16,7 +16,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.errors import NotLayeredError
+from hessian_tasks.inputs import Joint
 from hessian_tasks.jets import Tensor
+from hessian_tasks.layered.contractions import Contracted, read_contraction
 from hessian_tasks.layered.network import Network
 from hessian_tasks.layered.program import Feature, Linear, Node, Program, Site
 from hessian_tasks.layered.replay import replays
@@ -24,13 +26,11 @@ from hessian_tasks.layered.subgraph import make_function, sources, walk_back
 from hessian_tasks.models import (
     dtype_of,
     get_theta,
-    num_inputs,
     parameter_layout,
     trainable_variables,
 )
 from hessian_tasks.problem import Problem
 from hessian_tasks.reading import functions_inlined
-from hessian_tasks.trainables import networks_of
 
 __all__ = ["read_network"]
 
@@ -54,26 +54,25 @@ def read_network(problem: Problem) -> Network:
     Raises:
         NotLayeredError: If the network is not of the kind that can be taken by layers.
     """
-    model = problem.model
-    width = len(problem.coordinates) or num_inputs(next(iter(networks_of(model).values())))
+    model, joint = problem.model, Joint(problem)
     theta = get_theta(model).astype(dtype_of(model))
-    return Network(_read_program(model, width), theta, width)
+    return Network(_read_program(model, joint), theta, joint.width)
 
 
-def _read_program(model: Any, num_coordinates: int) -> Program:
+def _read_program(model: Any, joint: Joint) -> Program:
     """Read the network.
 
     Args:
         model: A resolved problem's model.
-        num_coordinates: Number of columns of the points.
+        joint: Its networks as one function.
 
     Raises:
         NotLayeredError: If the network has an operation that is not of a program's kinds or
             whose custom gradient is not its derivative, or uses a kernel twice.
     """
-    spec = tf.TensorSpec([None, num_coordinates], dtype_of(model))
+    spec = tf.TensorSpec([None, joint.width], dtype_of(model))
     try:
-        traced = tf.function(lambda points: model(points), autograph=False)
+        traced = tf.function(lambda points: joint(points), autograph=False)
         with functions_inlined():
             concrete = traced.get_concrete_function(spec)
     except Exception as error:
@@ -204,7 +203,10 @@ class _Reader:
             return self._node(tensor)
         if operation.type in LINEAR:
             return self._linear(tensor)
-        raise self._unknown(operation)
+        found = read_contraction(tensor, self.depends, self.constants)
+        if found is None:
+            raise self._unknown(operation)
+        return self._contraction(found)
 
     def _unknown(self, operation: Any, what: str = "") -> NotLayeredError:
         return NotLayeredError(
@@ -272,6 +274,21 @@ class _Reader:
         if any(matrix.shape[1] != width for _, matrix in parts):
             raise self._unknown(operation, " along the points")
         return self.program.add(Linear(tuple(parts)), width)
+
+    def _contraction(self, found: Contracted) -> int:
+        """Products of single neurons of two wires, and sums of these; or sums alone."""
+        add, coefficients = self.program.add, found.coefficients
+        wires = [self._wire(factor) for factor in found.factors]
+        width = coefficients.shape[-1]
+        if len(wires) == 1:
+            return add(Linear(((wires[0], coefficients),)), width)
+        pairs = np.argwhere(coefficients.any(axis=-1))
+        chosen = [
+            add(Linear(((wire, np.eye(self.program.widths[wire])[:, neurons]),)), len(pairs))
+            for wire, neurons in zip(wires, pairs.T, strict=True)
+        ]
+        product = add(Node(tuple(chosen), lambda a, b: a * b), len(pairs))
+        return add(Linear(((product, coefficients[tuple(pairs.T)]),)), width)
 
     def _matrix(self, function: Any, sources: list[Tensor], one: Tensor) -> Any:
         """Matrix of a linear map from one of its sources: what it makes of the unit vectors."""

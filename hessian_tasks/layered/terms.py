@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from hessian_tasks.inputs import Joint
 from hessian_tasks.layered.border import Border, pull_back_sum
 from hessian_tasks.layered.expansion import Expansion, expand, expand_value, square_root
 from hessian_tasks.layered.network import Array, Network
@@ -30,7 +31,6 @@ from hessian_tasks.reading import (
     differentiate_residual,
     differentiate_twice,
     name_derivative,
-    output_slices,
     read_term,
 )
 
@@ -158,12 +158,13 @@ def expand_residual(problem: Problem, network: Network, term: ResidualTerm) -> R
 
 def _in_words(problem: Problem, reading: Reading, model: QuadraticModel) -> str:
     """What a term depends on, as ``u.xx, u.yy at 1,000 points, adds up point by point``."""
-    found = []
+    found, joint = [], Joint(problem)
+    columns, outputs_of = joint.column_names(), joint.outputs()
     for number, evaluation in enumerate(reading.evaluations):
         names = [
-            name_derivative(network or "u", index, problem.coordinates)
+            name_derivative(network or "u", index, columns)
             for slot, index in enumerate(evaluation.indices)
-            for network, outputs in output_slices(problem).items()
+            for network, outputs in outputs_of.items()
             if any(part[slot, outputs].any() for part in _parts(model, number))
         ]
         points = len(evaluation.points)

@@ -17,7 +17,6 @@ from hessian_tasks.reading.evaluations import (
     derivative_names,
     functions_inlined,
     name_derivative,
-    output_slices,
     read_term,
 )
 from hessian_tasks.reading.quadratic import (
@@ -39,7 +38,6 @@ __all__ = [
     "functions_inlined",
     "is_convex",
     "name_derivative",
-    "output_slices",
     "read_term",
     "view_of_stand_ins",
 ]

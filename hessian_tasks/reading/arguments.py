@@ -14,7 +14,7 @@ from hessian_tasks.jets import Index, Tensor
 from hessian_tasks.loss import View
 from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import Problem
-from hessian_tasks.reading.evaluations import Reading, functions_inlined
+from hessian_tasks.reading.evaluations import Reading, functions_inlined, shifted
 from hessian_tasks.reading.stand_in import view_of_stand_ins
 
 __all__ = ["Arguments", "Evaluate", "gradients"]
@@ -110,14 +110,15 @@ class Arguments:
         """
         places = [{i: r for r, i in enumerate(e.indices)} for e in self._reading.evaluations]
 
-        def known(call: int, index: Index, points: Tensor) -> Tensor:
+        def known(call: int, index: Index, parts: Sequence[Tensor]) -> Tensor:
             if call >= len(self._reading.calls):
                 raise NotLayeredError("calls the network more often when it is read again")
             place, outputs = self._reading.calls[call], self._reading.outputs[call]
-            if index in places[place]:
-                return jets[place][:, places[place][index], outputs]
+            slot = places[place].get(shifted(index, self._reading.starts[call]))
+            if slot is not None:
+                return jets[place][:, slot, outputs]
             width = len(range(*outputs.indices(jets[place].shape[2])))
-            return tf.fill((points.shape[0], width), others)
+            return tf.fill((parts[0].shape[0], width), others)
 
         return view_of_stand_ins(self._problem.model, known)[0]
 

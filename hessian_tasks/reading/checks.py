@@ -10,6 +10,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.errors import NotLayeredError
+from hessian_tasks.inputs import Joint
 from hessian_tasks.jets import Tensor, evaluate_by, reverse_derivative
 from hessian_tasks.loss import seen_loss, term_loss
 from hessian_tasks.models import dtype_of, get_theta, set_theta
@@ -44,9 +45,10 @@ def check_value(problem: Problem, term: Term, reading: Reading, known: Arguments
     Raises:
         NotLayeredError: If they differ.
     """
+    joint = Joint(problem)
 
     def both() -> tuple[Tensor, Tensor]:
-        jets = [_jets(problem.model, evaluation) for evaluation in reading.evaluations]
+        jets = [_jets(joint, evaluation) for evaluation in reading.evaluations]
         view = known.view(jets, tf.zeros((), known.dtype))
         return term_loss(problem, term, reverse_derivative), seen_loss(problem, term, view)
 
@@ -62,9 +64,9 @@ def check_value(problem: Problem, term: Term, reading: Reading, known: Arguments
         raise NotLayeredError("is no function of the network's jets alone")
 
 
-def _jets(model: Any, evaluation: Evaluation) -> Tensor:
+def _jets(joint: Joint, evaluation: Evaluation) -> Tensor:
     """The derivatives that an evaluation asks for ``[N, R, outputs]``, differentiated plainly."""
-    derivatives = evaluate_by(model, reverse_derivative)(tf.constant(evaluation.points))
+    derivatives = evaluate_by(joint, reverse_derivative)(tf.constant(evaluation.points))
     # One more, so that there are some, and their shape is known.
     found = tf.stack([derivatives(index) for index in ((), *evaluation.indices)], axis=1)
     # Numbers, as the stand-in's are.

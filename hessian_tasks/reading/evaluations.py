@@ -18,9 +18,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.errors import HessianError, NotLayeredError
+from hessian_tasks.inputs import Joint
 from hessian_tasks.jets import Index, Tensor
 from hessian_tasks.loss import seen_loss
-from hessian_tasks.models import dtype_of, num_inputs, trainable_variables
+from hessian_tasks.models import dtype_of, trainable_variables
 from hessian_tasks.problem import Problem, Term
 from hessian_tasks.reading.stand_in import Calls, view_of_stand_ins
 from hessian_tasks.reads import ancestors
@@ -32,8 +33,8 @@ __all__ = [
     "derivative_names",
     "functions_inlined",
     "name_derivative",
-    "output_slices",
     "read_term",
+    "shifted",
 ]
 
 Array = npt.NDArray[Any]
@@ -44,7 +45,7 @@ class Evaluation:
     """The networks at some points.
 
     Attributes:
-        points: The points ``[N, d]``, in the model's dtype.
+        points: The inputs of all networks side by side ``[N, d]``, in the model's dtype.
         indices: The derivatives that are asked for there, the lowest first; not all of them need to
             matter.
     """
@@ -60,6 +61,7 @@ class Reading:
     Attributes:
         evaluations: Where networks are evaluated, each place once.
         calls: The evaluation that each call of a network is.
+        starts: The first column of each call's inputs among those of all networks.
         outputs: The outputs that each call is given: of several networks, those of one.
         direct: Positions in θ's table of the variables that the term reads itself, rather than
             through the network.
@@ -67,6 +69,7 @@ class Reading:
 
     evaluations: tuple[Evaluation, ...]
     calls: tuple[int, ...]
+    starts: tuple[int, ...]
     outputs: tuple[slice, ...]
     direct: tuple[int, ...]
 
@@ -81,10 +84,11 @@ def read_term(problem: Problem, term: Term) -> Reading:
     Raises:
         NotLayeredError: If it is no function of jets at fixed points; the message says why.
     """
+    joint = Joint(problem)
     try:
         with functions_inlined():
-            calls, points, direct = _trace(problem, term)
-            slices = output_slices(problem)
+            calls, points, direct = _trace(problem, term, joint)
+            slices = joint.outputs()
     except NotLayeredError:
         raise
     except Exception as error:
@@ -94,13 +98,22 @@ def read_term(problem: Problem, term: Term) -> Reading:
         raise NotLayeredError(f"cannot be read as a function of the network's jets ({kind})") from (
             error
         )
-    places, numbers = _places(points)
-    indices = [
-        sorted({i for c, i in calls.asked if numbers[c] == place}, key=lambda i: (len(i), i))
-        for place in range(len(places))
-    ]
-    evaluations = tuple(Evaluation(p, tuple(i)) for p, i in zip(places, indices, strict=True))
-    return Reading(evaluations, numbers, tuple(slices[n] for n in calls.networks), direct)
+    columns = [joint.columns[name] for name in calls.networks]
+    inputs = [np.concatenate(parts, axis=1) for parts in points]
+    width = joint.width or (inputs[0].shape[1] if inputs else 0)
+    places, numbers = _places(list(zip(columns, inputs, strict=True)), width)
+    asked: list[set[Index]] = [set() for _ in places]
+    for call, index in calls.asked:
+        asked[numbers[call]].add(shifted(index, columns[call].start))
+    ordered = (tuple(sorted(found, key=lambda i: (len(i), i))) for found in asked)
+    evaluations = tuple(Evaluation(p, i) for p, i in zip(places, ordered, strict=True))
+    starts = tuple(entry.start for entry in columns)
+    return Reading(evaluations, numbers, starts, tuple(slices[n] for n in calls.networks), direct)
+
+
+def shifted(index: Index, start: int) -> Index:
+    """A derivative by columns of one network's inputs, by those of all networks'."""
+    return tuple(axis + start for axis in index)
 
 
 def derivative_names(problem: Problem, term: Term) -> list[str]:
@@ -113,10 +126,11 @@ def derivative_names(problem: Problem, term: Term) -> list[str]:
     except NotLayeredError:
         return []
     asked = {index for evaluation in reading.evaluations for index in evaluation.indices}
-    return sorted("".join(problem.coordinates[axis] for axis in index) for index in asked)
+    names = Joint(problem).column_names()
+    return sorted("".join(names[axis] for axis in index) for index in asked)
 
 
-def name_derivative(network: str, index: Index, coordinates: Sequence[str]) -> str:
+def name_derivative(network: str, index: Index, columns: Sequence[str]) -> str:
     """A derivative as a residual would ask for it.
 
     Example:
@@ -125,7 +139,7 @@ def name_derivative(network: str, index: Index, coordinates: Sequence[str]) -> s
         >>> name_derivative("u", (1,), ())
         'u.x1'
     """
-    names = coordinates or [f"x{axis}" for axis in range(max(index, default=0) + 1)]
+    names = columns or [f"x{axis}" for axis in range(max(index, default=0) + 1)]
     return ".".join(filter(None, [network, "".join(names[axis] for axis in index)]))
 
 
@@ -144,16 +158,19 @@ def functions_inlined() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def _trace(problem: Problem, term: Term) -> tuple[Calls, list[Array], tuple[int, ...]]:
+def _trace(
+    problem: Problem, term: Term, joint: Joint
+) -> tuple[Calls, list[list[Array]], tuple[int, ...]]:
     variables = trainable_variables(problem.model)
     networks, dtype = networks_of(problem.model), dtype_of(problem.model)
     shapes: dict[int, tuple[int, ...]] = {}
     direct: list[int] = []
     traced: list[Calls] = []
 
-    def zeros(call: int, _: Index, points: Tensor) -> Tensor:
+    def zeros(call: int, _: Index, parts: Sequence[Tensor]) -> Tensor:
         if call not in shapes:
-            shape = networks[calls.networks[call]](points).shape
+            name = calls.networks[call]
+            shape = networks[name](joint.inputs[name].pack(parts)).shape
             if shape.rank != 2:
                 raise NotLayeredError(f"uses a network that returns shape {tuple(shape)}")
             shapes[call] = tuple(shape)
@@ -161,30 +178,31 @@ def _trace(problem: Problem, term: Term) -> tuple[Calls, list[Array], tuple[int,
 
     view, calls = view_of_stand_ins(problem.model, zeros)
 
-    def trace() -> list[Tensor]:
+    def trace() -> list[list[Tensor]]:
         loss = seen_loss(problem, term, view)
         # What gradients ask for beside, to be taken below, does not matter.
-        traced.append(replace(calls, asked=list(calls.asked), given=list(calls.given)))
+        traced.append(_asked_by(loss, calls))
         slopes = tf.gradients(loss, variables) if loss.op.inputs else []
         direct.extend(i for i, slope in enumerate(slopes) if slope is not None)
-        _check_fixed(calls.points, traced[0].given, variables)
+        flat = [part for parts in calls.points for part in parts]
+        _check_fixed(flat, traced[0].given, variables)
         return calls.points
 
     found = tf.function(trace, autograph=False).get_concrete_function()()
-    return traced[0], [np.asarray(tensor.numpy()) for tensor in found], tuple(direct)
+    points = [[np.asarray(tensor.numpy()) for tensor in parts] for parts in found]
+    return traced[0], points, tuple(direct)
 
 
-def output_slices(problem: Problem) -> dict[str, slice]:
-    """Where the outputs of each network are among those of all, one beside the other."""
-    networks = networks_of(problem.model)
-    if len(networks) == 1:
-        return dict.fromkeys(networks, slice(None))
-    slices, start = {}, 0
-    for name, network in networks.items():
-        point = tf.zeros((1, len(problem.coordinates) or num_inputs(network)), dtype_of(network))
-        stop = start + int(network(point).shape[1])
-        slices[name], start = slice(start, stop), stop
-    return slices
+def _asked_by(loss: Tensor, calls: Calls) -> Calls:
+    """The calls with the derivatives alone that the loss follows from.
+
+    A gradient by all inputs of a network asks for many more.
+    """
+    used = ancestors(loss)
+    pairs = zip(calls.asked, calls.given, strict=True)
+    # What is inside a loop or a branch is in a graph of its own.
+    kept = [(a, g) for a, g in pairs if g.op in used or g.graph is not loss.graph]
+    return replace(calls, asked=[a for a, _ in kept], given=[g for _, g in kept])
 
 
 def _check_fixed(
@@ -198,13 +216,32 @@ def _check_fixed(
             raise NotLayeredError("evaluates the network at points that depend on the weights")
 
 
-def _places(points: Sequence[Array]) -> tuple[list[Array], tuple[int, ...]]:
-    """The different sets of points, and which of them each call has."""
+def _places(
+    calls: Sequence[tuple[slice, Array]], width: int
+) -> tuple[list[Array], tuple[int, ...]]:
+    """The different places at which networks are called, and which of them each call is at.
+
+    Args:
+        calls: The columns of the network's inputs among those of all, and these inputs.
+        width: Number of columns of all.
+    """
     places: list[Array] = []
-    calls = []
-    for given in points:
-        same = [i for i, known in enumerate(places) if np.array_equal(known, given)]
-        calls.append(same[0] if same else len(places))
-        if not same:
-            places.append(given)
-    return places, tuple(calls)
+    taken: list[list[slice]] = []
+    numbers = []
+    for columns, given in calls:
+        number = next((i for i, p in enumerate(places) if _fits(p, taken[i], columns, given)), None)
+        if number is None:
+            number = len(places)
+            places.append(np.zeros((len(given), width), given.dtype))
+            taken.append([])
+        places[number][:, columns] = given
+        taken[number].append(columns)
+        numbers.append(number)
+    return places, tuple(numbers)
+
+
+def _fits(place: Array, taken: list[slice], columns: slice, given: Array) -> bool:
+    """Whether a call is at a place, or could be: other networks alone are called there."""
+    if len(place) != len(given):
+        return False
+    return columns not in taken or np.array_equal(place[:, columns], given)

@@ -12,13 +12,15 @@ which are known, too, and have such gradients themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
 import tensorflow as tf
 
 from hessian_tasks.errors import NotLayeredError
+from hessian_tasks.inputs import Inputs
 from hessian_tasks.jets import Derivatives, Index, Tensor
 from hessian_tasks.loss import View
 from hessian_tasks.models import dtype_of
@@ -26,7 +28,7 @@ from hessian_tasks.trainables import networks_of
 
 __all__ = ["Calls", "StandIn", "view_of_stand_ins"]
 
-Known = Callable[[int, Index, Tensor], Tensor]
+Known = Callable[[int, Index, Sequence[Tensor]], Tensor]
 
 
 @dataclass
@@ -35,13 +37,13 @@ class Calls:
 
     Attributes:
         networks: Name of the network of every call.
-        points: The points ``[N, d]`` of every call.
+        points: The inputs ``[N, d]`` of every call.
         asked: The derivatives that were asked for, with the number of the call.
         given: What was given, in the same order.
     """
 
     networks: list[str] = field(default_factory=list)
-    points: list[Tensor] = field(default_factory=list)
+    points: list[list[Tensor]] = field(default_factory=list)
     asked: list[tuple[int, Index]] = field(default_factory=list)
     given: list[Tensor] = field(default_factory=list)
 
@@ -51,8 +53,8 @@ def view_of_stand_ins(model: Any, known: Known) -> tuple[View, Calls]:
 
     Args:
         model: The resolved problem's model.
-        known: Gives a derivative ``[N, outputs]`` from the number of the call, its axes, and
-            the points.
+        known: Gives a derivative ``[N, outputs]`` from the number of the call, its axes, which
+            number the columns of all inputs, and the inputs.
     """
     calls = Calls()
     stand_ins = {n: StandIn(n, network, known, calls) for n, network in networks_of(model).items()}
@@ -73,6 +75,7 @@ class StandIn:
         """
         self._name = name
         self._model = model
+        self._inputs = Inputs.of(model)
         self._known = known
         self._calls = calls
 
@@ -88,44 +91,51 @@ class StandIn:
             raise NotLayeredError("calls the network with training=True")
         if mask is not None:
             raise NotLayeredError("calls the network with a mask")
-        if isinstance(inputs, list | tuple):
-            if len(inputs) != len(self._model.inputs):
-                raise NotLayeredError(f"calls the network with {len(inputs)} inputs")
-            inputs = tf.concat([tf.convert_to_tensor(part) for part in inputs], axis=1)
-        return self.evaluate(inputs)(())
+        try:
+            parts = self._inputs.unpack(inputs)
+        except ValueError as error:
+            raise NotLayeredError(f"calls the network with {error}") from error
+        return self.evaluate(parts)(())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def evaluate(self, points: Tensor) -> Derivatives:
-        """The known derivatives at points.
+    def evaluate(self, parts: Sequence[Tensor]) -> Derivatives:
+        """The known derivatives at inputs.
 
         Raises:
-            NotLayeredError: If the points are no matrix of known size.
+            NotLayeredError: If an input is no matrix of known size.
         """
-        points = tf.cast(tf.convert_to_tensor(points), dtype_of(self._model))
-        if points.shape.rank != 2 or not points.shape.is_fully_defined():
-            raise NotLayeredError(f"calls the network at points of shape {points.shape}")
+        parts = [tf.cast(part, dtype_of(self._model)) for part in parts]
+        for part in parts:
+            if part.shape.rank != 2 or not part.shape.is_fully_defined():
+                raise NotLayeredError(f"calls the network at points of shape {part.shape}")
+        if len({part.shape[0] for part in parts}) > 1:
+            shapes = ", ".join(str(part.shape) for part in parts)
+            raise NotLayeredError(f"calls the network with inputs of different lengths: {shapes}")
         call = len(self._calls.points)
         self._calls.networks.append(self._name)
-        self._calls.points.append(points)
-        return lambda index: self._wrap(call, points, index)
+        self._calls.points.append(parts)
+        return lambda index: self._wrap(call, parts, index)
 
-    def _wrap(self, call: int, points: Tensor, index: Index) -> Tensor:
-        value = self._known(call, index, points)
+    def _wrap(self, call: int, parts: Sequence[Tensor], index: Index) -> Tensor:
+        value = self._known(call, index, parts)
         self._calls.asked.append((call, index))
         self._calls.given.append(value)
+        edges = list(pairwise(accumulate((part.shape[1] for part in parts), initial=0)))
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
-        def known(points: Tensor, value: Tensor) -> tuple[Tensor, Any]:
-            def pull_back(cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        def known(value: Tensor, *parts: Tensor) -> tuple[Tensor, Any]:
+            def slope(axis: int, cotangent: Tensor) -> Tensor:
+                next_one = self._wrap(call, parts, tuple(sorted((*index, axis))))
+                return tf.reduce_sum(cotangent * next_one, axis=1, keepdims=True)
+
+            def pull_back(cotangent: Tensor) -> tuple[Tensor, ...]:
                 cotangent = tf.convert_to_tensor(cotangent)
-                columns = []
-                for axis in range(points.shape[1]):
-                    slope = self._wrap(call, points, tuple(sorted((*index, axis))))
-                    columns.append(tf.reduce_sum(cotangent * slope, axis=1, keepdims=True))
-                return tf.concat(columns, axis=1), cotangent
+                # Each input by itself: no loss then seems to need the slopes by another one.
+                slopes = [[slope(axis, cotangent) for axis in range(*edge)] for edge in edges]
+                return cotangent, *[tf.concat(columns, axis=1) for columns in slopes]
 
             return tf.identity(value), pull_back
 
-        return known(points, value)
+        return known(value, *parts)
