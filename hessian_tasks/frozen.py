@@ -25,7 +25,6 @@ class FrozenTerm:
         kind: ``"residual"`` or ``"loss"``.
         weight: Factor in the total loss.
         loss: Weighted value at θ.
-        derivatives: Derivatives that a residual uses; empty for other losses.
         arrays: Its points or data.
         reads: Digest of what it reads beside the network and its arrays; empty where that is not
             known, as in stores from before it was recorded.
@@ -35,7 +34,6 @@ class FrozenTerm:
     kind: str
     weight: float
     loss: float
-    derivatives: tuple[str, ...]
     arrays: Mapping[str, npt.NDArray[Any]]
     reads: str = ""
 

@@ -22,19 +22,17 @@ from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.autodiff import apply_compiled, pull_back
 from hessian_tasks.errors import NotLayeredError
-from hessian_tasks.inputs import Inputs, Joint, evaluate_inputs
+from hessian_tasks.inputs import Inputs, evaluate_inputs
 from hessian_tasks.jets import (
     Derivative,
     Derivatives,
     Index,
     Tensor,
-    evaluate_by,
     forward_derivative,
     reverse_derivative,
 )
@@ -42,22 +40,13 @@ from hessian_tasks.linearised import Linearisation, linearise
 from hessian_tasks.loss import View, flatten, seen_loss
 from hessian_tasks.models import dtype_of, trainable_variables
 from hessian_tasks.problem import Problem, ResidualTerm, Term
-from hessian_tasks.reading import (
-    Evaluation,
-    QuadraticModel,
-    differentiate_twice,
-    functions_inlined,
-    is_convex,
-    read_term,
-    view_of_stand_ins,
-)
+from hessian_tasks.reading import Reading, functions_inlined, view_of_stand_ins
 from hessian_tasks.trainables import networks_of
 
 __all__ = [
     "KeptLoss",
     "Kinds",
     "compile_gauss_newton_product",
-    "differentiate_at_jets",
     "find_kinds",
     "gauss_newton_vector_product",
 ]
@@ -80,58 +69,34 @@ class Kinds:
     left_out: dict[str, str]
 
 
-def find_kinds(problem: Problem) -> Kinds:
+def find_kinds(readings: Sequence[Reading]) -> Kinds:
     """Find out which Gauss-Newton matrix each term has.
 
     A loss that is not given by residuals has one if it is a function of jets at fixed points and
     adds up over these.
 
     Args:
-        problem: The problem, its model resolved to a Keras model.
+        readings: The terms.
 
     Example:
         >>> from hessian_tasks import DensityTerm, LossTerm
         >>> from hessian_tasks.problems.networks import mlp
+        >>> from hessian_tasks.reading import read_terms
         >>> X = tf.constant([[1.0], [2.0]])
         >>> squared = LossTerm("squared", lambda model: tf.reduce_mean(model(X)) ** 2)
         >>> energy = DensityTerm("energy", X.numpy(), lambda x, u: u.d("x") ** 2)
-        >>> find_kinds(Problem(mlp(1, width=2, depth=1), [squared, energy], "x"))
+        >>> problem = Problem(mlp(1, width=2, depth=1), [squared, energy], "x")
+        >>> find_kinds(read_terms(problem))
         Kinds(convex={'energy': True}, left_out={'squared': 'couples its points'})
     """
     kinds = Kinds({}, {})
-    for term in problem.terms:
-        if not isinstance(term, ResidualTerm):
+    for reading in readings:
+        if not isinstance(reading.term, ResidualTerm):
             try:
-                model = differentiate_at_jets(problem, term)
+                kinds.convex[reading.term.name] = reading.is_convex
             except NotLayeredError as error:
-                kinds.left_out[term.name] = str(error)
-            else:
-                kinds.convex[term.name] = is_convex(model, np.dtype(dtype_of(problem.model)))
+                kinds.left_out[reading.term.name] = str(error)
     return kinds
-
-
-def differentiate_at_jets(problem: Problem, term: Term) -> QuadraticModel:
-    """The loss of a term to second order in the networks' jets.
-
-    Raises:
-        NotLayeredError: If it has no Gauss-Newton matrix, saying why.
-    """
-    reading = read_term(problem, term)
-    jets = [_jets_at(problem, evaluation) for evaluation in reading.evaluations]
-    return differentiate_twice(problem, term, reading, jets)
-
-
-def _jets_at(problem: Problem, evaluation: Evaluation) -> Array:
-    """The derivatives that an evaluation asks for, ``[N, R, outputs]``."""
-    joint = Joint(problem)
-
-    def jets() -> Tensor:
-        derivatives = evaluate_by(joint)(tf.constant(evaluation.points))
-        # One more, so that there are some, and their shape is known.
-        return tf.stack([derivatives(index) for index in ((), *evaluation.indices)], axis=1)
-
-    compiled = tf.function(jets, autograph=False).get_concrete_function()
-    return np.asarray(compiled().numpy()[:, 1:])
 
 
 def gauss_newton_vector_product(

@@ -23,8 +23,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.autodiff import pull_back, select_terms
-from hessian_tasks.errors import NotLayeredError, ProblemError
-from hessian_tasks.generalised import KeptLoss, differentiate_at_jets
+from hessian_tasks.errors import ProblemError
+from hessian_tasks.generalised import KeptLoss, find_kinds
 from hessian_tasks.jets import Tensor, forward_derivative
 from hessian_tasks.linearised import Linearisation
 from hessian_tasks.loss import (
@@ -37,6 +37,7 @@ from hessian_tasks.loss import (
 )
 from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import LossTerm, PointTerm, Problem, ResidualTerm, Term
+from hessian_tasks.reading import Reading
 from hessian_tasks.shards import Shard, cut
 from hessian_tasks.spec import HESSIAN, Matrix
 
@@ -168,13 +169,12 @@ class ShardProducts:
     def _gauss_newton(self, term: Term) -> Compiled:
         if isinstance(term, ResidualTerm):
             return self._gauss_newton_of_residuals(term)
-        try:
-            differentiate_at_jets(self._problem, term)
-        except NotLayeredError as error:
+        reason = find_kinds([Reading(self._problem, term)]).left_out.get(term.name)
+        if reason is not None:
             raise ProblemError(
-                f"Term {term.name!r} has no Gauss-Newton matrix, because it {error}. Ask for the "
+                f"Term {term.name!r} has no Gauss-Newton matrix, because it {reason}. Ask for the "
                 "matrix of another term, or for the Hessian."
-            ) from error
+            )
 
         def products(arrays: dict[str, Tensor], counts: Tensor, vectors: Tensor) -> Tensor:
             loss = partial(self._loss, term, arrays, counts)

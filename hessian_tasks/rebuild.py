@@ -28,8 +28,7 @@ from hessian_tasks.models import (
 )
 from hessian_tasks.numerics import check_precision, compute_the_same
 from hessian_tasks.parameters import LAYER, ParameterLayout
-from hessian_tasks.problem import PointTerm, Problem, Term
-from hessian_tasks.reading import derivative_names
+from hessian_tasks.problem import Problem, Term
 from hessian_tasks.regularization import with_regularization
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.trainables import UNNAMED, networks_of, parameters_of, resolve
@@ -64,7 +63,7 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
         state=get_theta(problem.model, trainable=False).astype(np.float64),
         gradient=gradient,
         layout=layout,
-        terms=tuple(_freeze_term(problem, t, losses[t.name], reads[t.name]) for t in problem.terms),
+        terms=tuple(_freeze_term(t, losses[t.name], reads[t.name]) for t in problem.terms),
         coordinates=tuple(problem.coordinates),
         source=source,
         source_digest=source.digest,
@@ -73,9 +72,8 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
     )
 
 
-def _freeze_term(problem: Problem, term: Term, loss: float, reads: str) -> FrozenTerm:
-    names = tuple(derivative_names(problem, term)) if isinstance(term, PointTerm) else ()
-    return FrozenTerm(term.name, term.kind, term.weight, loss, names, term.arrays, reads)
+def _freeze_term(term: Term, loss: float, reads: str) -> FrozenTerm:
+    return FrozenTerm(term.name, term.kind, term.weight, loss, term.arrays, reads)
 
 
 def rebuild(frozen: FrozenInputs) -> Problem:

@@ -11,6 +11,7 @@ from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_matrices
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.process import gpu_names
+from hessian_tasks.reading import read_terms
 from hessian_tasks.spec import EngineChoice, EngineName
 from hessian_tasks.term_matrices import AutodiffCurvature, AutodiffJacobian
 from pipeline.errors import PlanError
@@ -59,10 +60,10 @@ def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, Engine
 def _choose_matrices(
     problem: Problem, devices: DevicePool
 ) -> tuple[GaussNewtonEngine, EngineChoice]:
-    kinds = find_kinds(problem)
+    kinds = find_kinds(readings := read_terms(problem))
     missing = kinds.left_out
-    terms = [term for term in problem.terms if term.name not in missing]
-    if not terms:
+    chosen = [reading for reading in readings if reading.term.name not in missing]
+    if not chosen:
         reasons = "; ".join(f"term {name!r} {reason}" for name, reason in missing.items())
         raise PlanError(
             f"No term has a Gauss-Newton matrix: {reasons}. Declare them as ResidualTerm or "
@@ -73,18 +74,21 @@ def _choose_matrices(
         for name, convex in kinds.convex.items()
     ]
     notes += [f"without term {name!r}, which {reason}" for name, reason in missing.items()]
+    read = [reading for reading in chosen if reading.term.name in kinds.convex]
     try:
-        engine = GaussNewtonEngine(problem, layered_matrices(problem, terms), by_layers=True)
+        engine = GaussNewtonEngine(problem, layered_matrices(chosen), by_layers=True)
+        read = chosen
     except NotLayeredError as error:
         notes.insert(0, f"by autodiff because {error}")
         matrices = [
             AutodiffJacobian(problem, term)
             if isinstance(term, ResidualTerm)
             else AutodiffCurvature(problem, term)
-            for term in terms
+            for term in (reading.term for reading in chosen)
         ]
         engine = GaussNewtonEngine(problem, matrices, by_layers=False, devices=devices)
-    return engine, EngineChoice("ggn", "; ".join(notes), engine.residuals, missing)
+    words = {reading.term.name: reading.words for reading in read}
+    return engine, EngineChoice("ggn", "; ".join(notes), engine.residuals, missing, words)
 
 
 def uses_numpy(engine: AnyEngine) -> bool:

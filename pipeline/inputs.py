@@ -91,7 +91,6 @@ def _read_term(store: HoldsInputs, term: dict[str, Any]) -> FrozenTerm:
         kind=term["kind"],
         weight=term["weight"],
         loss=term["loss"],
-        derivatives=tuple(term["derivatives"]),
         arrays={key: store.read(f"{term['name']}_{key}") for key in term["arrays"]},
         reads=store.attributes["fingerprint"].get(reads_label(term["name"]), ""),
     )

@@ -199,7 +199,6 @@ def _describe(term: FrozenTerm) -> dict[str, Any]:
         "kind": term.kind,
         "weight": term.weight,
         "loss": term.loss,
-        "derivatives": list(term.derivatives),
         "arrays": list(term.arrays),
     }
 

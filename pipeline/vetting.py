@@ -65,7 +65,8 @@ class _Term(Strict):
     kind: Literal["residual", "density", "loss"]
     weight: FiniteFloat
     loss: FiniteFloat
-    derivatives: list[Line]
+    # Of a residual, in stores from before readings were recorded.
+    derivatives: list[Line] = []
     arrays: list[Name]
 
 

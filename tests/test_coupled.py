@@ -23,7 +23,7 @@ from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.problems import convection, reaction
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.products import ShardProducts, cut_points
-from hessian_tasks.reading import read_term
+from hessian_tasks.reading import read_terms
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
 from hessian_tasks.term_matrices import AutodiffJacobian
 
@@ -114,7 +114,7 @@ def test_gauss_newton_matrices_agree(problem: Problem) -> None:
     size = len(get_theta(problem.model))
     expected = gauss_newton_vector_product(problem, np.eye(size))
     jacobians = [AutodiffJacobian(problem, term) for term in problem.terms]
-    by_layers, by_autodiff = layered_matrices(problem, problem.terms), jacobians
+    by_layers, by_autodiff = layered_matrices(read_terms(problem)), jacobians
     assert_close(whole(GaussNewtonEngine(problem, by_layers, by_layers=True)), expected)
     assert_close(whole(GaussNewtonEngine(problem, by_autodiff, by_layers=False)), expected)
     products = ShardProducts(problem, GAUSS_NEWTON)
@@ -128,7 +128,7 @@ def test_is_the_loss_of_a_formula() -> None:
     jumps = (model(POINTS) - model(POINTS + STEP)).numpy()
     loss = losses_and_gradient(problem)[0]["coupled"]
     assert loss == pytest.approx(-0.7 * float(np.mean(jumps**2)), rel=1e-13)
-    _, others = read_term(problem, problem.terms[0]).evaluations
+    _, others = read_terms(problem)[0].dependence.evaluations
     np.testing.assert_allclose(others.points, POINTS + STEP, rtol=0, atol=1e-15)
 
 

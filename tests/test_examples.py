@@ -13,9 +13,11 @@ import tensorflow as tf
 from hessian_tasks.autodiff import AutodiffEngine, hessian_vector_product
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.loss import losses_and_gradient
+from hessian_tasks.reading import read_terms
 from hessian_tasks.rebuild import freeze, rebuild
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
+from hessian_tasks.trainables import resolve
 from tests.oracles import FiniteDifferenceJet
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -65,11 +67,11 @@ def test_oscillator_is_solved_by_its_exact_solution() -> None:
 
 def test_oscillator_has_three_terms_of_two_derivatives() -> None:
     problem = ProblemSource(str(EXAMPLES / "own_problem.py"), {"width": 2}).load()
-    frozen = freeze(problem, ProblemSource(str(EXAMPLES / "own_problem.py"), {"width": 2}))
-    assert {term.name: term.derivatives for term in frozen.terms} == {
-        "ode": ("", "t", "tt"),
-        "position": ("",),
-        "velocity": ("t",),
+    readings = read_terms(resolve(problem))
+    assert {reading.term.name: reading.words for reading in readings} == {
+        "ode": "u, u.t, u.tt at 200 points, adds up point by point",
+        "position": "u at 1 point, adds up point by point",
+        "velocity": "u.t at 1 point, adds up point by point",
     }
 
 

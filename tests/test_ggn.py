@@ -26,6 +26,7 @@ from hessian_tasks.models import get_theta, resolve_model, set_theta, trainable_
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.problems import burgers, kovasznay, poisson
 from hessian_tasks.problems.networks import mlp
+from hessian_tasks.reading import read_terms
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
 from hessian_tasks.term_matrices import AutodiffJacobian
@@ -84,7 +85,7 @@ def dense_jacobian(problem: Problem, term: Any) -> Array:
 
 
 def by_layers(problem: Problem) -> GaussNewtonEngine:
-    return GaussNewtonEngine(problem, layered_matrices(problem, problem.terms), by_layers=True)
+    return GaussNewtonEngine(problem, layered_matrices(read_terms(problem)), by_layers=True)
 
 
 def by_autodiff(problem: Problem) -> GaussNewtonEngine:

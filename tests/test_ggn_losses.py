@@ -21,6 +21,7 @@ from hessian_tasks.models import get_theta, set_theta, trainable_variables
 from hessian_tasks.problems import classification
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.products import ShardProducts, cut_points
+from hessian_tasks.reading import read_terms
 from hessian_tasks.spec import GAUSS_NEWTON
 from hessian_tasks.term_matrices import AutodiffCurvature, AutodiffJacobian
 from hessian_tasks.trainables import resolve
@@ -61,7 +62,7 @@ def whole(engine: Any, length: int | None = None) -> Array:
 
 def of_matrices(problem: Problem, by_layers: bool) -> GaussNewtonEngine:
     if by_layers:
-        return GaussNewtonEngine(problem, layered_matrices(problem, problem.terms), True)
+        return GaussNewtonEngine(problem, layered_matrices(read_terms(problem)), True)
     matrices = [
         AutodiffJacobian(problem, term)
         if isinstance(term, ResidualTerm)
@@ -204,7 +205,7 @@ def mixed(*terms: Any) -> Problem:
 def test_all_ways_agree_for_terms_of_all_kinds() -> None:
     norm = LossTerm("norm", lambda model: tf.reduce_sum(model.trainable_weights[0] ** 4))
     problem = shifted(mixed(norm))
-    kinds = find_kinds(problem)
+    kinds = find_kinds(read_terms(problem))
     assert kinds.left_out == {}
     # exp(a d) has ∂²/∂(a, d)² of determinant -(1 + 2 a d) exp(2 a d).
     assert kinds.convex == {"pair": False, "bent": False, "own": False, "norm": True}

@@ -20,6 +20,7 @@ from hessian_tasks.generalised import gauss_newton_vector_product
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_matrices
 from hessian_tasks.models import parameter_layout, trainable_variables
+from hessian_tasks.reading import read_terms
 from hessian_tasks.trainables import resolve
 from pipeline import compute_hessian, verify_hessian
 from pipeline.train import train
@@ -148,7 +149,7 @@ def test_the_gauss_newton_matrix_of_a_deeponet() -> None:
     problem = resolve(Problem(net, terms, "xt"))
     num_params = parameter_layout(problem.model).num_params
     whole = BlockRow(0, 0, num_params)
-    jacobian, *others = layered_matrices(problem, terms)
+    jacobian, *others = layered_matrices(read_terms(problem))
     found = 2 * 0.7 / N * jacobian.block_row(whole, lambda: None)[1]
     found = found + sum(matrix.block_row(whole, lambda: None)[1] for matrix in others)
     assert_close(found, gauss_newton_vector_product(problem, np.eye(num_params)))

@@ -23,6 +23,7 @@ from hessian_tasks.models import get_theta, parameter_layout, set_theta
 from hessian_tasks.problem import DensityTerm, LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.products import ShardProducts, cut_points
+from hessian_tasks.reading import read_terms
 from hessian_tasks.regularization import with_regularization
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
 from hessian_tasks.term_matrices import AutodiffJacobian
@@ -116,7 +117,7 @@ def test_gauss_newton_matrices_agree() -> None:
     size = parameter_layout(problem.model).num_params
     expected = gauss_newton_vector_product(problem, np.eye(size))
     jacobians = [AutodiffJacobian(problem, term) for term in problem.terms]
-    by_layers = layered_matrices(problem, problem.terms)
+    by_layers = layered_matrices(read_terms(problem))
     assert_close(whole(GaussNewtonEngine(problem, by_layers, by_layers=True)), expected)
     assert_close(whole(GaussNewtonEngine(problem, jacobians, by_layers=False)), expected)
     products = ShardProducts(problem, GAUSS_NEWTON)

@@ -21,7 +21,7 @@ from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.models import get_theta, set_theta
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
-from hessian_tasks.reading import read_term
+from hessian_tasks.reading import read_terms
 from hessian_tasks.spec import BlockRow
 
 Array = npt.NDArray[Any]
@@ -177,7 +177,7 @@ def test_a_users_loss_goes_by_layers(loss: Loss) -> None:
 def test_only_the_derivatives_that_matter_travel() -> None:
     """The notebook's loss asks for u_xy on the way; its Laplacian is one stream with u_x, u_y."""
     problem = Problem(network(), [LossTerm("own", gradients)])
-    (asked, _) = read_term(problem, problem.terms[0]).evaluations
+    (asked, _) = read_terms(problem)[0].dependence.evaluations
     assert (0, 1) in asked.indices
     declared = Problem(
         problem.model,
@@ -204,7 +204,7 @@ def test_points_that_depend_on_the_weights_are_never_frozen() -> None:
     with pytest.raises(NotLayeredError, match="points that depend on the weights"):
         LayeredEngine(problem)
     with pytest.raises(NotLayeredError, match="points that depend on the weights"):
-        layered_matrices(problem, problem.terms)
+        layered_matrices(read_terms(problem))
 
 
 class Coefficient(keras.layers.Layer):
@@ -258,7 +258,7 @@ def test_a_weight_that_a_residual_reads_has_its_row() -> None:
 
 def test_a_weight_that_a_residual_reads_is_in_the_gauss_newton_matrix() -> None:
     problem = inverse_problem()
-    engine = GaussNewtonEngine(problem, layered_matrices(problem, problem.terms), by_layers=True)
+    engine = GaussNewtonEngine(problem, layered_matrices(read_terms(problem)), by_layers=True)
     size = engine.layout.num_params
     assert_close(whole(engine), gauss_newton_vector_product(problem, np.eye(size)))
 
@@ -338,7 +338,7 @@ def test_residuals_of_other_points_have_no_rows_by_layers() -> None:
     problem = Problem(network(), [term], coordinates="xy")
     assert_close(whole(LayeredEngine(problem)), dense(problem))
     with pytest.raises(NotLayeredError, match="depend on other points than their own"):
-        layered_matrices(problem, problem.terms)
+        layered_matrices(read_terms(problem))
 
 
 def test_a_condition_that_is_trained_to_rounding_goes_by_layers() -> None:

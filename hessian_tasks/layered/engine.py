@@ -21,6 +21,7 @@ from hessian_tasks.layered.terms import TermExpansion, expand_term
 from hessian_tasks.layered.workspace import Workspace
 from hessian_tasks.models import dtype_of, parameter_layout
 from hessian_tasks.problem import Problem
+from hessian_tasks.reading import read_terms
 from hessian_tasks.spec import BlockRow
 
 __all__ = ["LayeredEngine"]
@@ -69,13 +70,16 @@ class LayeredEngine:
         network = read_network(problem)
         self._program = network.program
         self.left_out: dict[str, str] = {}
+        self.readings: dict[str, str] = {}
         expansions: dict[str, TermExpansion] = {}
-        for term in problem.terms:
+        for reading in read_terms(problem):
+            name = reading.term.name
             try:
-                expansions[term.name] = expand_term(problem, network, term)
+                expansions[name] = expand_term(network, reading)
             except NotLayeredError as error:
-                self.left_out[term.name] = str(error)
-        self.readings = {name: expansion.reading for name, expansion in expansions.items()}
+                self.left_out[name] = str(error)
+            else:
+                self.readings[name] = reading.words
         if not expansions:
             raise NotLayeredError("; ".join(f"term {k!r} {v}" for k, v in self.left_out.items()))
         self._contractions = {

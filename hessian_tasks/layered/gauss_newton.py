@@ -22,8 +22,9 @@ from hessian_tasks.layered.program import Program
 from hessian_tasks.layered.reader import read_network
 from hessian_tasks.layered.rows import RowFactors, times_inputs
 from hessian_tasks.layered.terms import expand_curvature, expand_residual
-from hessian_tasks.models import get_theta
-from hessian_tasks.problem import Problem, ResidualTerm, Term
+from hessian_tasks.models import parameter_layout
+from hessian_tasks.problem import ResidualTerm
+from hessian_tasks.reading import Reading
 from hessian_tasks.spec import BlockRow, TermResiduals
 
 __all__ = ["LayeredCurvature", "LayeredJacobian", "layered_matrices"]
@@ -33,24 +34,23 @@ BATCH_BYTES = 8 * 2**20
 
 
 def layered_matrices(
-    problem: Problem, terms: Sequence[Term]
+    readings: Sequence[Reading],
 ) -> list[LayeredJacobian | LayeredCurvature]:
     """Read the network once for the Gauss-Newton matrices of terms.
 
     Args:
-        problem: The problem, its model resolved to a Keras model.
-        terms: Terms of it.
+        readings: Terms of one problem, at least one.
 
     Raises:
         NotLayeredError: If the network or a term is not of the kind that can be taken by
             layers; the message says what it found.
     """
-    network = read_network(problem)
+    network = read_network(readings[0].problem)
     return [
-        LayeredJacobian(problem, network, term)
-        if isinstance(term, ResidualTerm)
-        else LayeredCurvature(problem, network, term)
-        for term in terms
+        LayeredJacobian(network, reading, reading.term)
+        if isinstance(reading.term, ResidualTerm)
+        else LayeredCurvature(network, reading)
+        for reading in readings
     ]
 
 
@@ -62,12 +62,12 @@ class LayeredJacobian:
         residuals: The term's residuals.
     """
 
-    def __init__(self, problem: Problem, network: Network, term: ResidualTerm) -> None:
+    def __init__(self, network: Network, reading: Reading, term: ResidualTerm) -> None:
         """Expand the term around θ.
 
         Args:
-            problem: The problem.
-            network: Its network.
+            network: The problem's network.
+            reading: What is known of the term.
             term: The term.
 
         Raises:
@@ -76,10 +76,10 @@ class LayeredJacobian:
         self.term = term.name
         self._network = network
         try:
-            self._residual = expand_residual(problem, network, term)
+            self._residual = expand_residual(network, reading)
         except NotLayeredError as error:
             raise NotLayeredError(f"term {term.name!r} {error}") from error
-        self._num_params = len(get_theta(problem.model))
+        self._num_params = parameter_layout(reading.problem.model).num_params
         num_points, num_components, _ = self._residual.direct.shape
         self.residuals = TermResiduals(term.name, num_points, num_components, term.weight)
 
@@ -124,21 +124,20 @@ class LayeredCurvature:
 
     residuals = None
 
-    def __init__(self, problem: Problem, network: Network, term: Term) -> None:
+    def __init__(self, network: Network, reading: Reading) -> None:
         """Expand the term around θ.
 
         Args:
-            problem: The problem.
-            network: Its network.
-            term: The term.
+            network: The problem's network.
+            reading: The term.
 
         Raises:
             NotLayeredError: If it is no function of jets at fixed points, or couples points.
         """
-        self.term = term.name
+        self.term = reading.term.name
         self._network = network
-        self._curvature = expand_curvature(problem, network, term)
-        self._num_params = len(get_theta(problem.model))
+        self._curvature = expand_curvature(network, reading)
+        self._num_params = parameter_layout(reading.problem.model).num_params
 
     def block_row(self, row: BlockRow, check: Callable[[], None]) -> tuple[None, Array]:
         """See :meth:`hessian_tasks.gauss_newton.TermMatrix.block_row`."""

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from hessian_tasks.jets import Index
 from hessian_tasks.layered.linearise import Linearised, linearise
-from hessian_tasks.layered.network import Array, Network
+from hessian_tasks.layered.network import Network
 from hessian_tasks.layered.streams import Streams, closure, maximal, row_space
 from hessian_tasks.reading import Evaluation
 
-__all__ = ["Seen", "jets_at", "see"]
+__all__ = ["Seen", "see"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,17 +42,6 @@ class Seen:
     def select(self, derivatives: Floats, axis: int) -> Floats:
         """Derivatives by the R streams, from those by all that the term asks for."""
         return np.take(derivatives, self.slots, axis)
-
-
-def jets_at(network: Network, evaluation: Evaluation) -> Array:
-    """The derivatives that an evaluation asks for, ``[N, R, outputs]``."""
-    streams = Streams(tuple(closure(evaluation.indices)))
-    wires, _ = network.forward(evaluation.points, streams)
-    wire = network.program.output
-    shape = (len(evaluation.points), network.program.widths[wire])
-    zero = np.zeros(shape, network.dtype)
-    found = [wires[wire].get(streams.plain.index(index), zero) for index in evaluation.indices]
-    return np.stack(found, axis=1) if found else np.zeros((shape[0], 0, shape[1]), network.dtype)
 
 
 def see(network: Network, evaluation: Evaluation, vectors: Sequence[Floats]) -> Seen | None:

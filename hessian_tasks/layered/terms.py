@@ -16,23 +16,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from hessian_tasks.inputs import Joint
 from hessian_tasks.layered.border import Border, pull_back_sum
 from hessian_tasks.layered.expansion import Expansion, expand, expand_value, square_root
 from hessian_tasks.layered.network import Array, Network
 from hessian_tasks.layered.rows import RowFactors, join
-from hessian_tasks.layered.sight import Seen, jets_at, see
+from hessian_tasks.layered.sight import Seen, see
 from hessian_tasks.models import parameter_layout
-from hessian_tasks.parameters import ParameterLayout
-from hessian_tasks.problem import Problem, ResidualTerm, Term
-from hessian_tasks.reading import (
-    QuadraticModel,
-    Reading,
-    differentiate_residual,
-    differentiate_twice,
-    name_derivative,
-    read_term,
-)
+from hessian_tasks.reading import QuadraticModel, Reading
 
 __all__ = [
     "CurvatureRows",
@@ -53,12 +43,10 @@ class TermExpansion:
     Attributes:
         parts: What comes through the network, one part for each evaluation of it.
         border: What the weights add that the term reads itself, or None.
-        reading: What the term depends on, in words.
     """
 
     parts: list[Expansion]
     border: Border | None
-    reading: str
 
 
 @dataclass(frozen=True)
@@ -89,36 +77,33 @@ class ResidualRows:
     direct: Array
 
 
-def expand_term(problem: Problem, network: Network, term: Term) -> TermExpansion:
+def expand_term(network: Network, reading: Reading) -> TermExpansion:
     """Expand a loss term around θ.
 
     Args:
-        problem: The problem, its model resolved to a Keras model.
-        network: Its network.
-        term: The term.
+        network: The problem's network.
+        reading: The term.
 
     Raises:
         NotLayeredError: If it is not of the kind that is computed by layers.
     """
-    reading, model = _differentiate(problem, network, term)
+    model = reading.quadratic
     seen = _see(network, reading, model)
     parts = [part for group in _groups(model, seen) for part in _expand(group, seen, model)]
-    border = _border(problem, network, reading, model, seen)
-    return TermExpansion(parts, border, _in_words(problem, reading, model))
+    return TermExpansion(parts, _border(network, reading, model, seen))
 
 
-def expand_curvature(problem: Problem, network: Network, term: Term) -> CurvatureRows:
+def expand_curvature(network: Network, reading: Reading) -> CurvatureRows:
     """Expand a loss term around θ with the networks linearised.
 
     Args:
-        problem: The problem, its model resolved to a Keras model.
-        network: Its network.
-        term: The term.
+        network: The problem's network.
+        reading: The term.
 
     Raises:
         NotLayeredError: As :func:`expand_term` does.
     """
-    reading, model = _differentiate(problem, network, term)
+    model = reading.quadratic
     # Streams that count only by their slopes need not travel.
     model = replace(model, slopes=[np.zeros_like(slope) for slope in model.slopes])
     seen = _see(network, reading, model)
@@ -126,102 +111,53 @@ def expand_curvature(problem: Problem, network: Network, term: Term) -> Curvatur
     for numbers in _groups(model, seen):
         members = [seen[number] for number in numbers]
         rows.append(_rows(members, _bend(numbers, members, model)))
-    return CurvatureRows(rows, _border(problem, network, reading, model, seen))
+    return CurvatureRows(rows, _border(network, reading, model, seen))
 
 
-def expand_residual(problem: Problem, network: Network, term: ResidualTerm) -> ResidualRows:
+def expand_residual(network: Network, reading: Reading) -> ResidualRows:
     """Expand the residuals of a term around θ.
 
     Args:
-        problem: The problem, its model resolved to a Keras model.
-        network: Its network.
-        term: The term.
+        network: The problem's network.
+        reading: The term.
 
     Raises:
         NotLayeredError: As :func:`expand_term` does.
     """
-    # Of weight 1: J does not depend on the weight, which may be 0.
-    term = replace(term, weight=1.0)
-    reading = read_term(problem, term)
-    jets = [jets_at(network, evaluation) for evaluation in reading.evaluations]
-    differentiate_twice(problem, term, reading, jets)  # refuses what couples points
-    model = differentiate_residual(problem, term, reading, jets)
+    model = reading.residual
     parts = []
-    for evaluation, slopes in zip(reading.evaluations, model.slopes, strict=True):
-        at = see(network, evaluation, [_by_slot(np.moveaxis(slopes, 2, 0))])
+    for number, evaluation in enumerate(reading.dependence.evaluations):
+        slopes = model.slopes[number]
+        at = see(network, evaluation, [_by_slot(part) for part in model.parts(number)])
         if at is not None:
             signs = np.ones(slopes.shape[:2], network.dtype)
             parts.append(at.at.pull_back_rows(at.select(slopes, 2), at.positions, signs))
-    entries = _entries(parameter_layout(problem.model), reading)
-    return ResidualRows(join(parts) if parts else None, entries, model.direct.astype(network.dtype))
-
-
-def _in_words(problem: Problem, reading: Reading, model: QuadraticModel) -> str:
-    """What a term depends on, as ``u.xx, u.yy at 1,000 points, adds up point by point``."""
-    found, joint = [], Joint(problem)
-    columns, outputs_of = joint.column_names(), joint.outputs()
-    for number, evaluation in enumerate(reading.evaluations):
-        names = [
-            name_derivative(network or "u", index, columns)
-            for slot, index in enumerate(evaluation.indices)
-            for network, outputs in outputs_of.items()
-            if any(part[slot, outputs].any() for part in _parts(model, number))
-        ]
-        points = len(evaluation.points)
-        if names:
-            found.append(f"{', '.join(names)} at {points:,} point{'' if points == 1 else 's'}")
-    table = parameter_layout(problem.model).variables
-    words = ["; ".join(found) or "nothing of the network"]
-    if reading.direct:
-        words.append(f"reads {', '.join(table[position].path for position in reading.direct)}")
-    return ", ".join([*words, "adds up point by point"] if found else words)
-
-
-def _differentiate(
-    problem: Problem, network: Network, term: Term
-) -> tuple[Reading, QuadraticModel]:
-    reading = read_term(problem, term)
-    jets = [jets_at(network, evaluation) for evaluation in reading.evaluations]
-    return reading, differentiate_twice(problem, term, reading, jets)
+    return ResidualRows(
+        join(parts) if parts else None, _entries(reading), model.direct.astype(network.dtype)
+    )
 
 
 def _see(network: Network, reading: Reading, model: QuadraticModel) -> dict[int, Seen]:
     """The evaluations that matter, by their numbers."""
     seen = {}
-    for number, evaluation in enumerate(reading.evaluations):
-        found = see(network, evaluation, [_by_slot(part) for part in _parts(model, number)])
+    for number, evaluation in enumerate(reading.dependence.evaluations):
+        found = see(network, evaluation, [_by_slot(part) for part in model.parts(number)])
         if found is not None:
             seen[number] = found
     return seen
 
 
 def _border(
-    problem: Problem,
-    network: Network,
-    reading: Reading,
-    model: QuadraticModel,
-    seen: dict[int, Seen],
+    network: Network, reading: Reading, model: QuadraticModel, seen: dict[int, Seen]
 ) -> Border | None:
-    if not reading.direct:
+    if not reading.dependence.direct:
         return None
-    layout = parameter_layout(problem.model)
-    rows = np.zeros((len(model.direct), layout.num_params), network.dtype)
+    num_params = parameter_layout(reading.problem.model).num_params
+    rows = np.zeros((len(model.direct), num_params), network.dtype)
     for number, at in seen.items():
         seeds = at.select(model.crosses[number], 2)
-        rows += pull_back_sum(network, at, seeds, layout.num_params)
-    return Border(_entries(layout, reading), rows, model.direct.astype(network.dtype))
-
-
-def _parts(model: QuadraticModel, number: int) -> list[Floats]:
-    """A term's derivatives by an evaluation's jets ``[R, outputs, M]``."""
-    parts = [
-        np.moveaxis(model.slopes[number], 0, 2),
-        np.moveaxis(model.crosses[number], (2, 3), (0, 1)),
-    ]
-    for (first, _), bend in model.curvatures.items():
-        if first == number:
-            parts.append(np.moveaxis(bend, (1, 2), (0, 1)))
-    return [part.reshape(*part.shape[:2], part[0, 0].size if part.size else 0) for part in parts]
+        rows += pull_back_sum(network, at, seeds, num_params)
+    return Border(_entries(reading), rows, model.direct.astype(network.dtype))
 
 
 def _by_slot(part: Floats) -> Floats:
@@ -288,8 +224,9 @@ def _rows(members: Sequence[Seen], bend: Floats) -> RowFactors:
     )
 
 
-def _entries(layout: ParameterLayout, reading: Reading) -> npt.NDArray[np.intp]:
+def _entries(reading: Reading) -> npt.NDArray[np.intp]:
     """Positions in θ of the weights that a term reads itself."""
-    chosen = [layout.variables[position] for position in reading.direct]
+    table = parameter_layout(reading.problem.model).variables
+    chosen = [table[position] for position in reading.dependence.direct]
     ranges = [np.arange(variable.offset, variable.stop) for variable in chosen]
     return np.concatenate([np.zeros(0, np.intp), *ranges])

@@ -14,10 +14,10 @@ from hessian_tasks.jets import Index, Tensor
 from hessian_tasks.loss import View
 from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import Problem
-from hessian_tasks.reading.evaluations import Reading, functions_inlined, shifted
+from hessian_tasks.reading.evaluations import Dependence, functions_inlined, shifted
 from hessian_tasks.reading.stand_in import view_of_stand_ins
 
-__all__ = ["Arguments", "Evaluate", "gradients"]
+__all__ = ["Arguments", "Evaluate", "gradients", "view_of_jets"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -45,22 +45,22 @@ class Arguments:
         tolerance: Relative errors that are rounding.
     """
 
-    def __init__(self, problem: Problem, reading: Reading, jets: Sequence[Array]) -> None:
+    def __init__(self, problem: Problem, dependence: Dependence, jets: Sequence[Array]) -> None:
         """Take the arguments.
 
         Args:
             problem: The problem, its model resolved to a Keras model.
-            reading: What the term depends on.
+            dependence: What the term depends on.
             jets: Of every evaluation ``[N, R, outputs]``, in the model's dtype.
 
         Raises:
             NotLayeredError: If the term reads too many weights itself.
         """
         self._problem = problem
-        self._reading = reading
+        self._dependence = dependence
         self._jets = jets
         every = trainable_variables(problem.model)
-        self._variables = [every[position] for position in reading.direct]
+        self._variables = [every[position] for position in dependence.direct]
         self.shapes = [jet.shape for jet in jets] + [tuple(v.shape) for v in self._variables]
         self.dtype = dtype_of(problem.model)
         # Rounding that inner derivatives have made larger, up to six digits of sixteen, or three of
@@ -68,7 +68,7 @@ class Arguments:
         self.tolerance = float(np.finfo(self.dtype).eps) ** 0.6
         if sum(int(np.prod(variable.shape)) for variable in self._variables) > MAX_DIRECT:
             table = parameter_layout(problem.model).variables
-            names = [table[position].path for position in reading.direct]
+            names = [table[position].path for position in dependence.direct]
             raise NotLayeredError(
                 f"reads {', '.join(names[:3])}{', …' if len(names) > 3 else ''} other than through "
                 "the network"
@@ -102,25 +102,8 @@ class Arguments:
         return [*jets, *self._variables]
 
     def view(self, jets: Sequence[Tensor], others: Tensor) -> View:
-        """The network as the term sees it, with these jets.
-
-        Args:
-            jets: Of every evaluation.
-            others: All other derivatives. Backpropagation asks for some, which do not matter then.
-        """
-        places = [{i: r for r, i in enumerate(e.indices)} for e in self._reading.evaluations]
-
-        def known(call: int, index: Index, parts: Sequence[Tensor]) -> Tensor:
-            if call >= len(self._reading.calls):
-                raise NotLayeredError("calls the network more often when it is read again")
-            place, outputs = self._reading.calls[call], self._reading.outputs[call]
-            slot = places[place].get(shifted(index, self._reading.starts[call]))
-            if slot is not None:
-                return jets[place][:, slot, outputs]
-            width = len(range(*outputs.indices(jets[place].shape[2])))
-            return tf.fill((parts[0].shape[0], width), others)
-
-        return view_of_stand_ins(self._problem.model, known)[0]
+        """The network as the term sees it, with these jets; see :func:`view_of_jets`."""
+        return view_of_jets(self._problem, self._dependence, jets, others)
 
     def compile(self, loss: Callable[[View], Tensor]) -> Evaluate:
         """A function of a vector v, by all arguments, that gives ``ℓ'`` and ``ℓ'' v``."""
@@ -157,6 +140,32 @@ class Arguments:
             return [tensor.numpy().astype(np.float64) for tensor in compiled(*tensors)]
 
         return evaluate
+
+
+def view_of_jets(
+    problem: Problem, dependence: Dependence, jets: Sequence[Tensor], others: Tensor
+) -> View:
+    """The networks as a term sees them, with given jets.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+        dependence: What the term depends on.
+        jets: Of every evaluation ``[N, R, outputs]``.
+        others: All other derivatives. Backpropagation asks for some, which do not matter then.
+    """
+    places = [{i: r for r, i in enumerate(e.indices)} for e in dependence.evaluations]
+
+    def known(call: int, index: Index, parts: Sequence[Tensor]) -> Tensor:
+        if call >= len(dependence.calls):
+            raise NotLayeredError("calls the network more often when it is read again")
+        place, outputs = dependence.calls[call], dependence.outputs[call]
+        slot = places[place].get(shifted(index, dependence.starts[call]))
+        if slot is not None:
+            return jets[place][:, slot, outputs]
+        width = len(range(*outputs.indices(jets[place].shape[2])))
+        return tf.fill((parts[0].shape[0], width), others)
+
+    return view_of_stand_ins(problem.model, known)[0]
 
 
 def gradients(y: Tensor, arguments: Sequence[Tensor]) -> list[Tensor]:

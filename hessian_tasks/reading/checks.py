@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,10 +16,10 @@ from hessian_tasks.jets import Tensor, evaluate_by, reverse_derivative
 from hessian_tasks.loss import seen_loss, term_loss
 from hessian_tasks.models import dtype_of, get_theta, set_theta
 from hessian_tasks.problem import Problem, Term
-from hessian_tasks.reading.arguments import Arguments
-from hessian_tasks.reading.evaluations import Evaluation, Reading, functions_inlined
+from hessian_tasks.reading.arguments import view_of_jets
+from hessian_tasks.reading.evaluations import Dependence, Evaluation, functions_inlined
 
-__all__ = ["check_own_points", "check_value"]
+__all__ = ["check_own_points", "find_jets"]
 
 Floats: TypeAlias = npt.NDArray[Any]
 
@@ -28,40 +29,48 @@ TOLERANCES = {"float64": 1e-9, "float32": 1e-2}
 MOVES = (0.1, 0.03, 0.3)
 
 
-def check_value(problem: Problem, term: Term, reading: Reading, known: Arguments) -> None:
-    """Hold the loss as a function of the networks' jets against the loss itself.
+def find_jets(problem: Problem, term: Term, dependence: Dependence) -> list[Floats]:
+    """The jets that a term is a function of, at θ, once it is clear that it is one.
 
-    They differ where the term's code does what a stand-in for the network cannot know: it may
-    differentiate the network by its weights, or forwards, and take what is missing for zero. They
-    are compared at weights near θ, where no training has made a loss so small that it is rounding;
-    the weights are put back.
+    The loss as a function of the networks' jets is held against the loss itself. They differ where
+    the term's code does what a stand-in for the network cannot know: it may differentiate the
+    network by its weights, or forwards, and take what is missing for zero. They are compared at
+    weights near θ, where no training has made a loss so small that it is rounding; the weights are
+    put back.
 
     Args:
         problem: The problem, its model resolved to a Keras model.
         term: The term.
-        reading: What it was read as.
-        known: The arguments of that.
+        dependence: What it was found to depend on.
+
+    Returns:
+        The jets of every evaluation ``[N, R, outputs]`` in the model's dtype, differentiated
+        plainly.
 
     Raises:
         NotLayeredError: If they differ.
     """
-    joint = Joint(problem)
+    joint, dtype = Joint(problem), dtype_of(problem.model)
+    # A term of weight 0 is compared as well.
+    term = replace(term, weight=1.0)
 
-    def both() -> tuple[Tensor, Tensor]:
-        jets = [_jets(joint, evaluation) for evaluation in reading.evaluations]
-        view = known.view(jets, tf.zeros((), known.dtype))
-        return term_loss(problem, term, reverse_derivative), seen_loss(problem, term, view)
+    def both() -> list[Tensor]:
+        jets = [_jets(joint, evaluation) for evaluation in dependence.evaluations]
+        view = view_of_jets(problem, dependence, jets, tf.zeros((), dtype))
+        plain = term_loss(problem, term, reverse_derivative)
+        return [plain, seen_loss(problem, term, view), *jets]
 
     with functions_inlined():
         compiled = tf.function(both, autograph=False).get_concrete_function()
-    tolerance = TOLERANCES[dtype_of(problem.model)]
+    found = [tensor.numpy() for tensor in compiled()[2:]]
     agreed = []
     for loss, seen in _at_other_weights(problem.model, compiled):
         if np.isfinite(loss):
-            agreed.append(abs(loss - seen) <= tolerance * abs(loss))
+            agreed.append(abs(loss - seen) <= TOLERANCES[dtype] * abs(loss))
     # One of them may be small where parts of it cancel.
     if 2 * sum(agreed) < len(agreed):
         raise NotLayeredError("is no function of the network's jets alone")
+    return found
 
 
 def _jets(joint: Joint, evaluation: Evaluation) -> Tensor:
@@ -74,7 +83,7 @@ def _jets(joint: Joint, evaluation: Evaluation) -> Tensor:
 
 
 def _at_other_weights(
-    model: Any, function: Callable[[], tuple[Tensor, Tensor]]
+    model: Any, function: Callable[[], Sequence[Tensor]]
 ) -> list[tuple[float, float]]:
     theta = get_theta(model)
     rng = np.random.default_rng(5)
@@ -84,7 +93,7 @@ def _at_other_weights(
         for move in MOVES:
             moved = theta + move * size * rng.normal(size=theta.shape)
             set_theta(model, moved.astype(theta.dtype))
-            first, second = function()
+            first, second, *_ = function()
             found.append((float(first.numpy()), float(second.numpy())))
     finally:
         set_theta(model, theta)

@@ -28,12 +28,10 @@ from hessian_tasks.reads import ancestors
 from hessian_tasks.trainables import networks_of
 
 __all__ = [
+    "Dependence",
     "Evaluation",
-    "Reading",
-    "derivative_names",
+    "find_dependence",
     "functions_inlined",
-    "name_derivative",
-    "read_term",
     "shifted",
 ]
 
@@ -55,7 +53,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Dependence:
     """A loss term as a function of jets at fixed points and of some weights.
 
     Attributes:
@@ -74,7 +72,7 @@ class Reading:
     direct: tuple[int, ...]
 
 
-def read_term(problem: Problem, term: Term) -> Reading:
+def find_dependence(problem: Problem, term: Term) -> Dependence:
     """Find out what a loss term depends on.
 
     Args:
@@ -108,39 +106,14 @@ def read_term(problem: Problem, term: Term) -> Reading:
     ordered = (tuple(sorted(found, key=lambda i: (len(i), i))) for found in asked)
     evaluations = tuple(Evaluation(p, i) for p, i in zip(places, ordered, strict=True))
     starts = tuple(entry.start for entry in columns)
-    return Reading(evaluations, numbers, starts, tuple(slices[n] for n in calls.networks), direct)
+    return Dependence(
+        evaluations, numbers, starts, tuple(slices[n] for n in calls.networks), direct
+    )
 
 
 def shifted(index: Index, start: int) -> Index:
     """A derivative by columns of one network's inputs, by those of all networks'."""
     return tuple(axis + start for axis in index)
-
-
-def derivative_names(problem: Problem, term: Term) -> list[str]:
-    """Which derivatives a residual asks for, by name, such as ``["", "xx", "yy"]``.
-
-    None where it cannot be read.
-    """
-    try:
-        reading = read_term(problem, term)
-    except NotLayeredError:
-        return []
-    asked = {index for evaluation in reading.evaluations for index in evaluation.indices}
-    names = Joint(problem).column_names()
-    return sorted("".join(names[axis] for axis in index) for index in asked)
-
-
-def name_derivative(network: str, index: Index, columns: Sequence[str]) -> str:
-    """A derivative as a residual would ask for it.
-
-    Example:
-        >>> name_derivative("u", (0, 0), "xy"), name_derivative("u", (), "xy")
-        ('u.xx', 'u')
-        >>> name_derivative("u", (1,), ())
-        'u.x1'
-    """
-    names = columns or [f"x{axis}" for axis in range(max(index, default=0) + 1)]
-    return ".".join(filter(None, [network, "".join(names[axis] for axis in index)]))
 
 
 @contextmanager

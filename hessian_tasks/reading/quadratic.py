@@ -26,8 +26,8 @@ from hessian_tasks.jets import Tensor
 from hessian_tasks.loss import seen_loss, seen_values
 from hessian_tasks.problem import Problem, ResidualTerm, Term
 from hessian_tasks.reading.arguments import Arguments, Evaluate, gradients
-from hessian_tasks.reading.checks import check_own_points, check_value
-from hessian_tasks.reading.evaluations import Reading
+from hessian_tasks.reading.checks import check_own_points
+from hessian_tasks.reading.evaluations import Dependence
 
 __all__ = ["QuadraticModel", "ResidualModel", "differentiate_residual", "differentiate_twice"]
 
@@ -55,6 +55,17 @@ class QuadraticModel:
     crosses: list[Floats]
     direct: Floats
 
+    def parts(self, number: int) -> list[Floats]:
+        """All that is known by an evaluation's jets ``[R, outputs, M]``."""
+        parts = [
+            np.moveaxis(self.slopes[number], 0, 2),
+            np.moveaxis(self.crosses[number], (2, 3), (0, 1)),
+        ]
+        for (first, _), bend in self.curvatures.items():
+            if first == number:
+                parts.append(np.moveaxis(bend, (1, 2), (0, 1)))
+        return [_one_row_a_jet(part) for part in parts]
+
 
 @dataclass(frozen=True)
 class ResidualModel:
@@ -68,22 +79,30 @@ class ResidualModel:
     slopes: list[Floats]
     direct: Floats
 
+    def parts(self, number: int) -> list[Floats]:
+        """All that is known by an evaluation's jets ``[R, outputs, M]``."""
+        return [_one_row_a_jet(np.moveaxis(self.slopes[number], (2, 3), (0, 1)))]
+
+
+def _one_row_a_jet(part: Floats) -> Floats:
+    return part.reshape(*part.shape[:2], part[0, 0].size if part.size else 0)
+
 
 def differentiate_twice(
-    problem: Problem, term: Term, reading: Reading, jets: Sequence[Array]
+    problem: Problem, term: Term, dependence: Dependence, jets: Sequence[Array]
 ) -> QuadraticModel:
     """Differentiate the loss of a term at given jets.
 
     Args:
         problem: The problem, its model resolved to a Keras model.
         term: The term.
-        reading: What it depends on.
+        dependence: What it depends on.
         jets: Of every evaluation ``[N, R, outputs]``, in the model's dtype.
 
     Raises:
         NotLayeredError: If the term couples its points, or reads too many weights itself.
     """
-    known = Arguments(problem, reading, jets)
+    known = Arguments(problem, dependence, jets)
     evaluate = known.compile(partial(seen_loss, problem, term))
     slopes, _ = evaluate(known.zeros())
     curvatures = {}
@@ -107,26 +126,25 @@ def differentiate_twice(
         direct=np.array([known.flat(f) for f in found]).reshape(len(found), len(found)),
     )
     _check(known, model, evaluate)
-    check_value(problem, term, reading, known)
     return model
 
 
 def differentiate_residual(
-    problem: Problem, term: ResidualTerm, reading: Reading, jets: Sequence[Array]
+    problem: Problem, term: ResidualTerm, dependence: Dependence, jets: Sequence[Array]
 ) -> ResidualModel:
     """Differentiate the residual of a term that does not couple its points, at given jets.
 
     Args:
         problem: The problem, its model resolved to a Keras model.
         term: The term.
-        reading: What it depends on.
+        dependence: What it depends on.
         jets: Of every evaluation ``[N, R, outputs]``, in the model's dtype.
 
     Raises:
         NotLayeredError: If a point's residual is a function of another point's jets, which the
             loss does not tell: points in reverse.
     """
-    known = Arguments(problem, reading, jets)
+    known = Arguments(problem, dependence, jets)
 
     def rows(factors: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         arguments = known.tensors(tensors[: len(jets)])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.analysis.statistics import MatrixStatistics
     from pipeline.store import HessianStore
 
-__all__ = ["density", "info", "info_data", "spectrum", "statistics", "subject"]
+__all__ = ["density", "describe_term", "info", "info_data", "spectrum", "statistics", "subject"]
 
 
 def spectrum(spectrum: Spectrum) -> str:
@@ -153,9 +153,12 @@ def _variables(store: HessianStore) -> tuple[Any, ...]:
 
 
 def _term(term: dict[str, Any], attributes: dict[str, Any]) -> str:
-    text = f"{term['loss']:.6g}, weight {term['weight']:g}, {term['kind']}"
-    reading = attributes.get("readings", {}).get(term["name"])
-    if reading is not None:
-        return f"{text} of {reading}"
-    derivatives = ", ".join(name or "u" for name in term["derivatives"])
-    return f"{text} of {derivatives}" if derivatives else text
+    return f"{term['loss']:.6g}, weight {term['weight']:g}, {describe_term(term, attributes)}"
+
+
+def describe_term(term: dict[str, Any], attributes: dict[str, Any]) -> str:
+    """What kind of term a store has, and of what, as far as that is known."""
+    # Stores from before readings were recorded have the derivatives of residuals.
+    derivatives = ", ".join(name or "u" for name in term.get("derivatives", []))
+    known = attributes.get("readings", {}).get(term["name"], derivatives)
+    return f"{term['kind']} of {known}" if known else str(term["kind"])

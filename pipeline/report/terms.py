@@ -14,6 +14,7 @@ from pipeline.analysis.pictures import curvature_picture, overlaid_picture, over
 from pipeline.analysis.spectrum import Spectrum, spectrum
 from pipeline.analysis.terms import TermAnalysis, analyse_terms
 from pipeline.gauss_newton import residual_curvature
+from pipeline.render.analysis import describe_term
 from pipeline.report.page import Picture, Section, Table
 from pipeline.storage import Place
 from pipeline.store import HessianStore
@@ -53,7 +54,7 @@ def _declared(store: HessianStore) -> dict[str, Sequence[Any]]:
     terms, loss = store.attributes["terms"], float(store.attributes["loss"])
     return {
         "term": [str(term["name"]) for term in terms],
-        "kind": [_kind(term) for term in terms],
+        "kind": [describe_term(term, store.attributes) for term in terms],
         "weight": [float(term["weight"]) for term in terms],
         "loss": [float(term["loss"]) for term in terms],
         "share of the loss": [float(term["loss"]) / loss if loss else None for term in terms],
@@ -138,8 +139,3 @@ def gauss_newton_section(store: HessianStore, ggn: Place, found: Spectrum) -> Se
         shown=MAX_LISTED,
     )
     return Section("What Gauss-Newton leaves out", text, [picture], [table])
-
-
-def _kind(term: dict[str, Any]) -> str:
-    derivatives = ", ".join(str(name) or "u" for name in term["derivatives"])
-    return f"{term['kind']} of {derivatives}" if derivatives else str(term["kind"])
