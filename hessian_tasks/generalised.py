@@ -27,6 +27,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.autodiff import apply_compiled, pull_back
+from hessian_tasks.batches import Part, sample
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.jets import (
     Derivative,
@@ -50,6 +51,7 @@ from hessian_tasks.reading import (
     read_term,
     view_of_stand_ins,
 )
+from hessian_tasks.terms import is_batched
 from hessian_tasks.trainables import networks_of
 
 __all__ = [
@@ -71,7 +73,8 @@ class Kinds:
     Residual terms have that of their residuals, whatever these depend on.
 
     Attributes:
-        convex: Of the terms whose loss is kept, whether ℓ'' is positive semidefinite at all points.
+        convex: Of the terms whose loss is kept, whether ℓ'' is positive semidefinite at all points;
+            of batched ones at a batch of examples from all over the data.
         left_out: The terms that have none, and why.
     """
 
@@ -112,9 +115,13 @@ def find_kinds(problem: Problem) -> Kinds:
 def differentiate_at_jets(problem: Problem, term: Term) -> QuadraticModel:
     """The loss of a term to second order in the networks' jets.
 
+    That of a batched term at some of its examples.
+
     Raises:
         NotLayeredError: If it has no Gauss-Newton matrix, saying why.
     """
+    if is_batched(term):
+        term = sample(problem, term)
     reading = read_term(problem, term)
     jets = [_jets_at(problem, evaluation) for evaluation in reading.evaluations]
     return differentiate_twice(problem, term, reading, jets)
@@ -165,20 +172,20 @@ def compile_gauss_newton_product(
     """
     chosen = [term for term in problem.terms if terms is None or term.name in terms]
 
-    def product(vector: Tensor) -> Tensor:
-        return tf.add_n([_multiply(problem, term, vector) for term in chosen])
+    def product(part: Part, vector: Tensor) -> Tensor:
+        return tf.add_n([_multiply(problem, term, part, vector) for term in part.terms])
 
-    return apply_compiled(problem, product)
+    return apply_compiled(problem, chosen, product)
 
 
-def _multiply(problem: Problem, term: Term, vector: Tensor) -> Tensor:
+def _multiply(problem: Problem, term: Term, part: Part, vector: Tensor) -> Tensor:
     if isinstance(term, ResidualTerm):
         around = linearise(problem, term)
         image = around.push(vector)
         count = tf.cast(tf.size(image), image.dtype)
         return around.pull(2 * term.weight / count * image)
     variables = trainable_variables(problem.model)
-    loss = partial(seen_loss, problem, term)
+    loss = partial(seen_loss, problem, term, arrays=part.arrays)
     return KeptLoss(problem, loss, variables, reverse_derivative).product(vector)
 
 

@@ -19,14 +19,23 @@ import reprlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.errors import ProblemError
 
-__all__ = ["DensityTerm", "LossTerm", "PointTerm", "ResidualTerm", "Term", "check_name", "finite"]
+__all__ = [
+    "DensityTerm",
+    "LossTerm",
+    "PointTerm",
+    "ResidualTerm",
+    "Term",
+    "check_name",
+    "finite",
+    "is_batched",
+]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -190,22 +199,56 @@ class LossTerm:
         data: Arrays that are handed to ``loss`` by name and frozen into the store.
             What the function captures by itself is checked through the recorded
             loss and gradient, but not stored.
+        batched: Declares that the loss is a mean over N examples, the entries of its data along
+            their first axis: of n_b of them each, in batches b, ``loss = Σ_b n_b/N loss_b``. It
+            is then computed batch by batch, in memory for one of them; see
+            :mod:`hessian_tasks.batches`. Where a problem is frozen or trained, that is checked.
 
     Raises:
         ProblemError: If a name is no identifier, an array holds NaN or
-            infinity, or the weight is not finite.
+            infinity, the weight is not finite, or the term is batched and its data are not one
+            entry an example.
+
+    Example:
+        >>> import keras, tensorflow as tf
+        >>> X, Y = np.zeros((600, 28, 28, 1), "float32"), np.zeros(600, int)
+        >>> def loss(model, x, y):
+        ...     found = keras.losses.sparse_categorical_crossentropy(y, model(x))
+        ...     return tf.reduce_mean(found)
+        >>> LossTerm("fit", loss, data={"x": X, "y": Y}, batched=True).num_examples
+        600
     """
 
     name: str
     loss: Callable[..., Any]
     weight: float = 1.0
     data: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
+    batched: bool = False
     kind: ClassVar[str] = "loss"
 
     def __post_init__(self) -> None:
         check_name(self.name, "loss term")
         object.__setattr__(self, "weight", _real(self.weight, self.name))
         object.__setattr__(self, "data", _named_arrays(self.name, self.data))
+        if self.batched:
+            self._check_examples()
+
+    def _check_examples(self) -> None:
+        shapes = {key: array.shape for key, array in self.arrays.items()}
+        lengths = {shape[:1] for shape in shapes.values()}
+        # No arrays, one without axes, one without entries.
+        if len(lengths) != 1 or lengths & {(), (0,)}:
+            found = ", ".join(f"{key} {shape}" for key, shape in shapes.items()) or "none"
+            raise ProblemError(
+                f"Term {self.name!r} is batched, with data of shapes: {found}. Expected at least "
+                "one array, and of all the same length N >= 1, one entry an example. What all "
+                "examples share goes into the function's closure."
+            )
+
+    @property
+    def num_examples(self) -> int:
+        """N, of a batched term."""
+        return len(next(iter(self.arrays.values())))
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -216,11 +259,20 @@ class LossTerm:
         """The same term on other data."""
         return replace(self, data=dict(arrays))
 
+    def at(self, rows: npt.NDArray[np.intp]) -> LossTerm:
+        """The same term, which is batched, on some of its examples."""
+        return self.with_arrays({key: array[rows] for key, array in self.arrays.items()})
+
     def __repr__(self) -> str:
         return f"LossTerm({self.name!r}, data={sorted(self.data)}, weight={self.weight})"
 
 
 Term: TypeAlias = ResidualTerm | DensityTerm | LossTerm
+
+
+def is_batched(term: Term) -> TypeGuard[LossTerm]:
+    """Whether a term is a loss that is declared a mean over the entries of its data."""
+    return isinstance(term, LossTerm) and term.batched
 
 
 def _named_arrays(term: str, data: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
