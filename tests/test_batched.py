@@ -38,6 +38,7 @@ from pipeline.api import open_hessian, verify_hessian
 from pipeline.engines import choose_engine
 from pipeline.errors import StoppedError
 from pipeline.events import BlockRowStored
+from pipeline.matrix_free.operator import operator_of
 from pipeline.train import train
 
 Array = npt.NDArray[Any]
@@ -176,6 +177,12 @@ def test_products(expected: Mapping[Any, Any]) -> None:
         assert len([shard for shard in shards if shard.term == "fit"]) == num_shards
         found = sum((products(shard, unit) for shard in shards), np.zeros_like(unit))
         assert_close(found, expected[None][2])
+
+
+def test_estimates(expected: Mapping[Any, Any]) -> None:
+    problem = classifier()
+    operator = operator_of(freeze(problem, ProblemSource(LIVE, live=problem)), num_threads=2)
+    assert_close(operator @ np.eye(47), expected[None][2])
 
 
 def test_losses_along_directions(expected: Mapping[Any, Any]) -> None:
