@@ -12,12 +12,7 @@ points, and the parameters of the problem.
 
 from __future__ import annotations
 
-import math
-import numbers
-import re
-import reprlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, TypeAlias, TypeGuard
 
@@ -25,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.errors import ProblemError
+from hessian_tasks.given import check_name, finite, named_arrays, real
 
 __all__ = [
     "DensityTerm",
@@ -36,8 +32,6 @@ __all__ = [
     "finite",
     "is_batched",
 ]
-
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 class PointTerm:
@@ -65,7 +59,7 @@ class PointTerm:
 
     def __post_init__(self) -> None:
         check_name(self.name, "loss term")
-        object.__setattr__(self, "weight", _real(self.weight, self.name))
+        object.__setattr__(self, "weight", real(self.weight, self.name))
         object.__setattr__(self, "columns", _column_names(self.points))
         points = finite(self.points, f"the points of term {self.name!r}")
         # TensorFlow takes derivatives with respect to integers to be zero, without a word.
@@ -76,7 +70,7 @@ class PointTerm:
                 "[N, d], one row a point and one column a coordinate."
             )
         object.__setattr__(self, "points", points)
-        object.__setattr__(self, "data", _named_arrays(self.name, self.data))
+        object.__setattr__(self, "data", named_arrays(self.name, self.data))
         for key, array in self.arrays.items():
             if array.ndim == 0 or len(array) != len(points):
                 raise ProblemError(
@@ -228,8 +222,13 @@ class LossTerm:
 
     def __post_init__(self) -> None:
         check_name(self.name, "loss term")
-        object.__setattr__(self, "weight", _real(self.weight, self.name))
-        object.__setattr__(self, "data", _named_arrays(self.name, self.data))
+        object.__setattr__(self, "weight", real(self.weight, self.name))
+        object.__setattr__(self, "data", named_arrays(self.name, self.data))
+        if not isinstance(self.batched, bool):
+            raise ProblemError(
+                f"Term {self.name!r} has batched={self.batched!r}; expected True or False. How "
+                "many examples are computed at once follows from their size."
+            )
         if self.batched:
             self._check_examples()
 
@@ -275,58 +274,6 @@ def is_batched(term: Term) -> TypeGuard[LossTerm]:
     return isinstance(term, LossTerm) and term.batched
 
 
-def _named_arrays(term: str, data: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
-    for key in data:
-        check_name(key, f"array of term {term!r}")
-    return {key: finite(array, f"{key!r} of term {term!r}") for key, array in data.items()}
-
-
 def _column_names(points: Any) -> tuple[str, ...] | None:
     names = list(getattr(points, "columns", ()))
     return tuple(map(str, names)) if any(isinstance(name, str) for name in names) else None
-
-
-def _real(value: Any, name: str) -> float:
-    """A weight as a number of Python's, from that or from an array or tensor without axes."""
-    weight = math.nan
-    # Tensors without a value, numbers that are too large: whatever an object says to this.
-    with suppress(Exception):
-        array = np.asarray(value)
-        real = array.dtype.kind in "iuf" or isinstance(value, numbers.Real)
-        if array.shape == () and real and not isinstance(value, bool):
-            weight = float(value)
-    if not math.isfinite(weight):
-        raise ProblemError(
-            f"The weight of term {name!r} is {reprlib.repr(value)}; expected one finite number."
-        )
-    return weight
-
-
-def check_name(name: str, what: str) -> None:
-    """Refuse what cannot be an identifier.
-
-    Raises:
-        ProblemError: Saying of what it is the name.
-    """
-    if not _NAME.fullmatch(name):
-        raise ProblemError(
-            f"{name!r} cannot name the {what}: expected letters, digits and underscores, "
-            "starting with a letter."
-        )
-
-
-def finite(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
-    """Values as an array of real, finite numbers.
-
-    Raises:
-        ProblemError: Saying of what they are the values.
-    """
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise ProblemError(f"Expected an array for {what}: {error}") from error
-    if array.dtype.kind not in "biuf":
-        raise ProblemError(f"Expected numbers in {what}, got dtype {array.dtype}.")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ProblemError(f"There are NaN or infinite values in {what}.")
-    return array

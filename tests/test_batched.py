@@ -437,3 +437,8 @@ def test_data_that_are_not_one_entry_an_example_are_refused(
 ) -> None:
     with pytest.raises(ProblemError, match=rf"'fit' is batched, with .*{message}"):
         LossTerm("fit", cross_entropy, data=arrays, batched=True)
+
+
+def test_how_many_at_once_is_not_asked_for() -> None:
+    with pytest.raises(ProblemError, match="batched=64; expected True or False"):
+        LossTerm("fit", cross_entropy, data=data(), batched=64)  # type: ignore[arg-type]
