@@ -86,7 +86,6 @@ class AutodiffEngine:
         Raises:
             ProblemError: If a term is declared batched, and is no mean over its examples.
         """
-        check_means(problem)
         self.problem = problem
         self.devices = devices or DevicePool()
         self.layout = parameter_layout(problem.model)
@@ -95,6 +94,7 @@ class AutodiffEngine:
         self._variables = trainable_variables(problem.model)
         self._compiled: dict[tuple[str | None, int], SumOverBatches] = {}
         self._lock = threading.Lock()
+        check_means(problem)
 
     def block_row(
         self,

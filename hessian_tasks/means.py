@@ -60,20 +60,22 @@ def check_means(problem: Problem) -> None:
         hessian_tasks.errors.ProblemError: Term 'fit' is declared batched, but its loss is no mean \
 over its examples: ...
     """
-    theta = get_theta(problem.model)
+    for term in problem.terms:
+        if is_batched(term) and term.num_examples > 1:
+            with kept_weights(problem.model):
+                _check_term(problem, term)
+
+
+def _check_term(problem: Problem, term: LossTerm) -> None:
+    theta, rng = get_theta(problem.model), np.random.default_rng(3)
     size = float(np.sqrt(np.mean(np.square(theta)))) or 1.0
-    terms = [term for term in problem.terms if is_batched(term) and term.num_examples > 1]
-    for term in terms:
-        rng = np.random.default_rng(3)
-        losses = _Losses(problem, term)
-        three = min(3, term.num_examples)
-        sets = _draw(rng, term, three, NUM_THREES)
-        sets += _draw(rng, term, max(three, batch_size(problem, term)), NUM_BATCHES)
-        with kept_weights(problem.model):
-            for move in MOVES:
-                moved = theta + move * size * rng.normal(size=theta.shape)
-                set_theta(problem.model, moved.astype(theta.dtype))
-                _check(losses, sets, TOLERANCES[dtype_of(problem.model)])
+    sets = _draw(rng, term, 3, NUM_THREES)
+    sets += _draw(rng, term, max(3, batch_size(problem, term)), NUM_BATCHES)
+    losses = _Losses(problem, term)
+    for move in MOVES:
+        moved = theta + move * size * rng.normal(size=theta.shape)
+        set_theta(problem.model, moved.astype(theta.dtype))
+        _compare(losses, sets, TOLERANCES[dtype_of(problem.model)])
 
 
 def _draw(rng: np.random.Generator, term: LossTerm, size: int, most: int) -> list[Rows]:
@@ -104,7 +106,7 @@ class _Losses:
         return term_loss(self._problem, self.term, arrays=arrays)
 
 
-def _check(losses: _Losses, sets: list[Rows], tolerance: float) -> None:
+def _compare(losses: _Losses, sets: list[Rows], tolerance: float) -> None:
     for size in {len(rows) for rows in sets}:
         head = max(1, size // 3)
         same = [rows for rows in sets if len(rows) == size]
