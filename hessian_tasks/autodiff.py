@@ -14,22 +14,27 @@ every loss it was tried on; ``docs/engines.md`` has the figures.
 By symmetry a block row only needs the columns from its own start on. Layers
 before the one in which it starts are then constants: they need neither tangents nor
 gradients, and the compiled graph for that layer leaves them out.
+
+Rows of a batched term are the sum of those of its batches, whose data are arguments of the graphs:
+memory is that of one batch, and of the data once.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from hessian_tasks.batches import Part, SumOverBatches
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.jets import Tensor, reverse_derivative
-from hessian_tasks.loss import flatten, gradient, term_loss
+from hessian_tasks.loss import flatten, gradient, part_loss
+from hessian_tasks.means import check_means
 from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import Problem, Term
 from hessian_tasks.spec import BlockRow
@@ -69,7 +74,7 @@ class AutodiffEngine:
     def __init__(
         self, problem: Problem, row_batch: int = 64, devices: DevicePool | None = None
     ) -> None:
-        """Prepare the engine; nothing is compiled yet.
+        """Prepare the engine; no rows are compiled yet.
 
         Args:
             problem: The problem, its model resolved to a Keras model.
@@ -77,6 +82,9 @@ class AutodiffEngine:
                 memory and the time to react to an interruption, not the speed.
             devices: The devices to compute on; each block row takes a free one. By default
                 TensorFlow chooses.
+
+        Raises:
+            ProblemError: If a term is declared batched, and is no mean over its examples.
         """
         self.problem = problem
         self.devices = devices or DevicePool()
@@ -84,8 +92,9 @@ class AutodiffEngine:
         self.dtype = np.dtype(dtype_of(problem.model))
         self.row_batch = row_batch
         self._variables = trainable_variables(problem.model)
-        self._compiled: dict[tuple[str | None, int], Callable[[Tensor, Tensor], Tensor]] = {}
+        self._compiled: dict[tuple[str | None, int], SumOverBatches] = {}
         self._lock = threading.Lock()
+        check_means(problem)
 
     def block_row(
         self,
@@ -98,7 +107,8 @@ class AutodiffEngine:
         Args:
             row: The block row.
             term: Name of one loss term, or None for the total loss.
-            check: Called before each row batch; may raise to abandon the block row.
+            check: Called before each row batch, and each batch of data; may raise to abandon the
+                block row.
 
         Returns:
             Array ``[rows, P - start]`` in the model's dtype.
@@ -109,9 +119,9 @@ class AutodiffEngine:
         block = np.empty((row.num_rows, self.layout.num_params - row.start), self.dtype)
         with self.devices.take() as device, tf.device(device):
             for start in range(row.start, row.stop, self.row_batch):
-                check()
                 stop = min(start + self.row_batch, row.stop)
-                rows = compiled(tf.constant(start - offset), tf.constant(stop - offset))
+                span = tf.constant(start - offset), tf.constant(stop - offset)
+                rows = compiled(*span, check=check)
                 block[start - row.start : stop - row.start] = rows.numpy()[:, row.start - offset :]
         return block
 
@@ -123,25 +133,22 @@ class AutodiffEngine:
         """Number of graphs that a run compiles, each about as large as the first."""
         return len(self.layout.layers()) * (len(self.problem.terms) if per_term else 1)
 
-    def _compile(self, term: str | None, first: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def _compile(self, term: str | None, first: int) -> SumOverBatches:
         with self._lock:
             key = (term, first)
             if key not in self._compiled:
                 index = tf.TensorSpec([], tf.int32)
-                rows = tf.function(self._make_rows(term, first), autograph=False)
-                self._compiled[key] = rows.get_concrete_function(index, index)
+                terms = select_terms(self.problem, term)
+                rows = self._make_rows(first)
+                self._compiled[key] = SumOverBatches(self.problem, terms, rows, [index, index])
             return self._compiled[key]
 
-    def _make_rows(self, term: str | None, first: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def _make_rows(self, first: int) -> Callable[[Part, Tensor, Tensor], Tensor]:
         variables = self._variables[first:]
-        terms = select_terms(self.problem, term)
 
-        def loss() -> Tensor:
-            return tf.add_n([term_loss(self.problem, t) for t in terms])
-
-        def rows(start: Tensor, stop: Tensor) -> Tensor:
+        def rows(part: Part, start: Tensor, stop: Tensor) -> Tensor:
             with tf.GradientTape(persistent=True) as tape:
-                grad = gradient(loss, variables)
+                grad = gradient(lambda: part_loss(self.problem, part), variables)
 
             def row(index: Tensor) -> Tensor:
                 one_hot = tf.one_hot(index, tf.size(grad), dtype=grad.dtype)
@@ -194,27 +201,28 @@ def compile_product(
     """
     variables = trainable_variables(problem.model)
 
-    terms = select_terms(problem, term)
-
-    def product(vector: Tensor) -> Tensor:
+    def product(part: Part, vector: Tensor) -> Tensor:
         with tf.GradientTape() as tape:
-            grad = gradient(
-                lambda: tf.add_n([term_loss(problem, t, reverse_derivative) for t in terms]),
-                variables,
-            )
+            grad = gradient(lambda: part_loss(problem, part, reverse_derivative), variables)
             slope = tf.tensordot(grad, vector, 1)
         return pull_back(tape, slope, variables)
 
-    return apply_compiled(problem, product)
+    return apply_compiled(problem, select_terms(problem, term), product)
 
 
 def apply_compiled(
-    problem: Problem, product: Callable[[Tensor], Tensor]
+    problem: Problem, terms: Sequence[Term], product: Callable[[Part, Tensor], Tensor]
 ) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
-    """Compile a function of a vector ``[P]``, to be applied to each row of an array."""
+    """Compile a function of a vector ``[P]``, to be applied to each row of an array.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+        terms: The terms of the loss that it is linear in.
+        product: Gives what a part of the loss makes of a vector.
+    """
     dtype = dtype_of(problem.model)
     spec = tf.TensorSpec([parameter_layout(problem.model).num_params], dtype)
-    compiled = tf.function(product, autograph=False).get_concrete_function(spec)
+    compiled = SumOverBatches(problem, terms, product, [spec])
     return lambda vectors: np.stack([compiled(tf.constant(v, dtype)).numpy() for v in vectors])
 
 

@@ -19,7 +19,9 @@ def digest(values: npt.ArrayLike) -> str:
     """
     array = np.asarray(values)
     header = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()
+    found = hashlib.sha256(header)
+    found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def digest_text(text: str) -> str:

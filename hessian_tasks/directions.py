@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from hessian_tasks.batches import Part, SumOverBatches
 from hessian_tasks.jets import Tensor
-from hessian_tasks.loss import gradient, term_loss
+from hessian_tasks.loss import by_term, gradient, term_loss
 from hessian_tasks.models import dtype_of, get_theta, set_theta, trainable_variables
 from hessian_tasks.problem import Problem
 
@@ -52,24 +54,27 @@ class LossesAlong:
         self._theta = get_theta(problem.model)
         dtype = dtype_of(problem.model)
         steps = tf.TensorSpec([None, len(directions)], dtype)
-        evaluate = tf.function(
-            partial(self._evaluate, tf.constant(directions, dtype)), autograph=False
-        )
-        self._compiled = evaluate.get_concrete_function(steps)
+        evaluate = partial(self._evaluate, tf.constant(directions, dtype))
+        self._compiled = SumOverBatches(problem, problem.terms, evaluate, [steps])
         self._dtype = dtype
 
-    def _evaluate(self, directions: Tensor, steps: Tensor) -> Tensor:
+    def _evaluate(self, directions: Tensor, part: Part, steps: Tensor) -> Tensor:
         theta = tf.constant(self._theta)
         sizes = [int(np.prod(variable.shape)) for variable in self._variables]
 
         def at(step: Tensor) -> Tensor:
             moved = theta + tf.linalg.matvec(directions, step, transpose_a=True)
-            for variable, part in zip(self._variables, tf.split(moved, sizes), strict=True):
-                variable.assign(tf.reshape(part, variable.shape))
-            return tf.stack([term_loss(self._problem, term) for term in self._problem.terms])
+            for variable, entries in zip(self._variables, tf.split(moved, sizes), strict=True):
+                variable.assign(tf.reshape(entries, variable.shape))
+            losses = {n: loss() for n, loss in self._losses(part).items()}
+            return by_term(self._problem, losses)
 
         # One after the other: all steps share the variables.
         return tf.map_fn(at, steps, parallel_iterations=1)
+
+    def _losses(self, part: Part) -> dict[str, Callable[[], Tensor]]:
+        arrays = part.arrays
+        return {t.name: partial(term_loss, self._problem, t, arrays=arrays) for t in part.terms}
 
     def __call__(self, steps: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """The weighted losses of all terms at each step.
@@ -89,9 +94,10 @@ class LossesAlong:
     def slopes(self) -> npt.NDArray[np.float64]:
         """``∇L_k(θ)ᵀ v_d`` for every term and direction, ``[T, D]``."""
 
-        def gradients() -> Tensor:
-            losses = [partial(term_loss, self._problem, term) for term in self._problem.terms]
-            return tf.stack([gradient(loss, self._variables) for loss in losses])
+        def gradients(part: Part) -> Tensor:
+            losses = self._losses(part)
+            found = {name: gradient(loss, self._variables) for name, loss in losses.items()}
+            return by_term(self._problem, found)
 
-        found = tf.function(gradients, autograph=False).get_concrete_function()().numpy()
+        found = SumOverBatches(self._problem, self._problem.terms, gradients)().numpy()
         return np.asarray(found, np.float64) @ self._directions.T

@@ -26,6 +26,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.autodiff import apply_compiled, pull_back
+from hessian_tasks.batches import Part, sample
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.inputs import Inputs, evaluate_inputs
 from hessian_tasks.jets import (
@@ -41,6 +42,7 @@ from hessian_tasks.loss import View, flatten, seen_loss
 from hessian_tasks.models import dtype_of, trainable_variables
 from hessian_tasks.problem import Problem, ResidualTerm, Term
 from hessian_tasks.reading import Reading, functions_inlined, view_of_stand_ins
+from hessian_tasks.terms import is_batched
 from hessian_tasks.trainables import networks_of
 
 __all__ = [
@@ -61,7 +63,8 @@ class Kinds:
     Residual terms have that of their residuals, whatever these depend on.
 
     Attributes:
-        convex: Of the terms whose loss is kept, whether ℓ'' is positive semidefinite at all points.
+        convex: Of the terms whose loss is kept, whether ℓ'' is positive semidefinite at all points;
+            of batched ones at a batch of examples from all over the data.
         left_out: The terms that have none, and why.
     """
 
@@ -73,7 +76,7 @@ def find_kinds(readings: Sequence[Reading]) -> Kinds:
     """Find out which Gauss-Newton matrix each term has.
 
     A loss that is not given by residuals has one if it is a function of jets at fixed points and
-    adds up over these.
+    adds up over these; a batched one if it is that of some of its examples.
 
     Args:
         readings: The terms.
@@ -91,11 +94,14 @@ def find_kinds(readings: Sequence[Reading]) -> Kinds:
     """
     kinds = Kinds({}, {})
     for reading in readings:
+        name = reading.term.name
+        if is_batched(reading.term):
+            reading = Reading(reading.problem, sample(reading.problem, reading.term))
         if not isinstance(reading.term, ResidualTerm):
             try:
-                kinds.convex[reading.term.name] = reading.is_convex
+                kinds.convex[name] = reading.is_convex
             except NotLayeredError as error:
-                kinds.left_out[reading.term.name] = str(error)
+                kinds.left_out[name] = str(error)
     return kinds
 
 
@@ -132,20 +138,20 @@ def compile_gauss_newton_product(
     """
     chosen = [term for term in problem.terms if terms is None or term.name in terms]
 
-    def product(vector: Tensor) -> Tensor:
-        return tf.add_n([_multiply(problem, term, vector) for term in chosen])
+    def product(part: Part, vector: Tensor) -> Tensor:
+        return tf.add_n([_multiply(problem, term, part, vector) for term in part.terms])
 
-    return apply_compiled(problem, product)
+    return apply_compiled(problem, chosen, product)
 
 
-def _multiply(problem: Problem, term: Term, vector: Tensor) -> Tensor:
+def _multiply(problem: Problem, term: Term, part: Part, vector: Tensor) -> Tensor:
     if isinstance(term, ResidualTerm):
         around = linearise(problem, term)
         image = around.push(vector)
         count = tf.cast(tf.size(image), image.dtype)
         return around.pull(2 * term.weight / count * image)
     variables = trainable_variables(problem.model)
-    loss = partial(seen_loss, problem, term)
+    loss = partial(seen_loss, problem, term, arrays=part.arrays)
     return KeptLoss(problem, loss, variables, reverse_derivative).product(vector)
 
 

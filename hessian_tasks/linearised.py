@@ -9,6 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.autodiff import apply_compiled, pull_back
+from hessian_tasks.batches import Part
 from hessian_tasks.jets import Tensor, reverse_derivative
 from hessian_tasks.loss import term_values
 from hessian_tasks.models import trainable_variables
@@ -87,10 +88,11 @@ def jacobian_vector_product(problem: Problem, vectors: Array) -> dict[str, Array
         The products by term, ``[K, N C]`` each, in the model's dtype.
     """
 
-    def push(term: ResidualTerm) -> Callable[[Tensor], Tensor]:
-        return lambda vector: linearise(problem, term).push(vector)
+    def push(term: ResidualTerm) -> Callable[[Part, Tensor], Tensor]:
+        return lambda _, vector: linearise(problem, term).push(vector)
 
-    return {t.name: apply_compiled(problem, push(t))(vectors) for t in residual_terms(problem)}
+    terms = residual_terms(problem)
+    return {term.name: apply_compiled(problem, [term], push(term))(vectors) for term in terms}
 
 
 def linearise(problem: Problem, term: ResidualTerm) -> Linearisation:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from hessian_tasks.batches import Part, SumOverBatches, term_arrays
 from hessian_tasks.errors import HessianError, ProblemError, plain
 from hessian_tasks.inputs import EvaluateInputs, Feed, Inputs, evaluate_inputs
 from hessian_tasks.jets import (
@@ -20,20 +21,22 @@ from hessian_tasks.jets import (
     forward_derivative,
 )
 from hessian_tasks.models import dtype_of, trainable_variables
-from hessian_tasks.problem import PointTerm, Problem, Term
+from hessian_tasks.problem import LossTerm, PointTerm, Problem, Term
 from hessian_tasks.reads import Reads, ancestors, check_variables, read_by
+from hessian_tasks.terms import is_batched
 from hessian_tasks.trainables import networks_of, parameters_of
 
 __all__ = [
     "CompiledLosses",
     "View",
+    "by_term",
     "compile_losses_and_gradient",
     "flatten",
     "gradient",
     "losses_and_gradient",
+    "part_loss",
     "seen_loss",
     "seen_values",
-    "term_arrays",
     "term_loss",
     "term_values",
 ]
@@ -66,6 +69,7 @@ def term_loss(
     problem: Problem,
     term: Term,
     derivative: Derivative = forward_derivative,
+    arrays: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """The weighted value of one loss term, a scalar in the model's dtype.
 
@@ -75,15 +79,29 @@ def term_loss(
         problem: The problem, its model resolved to a Keras model.
         term: One of its terms.
         derivative: How the jets of residual terms differentiate.
+        arrays: A batch of the data of a batched term, whose share in the loss is wanted.
 
     Raises:
         ProblemError: If the residual or the loss has the wrong shape or dtype, or
             raises by itself.
     """
-    return seen_loss(problem, term, View.of(problem.model, derivative))
+    return seen_loss(problem, term, View.of(problem.model, derivative), arrays)
 
 
-def seen_loss(problem: Problem, term: Term, view: View) -> Tensor:
+def part_loss(problem: Problem, part: Part, derivative: Derivative = forward_derivative) -> Tensor:
+    """The weighted value of a part of the loss; see :func:`term_loss`."""
+    return tf.add_n([term_loss(problem, term, derivative, part.arrays) for term in part.terms])
+
+
+def by_term(problem: Problem, found: Mapping[str, Tensor]) -> Tensor:
+    """What was found of the terms of a part, in the order of all terms, zero of the others."""
+    zero = tf.zeros_like(next(iter(found.values())))
+    return tf.stack([found.get(term.name, zero) for term in problem.terms])
+
+
+def seen_loss(
+    problem: Problem, term: Term, view: View, arrays: Mapping[str, Tensor] | None = None
+) -> Tensor:
     """What :func:`term_loss` gives, of whatever stands for the network."""
     dtype = dtype_of(problem.model)
     try:
@@ -91,9 +109,9 @@ def seen_loss(problem: Problem, term: Term, view: View) -> Tensor:
             values = seen_values(problem, term, view)
             value = tf.reduce_mean(tf.square(values) if term.squared else values)
         else:
-            arrays = term_arrays(problem, term)
+            data = term_arrays(problem, term) if arrays is None else arrays
             known = {**view.networks, **_parameters(problem)}
-            named = _asked_for(term.loss, known, 1) | arrays
+            named = {**_asked_for(term.loss, known, 1), **data}
             network = view.networks[_given(term.loss, 0, view)]
             value = tf.convert_to_tensor(term.loss(network, **named))
     except HessianError:
@@ -108,7 +126,14 @@ def seen_loss(problem: Problem, term: Term, view: View) -> Tensor:
             "Reduce it, for example with tf.reduce_mean."
         )
     _check_precision(value.dtype.name, dtype, f"The loss of term {term.name!r} has")
-    return tf.constant(term.weight, dtype) * tf.cast(value, dtype)
+    return tf.constant(term.weight * _share(term, arrays), dtype) * tf.cast(value, dtype)
+
+
+def _share(term: Term, arrays: Mapping[str, Tensor] | None) -> float:
+    """``n_b / N`` of a batch of n_b of the term's N examples, 1 of all that it has."""
+    if arrays is None or not isinstance(term, LossTerm):
+        return 1.0
+    return int(next(iter(arrays.values())).shape[0]) / term.num_examples
 
 
 def _check_precision(found: str, dtype: str, what: str) -> None:
@@ -169,15 +194,6 @@ def seen_values(
             "[N, 1]. Sum over its components."
         )
     return values
-
-
-def term_arrays(problem: Problem, term: Term | PointTerm) -> dict[str, Tensor]:
-    """A term's arrays as tensors, those of real numbers in the model's dtype."""
-    dtype = dtype_of(problem.model)
-    return {
-        key: tf.constant(array, dtype=dtype if array.dtype.kind == "f" else None)
-        for key, array in term.arrays.items()
-    }
 
 
 def _parameters(problem: Problem) -> dict[str, Tensor]:
@@ -276,7 +292,9 @@ class CompiledLosses:
         dtype = dtype_of(self.problem.model)
         found = {}
         for term, reads in zip(self.problem.terms, self.read, strict=True):
-            arrays = [a.astype(dtype) if a.dtype.kind == "f" else a for a in term.arrays.values()]
+            # A batch is no constant of the graph.
+            own = () if is_batched(term) else term.arrays.values()
+            arrays = [a.astype(dtype) if a.dtype.kind == "f" else a for a in own]
             found[term.name] = reads.digest(network, arrays)
         return found
 
@@ -291,23 +309,23 @@ def compile_losses_and_gradient(problem: Problem) -> CompiledLosses:
         ProblemError: If a term reads a variable that is trainable and not one of the network's.
     """
     variables = trainable_variables(problem.model)
-    values: list[Tensor] = []
+    # Of each term, in the graph of its part; of batches, in that of the last that is traced.
+    values: dict[str, Tensor] = {}
 
-    def total() -> Tensor:
-        for term in problem.terms:
-            values.append(term_loss(problem, term))
-            _check_layers(problem, term, values[-1])
-        return tf.add_n(values)
+    def total(part: Part) -> Tensor:
+        for term in part.terms:
+            values[term.name] = term_loss(problem, term, arrays=part.arrays)
+            _check_layers(problem, term, values[term.name])
+        return tf.add_n([values[term.name] for term in part.terms])
 
-    def evaluate() -> tuple[Tensor, Tensor]:
-        grad = gradient(total, variables)
-        return tf.stack(values), grad
+    def evaluate(part: Part) -> tuple[Tensor, Tensor]:
+        grad = gradient(lambda: total(part), variables)
+        return by_term(problem, {term.name: values[term.name] for term in part.terms}), grad
 
-    function = tf.function(evaluate, autograph=False)
-    # Traced here, once: TensorFlow takes a second problem's trace for a mistake and warns.
-    compiled = function.get_concrete_function()
+    compiled = SumOverBatches(problem, problem.terms, evaluate)
+    traced = [values[term.name] for term in problem.terms]
     # A weighted loss is a product, of the weight and the term's value.
-    read = tuple(read_by(value.op.inputs[1], compiled.graph) for value in values)
+    read = tuple(read_by(value.op.inputs[1], value.graph) for value in traced)
     network = [variable.value for variable in problem.model.variables]
     for term, reads in zip(problem.terms, read, strict=True):
         check_variables(reads, network, term.name)

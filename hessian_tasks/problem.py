@@ -20,14 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.errors import ProblemError
+from hessian_tasks.given import check_name, finite
 from hessian_tasks.terms import (
     DensityTerm,
     LossTerm,
     PointTerm,
     ResidualTerm,
     Term,
-    check_name,
-    finite,
 )
 
 __all__ = ["DensityTerm", "LossTerm", "PointTerm", "Problem", "ResidualTerm", "Term"]

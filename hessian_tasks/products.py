@@ -23,6 +23,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.autodiff import pull_back, select_terms
+from hessian_tasks.batches import batch_size, specs_of, term_arrays
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.generalised import KeptLoss, find_kinds
 from hessian_tasks.jets import Tensor, forward_derivative
@@ -32,16 +33,15 @@ from hessian_tasks.loss import (
     gradient,
     seen_loss,
     seen_values,
-    term_arrays,
     term_values,
 )
 from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import LossTerm, PointTerm, Problem, ResidualTerm, Term
 from hessian_tasks.reading import Reading
-from hessian_tasks.shards import Shard, cut
+from hessian_tasks.shards import MAX_BATCH, Shard, cut
 from hessian_tasks.spec import HESSIAN, Matrix
 
-__all__ = ["MAX_BATCH", "ShardProducts", "cut_points"]
+__all__ = ["ShardProducts", "cut_points"]
 
 Array = npt.NDArray[Any]
 Derivative = Callable[[Tensor, Tensor, int], Tensor]
@@ -49,14 +49,12 @@ Derivative = Callable[[Tensor, Tensor, int], Tensor]
 # and vectors ``[K, P]``.
 Compiled = Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]
 
-MAX_BATCH = 256
-
 
 class ShardProducts:
     """Multiplies vectors with a shard's part of the Hessian or of the Gauss-Newton matrix.
 
-    Safe to share between threads. One function is compiled for each term and batch size, at its
-    first use; the number of vectors is free.
+    Safe to share between threads. One function is compiled for each term and batch size, of which a
+    batched term may have two, at its first use; the number of vectors is free.
 
     Attributes:
         num_params: P.
@@ -113,36 +111,37 @@ class ShardProducts:
             ProblemError: If the term has no such matrix.
         """
         term = self._terms[shard.term]
-        compiled = self._compile(term, shard.batch)
         rows = tf.constant(np.ascontiguousarray(vectors.T), self.dtype)
         total = np.zeros((vectors.shape[1], self.num_params))
         for start, stop in shard.batches():
             arrays, counts = self._pad(term, start, stop, shard.batch)
+            compiled = self._compile(term, arrays, counts)
             total += compiled(arrays, counts, rows).numpy()
         return total.T
 
     def _pad(
         self, term: Term, start: int, stop: int, batch: int
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """A batch, filled up with its first point, where any residual is as finite as it was."""
+        """A batch, filled up with its first point, where any residual is as finite as it was.
+
+        A loss takes its mean itself, and is given no more examples than there are.
+        """
         if isinstance(term, LossTerm):
-            return {}, tf.ones(1, self.dtype)
+            arrays = term_arrays(self._problem, term, slice(start, stop)) if term.batched else {}
+            return arrays, tf.ones(stop - start, self.dtype)
         counts = np.arange(batch) < stop - start
         rows = np.where(counts, np.arange(start, start + batch), start)
-        part = term.with_arrays({key: array[rows] for key, array in term.arrays.items()})
-        return term_arrays(self._problem, part), tf.constant(counts, self.dtype)
+        return term_arrays(self._problem, term, rows), tf.constant(counts, self.dtype)
 
-    def _compile(self, term: Term, batch: int) -> Compiled:
+    def _compile(self, term: Term, arrays: dict[str, Tensor], counts: Tensor) -> Compiled:
         with self._lock:
-            key = (term.name, batch)
+            key = (term.name, int(counts.shape[0]))
             if key not in self._compiled:
-                arrays, counts = self._pad(term, 0, 1, batch)
-                specs = {name: tf.TensorSpec(a.shape, a.dtype) for name, a in arrays.items()}
                 vectors = tf.TensorSpec((None, self.num_params), self.dtype)
                 make = self._hessian if self.matrix == HESSIAN else self._gauss_newton
                 function = tf.function(make(term), autograph=False)
                 self._compiled[key] = function.get_concrete_function(
-                    specs, tf.TensorSpec(counts.shape, self.dtype), vectors
+                    specs_of(arrays), tf.TensorSpec(counts.shape, self.dtype), vectors
                 )
             return self._compiled[key]
 
@@ -161,7 +160,7 @@ class ShardProducts:
     def _loss(self, term: Term, arrays: dict[str, Tensor], counts: Tensor, view: View) -> Tensor:
         """The share of a batch in the loss."""
         if isinstance(term, LossTerm):
-            return seen_loss(self._problem, term, view)
+            return seen_loss(self._problem, term, view, arrays or None)
         values = seen_values(self._problem, term, view, arrays)
         values = tf.square(values) if term.squared else values
         return _share(term, counts) * tf.reduce_mean(values * counts[:, tf.newaxis])
@@ -219,11 +218,12 @@ def cut_points(
 
     A residual that is not a function of its point alone cannot be cut: one that captures an
     array with a row for each point, or takes a mean over them. Where the residuals of
-    parts differ from those of the whole, the term goes as one shard, computed at once.
+    parts differ from those of the whole, the term goes as one shard, computed at once. A loss is
+    cut where it is declared batched.
 
     Args:
         problem: The problem, its model resolved to a Keras model.
-        max_batch: Largest number of points to compute at once.
+        max_batch: Largest number of points to compute at once; examples may be fewer.
         num_shards: Number of shards of each term, as far as it has as many batches.
         term: Name of the only term to cut, or None for all.
 
@@ -233,13 +233,20 @@ def cut_points(
     shards: list[Shard] = []
     for chosen in select_terms(problem, term):
         if isinstance(chosen, LossTerm):
-            shards.append(Shard(chosen.name, 0, 1, 1))
+            shards += _cut_loss(problem, chosen, max_batch, num_shards)
             continue
         parts = cut(chosen.name, chosen.num_points, max_batch, num_shards)
         if not _is_pointwise(problem, chosen, parts):
             parts = cut(chosen.name, parts[-1].stop, parts[-1].stop, 1)
         shards += parts
     return shards
+
+
+def _cut_loss(problem: Problem, term: LossTerm, max_batch: int, num_shards: int) -> list[Shard]:
+    if not term.batched:
+        return [Shard(term.name, 0, 1, 1)]
+    most = min(max_batch, batch_size(problem, term))
+    return cut(term.name, term.num_examples, most, num_shards)
 
 
 def _is_pointwise(problem: Problem, term: PointTerm, shards: list[Shard]) -> bool:
@@ -249,13 +256,12 @@ def _is_pointwise(problem: Problem, term: PointTerm, shards: list[Shard]) -> boo
         return True
 
     def at(rows: npt.NDArray[np.intp]) -> Array:
-        part = term.with_arrays({key: array[rows] for key, array in term.arrays.items()})
-        arrays = term_arrays(problem, part)
-        specs = {key: tf.TensorSpec(array.shape, array.dtype) for key, array in arrays.items()}
+        arrays = term_arrays(problem, term, rows)
         function = tf.function(
             lambda given: term_values(problem, term, arrays=given), autograph=False
         )
-        return np.asarray(function.get_concrete_function(specs)(arrays).numpy())
+        compiled = function.get_concrete_function(specs_of(arrays))
+        return np.asarray(compiled(arrays).numpy())
 
     first, last = (np.arange(*batch) for batch in (batches[0], batches[-1]))
     every = np.arange(term.num_points)

@@ -19,6 +19,7 @@ from hessian_tasks.architecture import model_config, model_from_config
 from hessian_tasks.errors import ModelError, ProblemError, ReproductionError
 from hessian_tasks.frozen import Evaluated, FrozenInputs, FrozenTerm
 from hessian_tasks.loss import compile_losses_and_gradient, losses_and_gradient
+from hessian_tasks.means import check_means
 from hessian_tasks.models import (
     dtype_of,
     get_theta,
@@ -40,7 +41,8 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
     """Record the inputs of a problem, and its loss and gradient at θ.
 
     Raises:
-        ProblemError: If the weights, the loss or the gradient are not finite.
+        ProblemError: If the weights, the loss or the gradient are not finite, or a term is not what
+            it is declared to be.
         ModelError: If the network cannot be used.
     """
     problem = with_regularization(resolve(problem))
@@ -55,6 +57,7 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
     theta = theta.astype(dtype_of(problem.model))
     for network in networks_of(problem.model).values():
         check_precision(network, len(problem.coordinates))
+    check_means(problem)
     compiled = compile_losses_and_gradient(problem)
     losses, gradient = compiled.evaluate()
     reads = compiled.digests()

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.jets import Tensor
 from hessian_tasks.loss import term_loss
 from hessian_tasks.problem import LossTerm, Problem
+from hessian_tasks.terms import is_batched
 from hessian_tasks.trainables import networks_of
 
 __all__ = ["REGULARIZATION", "with_regularization"]
@@ -87,7 +89,9 @@ def _counted(problem: Problem, regularised: list[Any]) -> set[int]:
     """Ids of the variables whose regularisers are called by the terms."""
 
     def trace() -> list[Tensor]:
-        return [term_loss(problem, term) for term in problem.terms]
+        # An example of a batched term is enough.
+        some = [term.at(np.arange(1)) if is_batched(term) else term for term in problem.terms]
+        return [term_loss(problem, term) for term in some]
 
     with _watched(problem.model, regularised) as called:
         tf.function(trace, autograph=False).get_concrete_function()

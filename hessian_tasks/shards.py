@@ -5,7 +5,8 @@ all shards add up to the product of the whole:
 
     H V = Σ over shards of H_shard V.
 
-A :class:`~hessian_tasks.problem.LossTerm` has no points that could be told apart; it is one shard.
+A :class:`~hessian_tasks.problem.LossTerm` has no points that could be told apart; it is one shard,
+unless it is declared ``batched``: then the examples of its data are its points.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-__all__ = ["Shard", "cut"]
+__all__ = ["MAX_BATCH", "Shard", "cut"]
+
+MAX_BATCH = 256
+"""Points, or examples, that are computed at once."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from hessian_tasks.batches import Part, SumOverBatches
 from hessian_tasks.generalised import KeptLoss
 from hessian_tasks.jets import Tensor
 from hessian_tasks.linearised import Linearisation
@@ -46,7 +47,8 @@ class _Autodiff:
         self._layout = parameter_layout(problem.model)
         self._dtype = np.dtype(dtype_of(problem.model))
         self._row_batch = row_batch
-        self._compiled: dict[int, Callable[[Tensor, Tensor], list[Tensor]]] = {}
+        self._term = term
+        self._compiled: dict[int, SumOverBatches] = {}
 
     def _rows(
         self, row: BlockRow, check: Callable[[], None]
@@ -56,24 +58,25 @@ class _Autodiff:
         offset = self._layout.variables[first].offset
         compiled = self._compile(first)
         for start in range(row.start, row.stop, self._row_batch):
-            check()
             stop = min(start + self._row_batch, row.stop)
-            found = compiled(tf.constant(start - offset), tf.constant(stop - offset))
+            span = tf.constant(start - offset), tf.constant(stop - offset)
+            found = compiled(*span, check=check)
             *others, rows = (tensor.numpy() for tensor in found)
             part = slice(start - row.start, stop - row.start)
             yield part, [*others, rows[:, row.start - offset :]]
 
-    def _compile(self, first: int) -> Callable[[Tensor, Tensor], list[Tensor]]:
+    def _compile(self, first: int) -> SumOverBatches:
         with self._lock:
             if first not in self._compiled:
                 index = tf.TensorSpec([], tf.int32)
-                rows = tf.function(self._make_rows(first), autograph=False)
-                self._compiled[first] = rows.get_concrete_function(index, index)
+                self._compiled[first] = SumOverBatches(
+                    self._problem, [self._term], self._make_rows(first), [index, index]
+                )
             return self._compiled[first]
 
-    def _make_rows(self, first: int) -> Callable[[Tensor, Tensor], list[Tensor]]:
-        def rows(start: Tensor, stop: Tensor) -> list[Tensor]:
-            size, products = self._around(trainable_variables(self._problem.model)[first:])
+    def _make_rows(self, first: int) -> Callable[[Part, Tensor, Tensor], list[Tensor]]:
+        def rows(part: Part, start: Tensor, stop: Tensor) -> list[Tensor]:
+            size, products = self._around(part, trainable_variables(self._problem.model)[first:])
 
             def row(index: Tensor) -> list[Tensor]:
                 return products(tf.one_hot(index, size, dtype=self._dtype))
@@ -88,7 +91,9 @@ class _Autodiff:
 
     _num_results: ClassVar[int]
 
-    def _around(self, variables: list[Tensor]) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+    def _around(
+        self, part: Part, variables: list[Tensor]
+    ) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
         """The number of parameters, and what is computed of a vector: its product is the last."""
         raise NotImplementedError
 
@@ -126,7 +131,9 @@ class AutodiffJacobian(_Autodiff):
             products[part] = rows
         return columns, products
 
-    def _around(self, variables: list[Tensor]) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+    def _around(
+        self, part: Part, variables: list[Tensor]
+    ) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
         around = Linearisation(self._residual, variables)
 
         def products(vector: Tensor) -> list[Tensor]:
@@ -157,7 +164,6 @@ class AutodiffCurvature(_Autodiff):
             row_batch: Number of rows computed by one call into TensorFlow.
         """
         super().__init__(problem, term, row_batch)
-        self._loss = partial(seen_loss, problem, term)
 
     def block_row(self, row: BlockRow, check: Callable[[], None]) -> tuple[None, Array]:
         """See :meth:`hessian_tasks.gauss_newton.TermMatrix.block_row`."""
@@ -166,6 +172,9 @@ class AutodiffCurvature(_Autodiff):
             found[part] = rows
         return None, found
 
-    def _around(self, variables: list[Tensor]) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
-        kept = KeptLoss(self._problem, self._loss, variables)
+    def _around(
+        self, part: Part, variables: list[Tensor]
+    ) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+        loss = partial(seen_loss, self._problem, self._term, arrays=part.arrays)
+        kept = KeptLoss(self._problem, loss, variables)
         return kept.size, lambda vector: [kept.product(vector)]

@@ -12,23 +12,26 @@ points, and the parameters of the problem.
 
 from __future__ import annotations
 
-import math
-import numbers
-import re
-import reprlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.errors import ProblemError
+from hessian_tasks.given import check_name, finite, named_arrays, real
 
-__all__ = ["DensityTerm", "LossTerm", "PointTerm", "ResidualTerm", "Term", "check_name", "finite"]
-
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+__all__ = [
+    "DensityTerm",
+    "LossTerm",
+    "PointTerm",
+    "ResidualTerm",
+    "Term",
+    "check_name",
+    "finite",
+    "is_batched",
+]
 
 
 class PointTerm:
@@ -56,7 +59,7 @@ class PointTerm:
 
     def __post_init__(self) -> None:
         check_name(self.name, "loss term")
-        object.__setattr__(self, "weight", _real(self.weight, self.name))
+        object.__setattr__(self, "weight", real(self.weight, self.name))
         object.__setattr__(self, "columns", _column_names(self.points))
         points = finite(self.points, f"the points of term {self.name!r}")
         # TensorFlow takes derivatives with respect to integers to be zero, without a word.
@@ -67,7 +70,7 @@ class PointTerm:
                 "[N, d], one row a point and one column a coordinate."
             )
         object.__setattr__(self, "points", points)
-        object.__setattr__(self, "data", _named_arrays(self.name, self.data))
+        object.__setattr__(self, "data", named_arrays(self.name, self.data))
         for key, array in self.arrays.items():
             if array.ndim == 0 or len(array) != len(points):
                 raise ProblemError(
@@ -191,22 +194,61 @@ class LossTerm:
         data: Arrays that are handed to ``loss`` by name and frozen into the store.
             What the function captures by itself is checked through the recorded
             loss and gradient, but not stored.
+        batched: Declares that the loss is a mean over N examples, the entries of its data along
+            their first axis: of n_b of them each, in batches b, ``loss = Σ_b n_b/N loss_b``. It
+            is then computed batch by batch, in memory for one of them; see
+            :mod:`hessian_tasks.batches`. Where a problem is frozen or trained, that is checked.
 
     Raises:
         ProblemError: If a name is no identifier, an array holds NaN or
-            infinity, or the weight is not finite.
+            infinity, the weight is not finite, or the term is batched and its data are not one
+            entry an example.
+
+    Example:
+        >>> import keras, tensorflow as tf
+        >>> X, Y = np.zeros((600, 28, 28, 1), "float32"), np.zeros(600, int)
+        >>> def loss(model, x, y):
+        ...     found = keras.losses.sparse_categorical_crossentropy(y, model(x))
+        ...     return tf.reduce_mean(found)
+        >>> LossTerm("fit", loss, data={"x": X, "y": Y}, batched=True).num_examples
+        600
     """
 
     name: str
     loss: Callable[..., Any]
     weight: float = 1.0
     data: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
+    batched: bool = False
     kind: ClassVar[str] = "loss"
 
     def __post_init__(self) -> None:
         check_name(self.name, "loss term")
-        object.__setattr__(self, "weight", _real(self.weight, self.name))
-        object.__setattr__(self, "data", _named_arrays(self.name, self.data))
+        object.__setattr__(self, "weight", real(self.weight, self.name))
+        object.__setattr__(self, "data", named_arrays(self.name, self.data))
+        if not isinstance(self.batched, bool):
+            raise ProblemError(
+                f"Term {self.name!r} has batched={self.batched!r}; expected True or False. How "
+                "many examples are computed at once follows from their size."
+            )
+        if self.batched:
+            self._check_examples()
+
+    def _check_examples(self) -> None:
+        shapes = {key: array.shape for key, array in self.arrays.items()}
+        lengths = {shape[:1] for shape in shapes.values()}
+        # No arrays, one without axes, one without entries.
+        if len(lengths) != 1 or lengths & {(), (0,)}:
+            found = ", ".join(f"{key} {shape}" for key, shape in shapes.items()) or "none"
+            raise ProblemError(
+                f"Term {self.name!r} is batched, with data of shapes: {found}. Expected at least "
+                "one array, and of all the same length N >= 1, one entry an example. What all "
+                "examples share goes into the function's closure."
+            )
+
+    @property
+    def num_examples(self) -> int:
+        """N, of a batched term."""
+        return len(next(iter(self.arrays.values())))
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -217,6 +259,10 @@ class LossTerm:
         """The same term on other data."""
         return replace(self, data=dict(arrays))
 
+    def at(self, rows: npt.NDArray[np.intp]) -> LossTerm:
+        """The same term, which is batched, on some of its examples."""
+        return self.with_arrays({key: array[rows] for key, array in self.arrays.items()})
+
     def __repr__(self) -> str:
         return f"LossTerm({self.name!r}, data={sorted(self.data)}, weight={self.weight})"
 
@@ -224,58 +270,11 @@ class LossTerm:
 Term: TypeAlias = ResidualTerm | DensityTerm | LossTerm
 
 
-def _named_arrays(term: str, data: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
-    for key in data:
-        check_name(key, f"array of term {term!r}")
-    return {key: finite(array, f"{key!r} of term {term!r}") for key, array in data.items()}
+def is_batched(term: Term) -> TypeGuard[LossTerm]:
+    """Whether a term is a loss that is declared a mean over the entries of its data."""
+    return isinstance(term, LossTerm) and term.batched
 
 
 def _column_names(points: Any) -> tuple[str, ...] | None:
     names = list(getattr(points, "columns", ()))
     return tuple(map(str, names)) if any(isinstance(name, str) for name in names) else None
-
-
-def _real(value: Any, name: str) -> float:
-    """A weight as a number of Python's, from that or from an array or tensor without axes."""
-    weight = math.nan
-    # Tensors without a value, numbers that are too large: whatever an object says to this.
-    with suppress(Exception):
-        array = np.asarray(value)
-        real = array.dtype.kind in "iuf" or isinstance(value, numbers.Real)
-        if array.shape == () and real and not isinstance(value, bool):
-            weight = float(value)
-    if not math.isfinite(weight):
-        raise ProblemError(
-            f"The weight of term {name!r} is {reprlib.repr(value)}; expected one finite number."
-        )
-    return weight
-
-
-def check_name(name: str, what: str) -> None:
-    """Refuse what cannot be an identifier.
-
-    Raises:
-        ProblemError: Saying of what it is the name.
-    """
-    if not _NAME.fullmatch(name):
-        raise ProblemError(
-            f"{name!r} cannot name the {what}: expected letters, digits and underscores, "
-            "starting with a letter."
-        )
-
-
-def finite(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
-    """Values as an array of real, finite numbers.
-
-    Raises:
-        ProblemError: Saying of what they are the values.
-    """
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise ProblemError(f"Expected an array for {what}: {error}") from error
-    if array.dtype.kind not in "biuf":
-        raise ProblemError(f"Expected numbers in {what}, got dtype {array.dtype}.")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ProblemError(f"There are NaN or infinite values in {what}.")
-    return array

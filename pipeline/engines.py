@@ -74,10 +74,8 @@ def _choose_matrices(
         for name, convex in kinds.convex.items()
     ]
     notes += [f"without term {name!r}, which {reason}" for name, reason in missing.items()]
-    read = [reading for reading in chosen if reading.term.name in kinds.convex]
     try:
         engine = GaussNewtonEngine(problem, layered_matrices(chosen), by_layers=True)
-        read = chosen
     except NotLayeredError as error:
         notes.insert(0, f"by autodiff because {error}")
         matrices = [
@@ -87,6 +85,7 @@ def _choose_matrices(
             for term in (reading.term for reading in chosen)
         ]
         engine = GaussNewtonEngine(problem, matrices, by_layers=False, devices=devices)
+    read = chosen if engine.by_layers else []
     words = {reading.term.name: reading.words for reading in read}
     return engine, EngineChoice("ggn", "; ".join(notes), engine.residuals, missing, words)
 

@@ -21,6 +21,7 @@ import tensorflow as tf
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.inputs import outputs_at
 from hessian_tasks.loss import compile_losses_and_gradient
+from hessian_tasks.means import check_means
 from hessian_tasks.models import (
     dtype_of,
     get_theta,
@@ -85,12 +86,13 @@ def train(
 
     Raises:
         ProblemError: If the loss or its gradient becomes NaN or infinite, naming
-            the step.
+            the step; or if a term is declared batched and is no mean over its examples.
         ModelError: If the network cannot be used.
     """
     begin = time.perf_counter()
     keras.utils.set_random_seed(seed)
     problem = with_regularization(resolve(problem))
+    check_means(problem)
     report = on_step or (lambda phase, step, loss: None)
     evaluate = compile_losses_and_gradient(problem)
     if adam_steps > 0:
@@ -119,8 +121,7 @@ def _run_adam(
     optimizer = keras.optimizers.Adam(learning_rate)
     optimizer.build([theta])
 
-    def advance() -> tuple[Any, Any]:
-        values, grad = evaluate()
+    def advance(values: Any, grad: Any) -> tuple[Any, Any]:
         optimizer.apply([grad], [theta])
         for part, variable in zip(tf.split(theta.value, sizes), variables, strict=True):
             variable.assign(tf.reshape(part, variable.shape))
@@ -128,7 +129,7 @@ def _run_adam(
 
     compiled = tf.function(advance, autograph=False, jit_compile=False)
     for step in range(1, num_steps + 1):
-        loss, slope = (float(scalar) for scalar in compiled())
+        loss, slope = (float(scalar) for scalar in compiled(*evaluate()))
         _check_finite(loss, slope, "Adam", step)
         report("adam", step, loss)
 

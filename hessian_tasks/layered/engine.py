@@ -33,6 +33,8 @@ class LayeredEngine:
     Everything that is compiled is compiled here, once; block rows then are NumPy alone, but for
     those terms that only automatic differentiation can take. Safe to share between threads.
 
+    A batched loss is expanded as one over all of its examples: streams are kept for all points.
+
     Attributes:
         devices: The devices that do the products; none where NumPy does.
         left_out: The terms that are left to automatic differentiation, and why.

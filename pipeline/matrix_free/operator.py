@@ -15,9 +15,9 @@ from hessian_tasks.jets import reverse_derivative
 from hessian_tasks.models import get_theta
 from hessian_tasks.problem import LossTerm, Problem
 from hessian_tasks.process import configure_tensorflow
-from hessian_tasks.products import MAX_BATCH, ShardProducts, cut_points
+from hessian_tasks.products import ShardProducts, cut_points
 from hessian_tasks.rebuild import rebuild
-from hessian_tasks.shards import Shard
+from hessian_tasks.shards import MAX_BATCH, Shard
 from hessian_tasks.spec import HESSIAN, Matrix
 from pipeline.analysis.operator import HessianOperator
 from pipeline.matrix_free.products import Array, Product, threaded_product
