@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ def fixed_parts(model: Any) -> FixedParts:
     prefix = f"{model.name}/"
     for weight in model.non_trainable_weights:
         layer = weight.path.removeprefix(prefix).rpartition("/")[0]
-        weights[layer] += int(weight.shape.num_elements())
+        weights[layer] += math.prod(weight.shape)
     layers = dict.fromkeys(model._flatten_layers(include_self=False))
     names = [f"{layer.name} ({type(layer).__name__})" for layer in layers if _infers(layer)]
     return FixedParts(dict(weights), names)

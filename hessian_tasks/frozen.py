@@ -86,7 +86,7 @@ class FrozenInputs:
 
     Attributes:
         theta: The parameter vector ``[P]``.
-        state: The non-trainable weights, flattened, float64.
+        state: The weights that are not trained, flattened, float64.
         gradient: ``∇L(θ)`` ``[P]``.
         layout: The parameter table.
         terms: The loss terms.
@@ -137,6 +137,8 @@ class FrozenInputs:
             "problem options": repr(sorted(self.source.options.items())),
             "loss terms": ", ".join(term.name for term in self.terms),
         }
+        if self.layout.held:
+            prints["what only leaves out"] = repr([v.position for v in self.layout.held])
         prints |= {f"imported file {name}": text for name, text in self.imports.items()}
         for term in self.terms:
             if term.reads:

@@ -2,7 +2,8 @@
 
 θ is the concatenation of ``model.trainable_weights``, each flattened in C
 order. Row ``r`` of the Hessian is entry ``r`` of
-``tf.concat([tf.reshape(w, -1) for w in model.trainable_weights], 0)``.
+``tf.concat([tf.reshape(w, -1) for w in model.trainable_weights], 0)``. Where a problem says
+``only=``, it is some of these, in the same order.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from hessian_tasks.errors import ModelError
 
-__all__ = ["LAYER", "ParameterLayout", "Variable"]
+__all__ = ["LAYER", "Held", "ParameterLayout", "Variable"]
 
 # The layer to which the parameters of a problem belong, which are no weights of a network.
 LAYER = "parameters"
@@ -57,8 +58,33 @@ class Variable:
 
 
 @dataclass(frozen=True)
+class Held:
+    """A trainable variable that a problem's ``only`` leaves out of θ.
+
+    Attributes:
+        position: Its place among all trainable variables, which no name decides: Keras counts the
+            names of layers on with every network that a process builds.
+        path: Layer and name, ``"hidden_1/kernel"``.
+        shape: Shape of the variable.
+    """
+
+    position: int
+    path: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
 class ParameterLayout:
     """The ordered table of variables that make up θ ``[P]``.
+
+    Attributes:
+        variables: These.
+        held: The trainable variables that are held fixed beside them.
 
     Example:
         >>> layout = ParameterLayout.of([("a/kernel", (2, 3)), ("a/bias", (3,))])
@@ -69,6 +95,8 @@ class ParameterLayout:
     """
 
     variables: tuple[Variable, ...]
+    # Not in the text of which stores that know no such thing have a digest.
+    held: tuple[Held, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(cls, named_shapes: Sequence[tuple[str, Sequence[int]]]) -> ParameterLayout:
@@ -98,12 +126,18 @@ class ParameterLayout:
 
     @property
     def count(self) -> str:
-        """P, with what belongs to networks and what are parameters beside them.
+        """P, with what belongs to networks and what are parameters beside them; or of how many.
 
         Example:
-            >>> ParameterLayout.of([("a/kernel", (30, 40)), ("parameters/nu", ())]).count
+            >>> layout = ParameterLayout.of([("a/kernel", (30, 40)), ("parameters/nu", ())])
+            >>> layout.count
             '1,200 + 1'
+            >>> ParameterLayout(layout.variables, (Held(1, "a/bias", (40,)),)).count
+            '1,201 of 1,241'
         """
+        if self.held:
+            total = self.num_params + sum(variable.size for variable in self.held)
+            return f"{self.num_params:,} of {total:,}"
         beside = sum(variable.size for variable in self.variables if variable.layer == LAYER)
         return f"{self.num_params - beside:,}" + (f" + {beside:,}" if beside else "")
 
@@ -155,13 +189,21 @@ class ParameterLayout:
         """The table as JSON data; :meth:`from_json` reads it back."""
         return [{"layer": v.layer, "name": v.name, "shape": list(v.shape)} for v in self.variables]
 
+    def held_to_json(self) -> list[dict[str, Any]]:
+        """What is held fixed, likewise."""
+        return [{**asdict(variable), "shape": list(variable.shape)} for variable in self.held]
+
     @classmethod
-    def from_json(cls, table: Sequence[Mapping[str, Any]]) -> ParameterLayout:
-        """Read what :meth:`to_json` wrote.
+    def from_json(
+        cls, table: Sequence[Mapping[str, Any]], held: Sequence[Mapping[str, Any]] = ()
+    ) -> ParameterLayout:
+        """Read what :meth:`to_json` and :meth:`held_to_json` wrote.
 
         Example:
             >>> layout = ParameterLayout.of([("a/kernel", (2, 3)), ("b", ())])
-            >>> ParameterLayout.from_json(layout.to_json()) == layout
+            >>> ParameterLayout.from_json(layout.to_json(), layout.held_to_json()) == layout
             True
         """
-        return cls.of([(f"{v['layer']}/{v['name']}", v["shape"]) for v in table])
+        layout = cls.of([(f"{v['layer']}/{v['name']}", v["shape"]) for v in table])
+        fixed = [Held(v["position"], v["path"], tuple(v["shape"])) for v in held]
+        return cls(layout.variables, tuple(fixed))

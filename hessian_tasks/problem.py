@@ -7,7 +7,7 @@ The total loss is the sum of the terms, see :mod:`hessian_tasks.terms`,
          + Σ_k w_k · loss_k(model)                                   (loss terms)
 
 and the Hessian of L with respect to all trainable weights, and then the parameters, is what gets
-computed.
+computed; or with respect to some of them, all else held fixed.
 """
 
 from __future__ import annotations
@@ -46,12 +46,17 @@ class Problem:
             the points. May be empty if every term is a :class:`LossTerm`.
         parameters: What is trained beside the network, last in θ: numbers, arrays, or trainable
             ``tf.Variable``s of the user's own, by name. Terms are given them by name.
+        only: What θ consists of, if not of all: names of layers, ``"hidden_1"``, of variables,
+            ``"output/bias"``, of networks where there are several, ``"u"`` and then
+            ``"u/hidden_1"``, and of parameters; ``"parameters"`` are all of these. The rest is held
+            fixed at its present value, as frozen weights are, and the loss stays the same. Give
+            layers names for this: Keras counts its own on with every network.
         exact_solution: If known, ``exact_solution(points)`` maps a NumPy array
             ``[N, d]`` to the solution ``[N, outputs]``; training reports the error.
 
     Raises:
-        ProblemError: If there are no terms, two share a name, or points do not
-            have one column a coordinate.
+        ProblemError: If there are no terms, two share a name, points do not
+            have one column a coordinate, or ``only`` is empty.
 
     Example:
         >>> term = ResidualTerm("pde", points=[[0.0, 1.0]], residual=lambda x, u: u.value)
@@ -67,8 +72,11 @@ but the problem has 1 coordinate: x.
     coordinates: Sequence[str] = ()
     exact_solution: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    only: Sequence[str] | str | None = None
 
     def __post_init__(self) -> None:
+        if self.only is not None:
+            object.__setattr__(self, "only", _checked_names(self.only))
         object.__setattr__(self, "parameters", dict(self.parameters))
         object.__setattr__(self, "coordinates", tuple(self.coordinates))
         object.__setattr__(self, "terms", tuple(map(self._in_order, _checked_terms(self.terms))))
@@ -135,6 +143,25 @@ def _checked_terms(terms: Any) -> Sequence[Term]:
             )
     if not found:
         raise ProblemError("The problem has no loss terms; expected at least one.")
+    return found
+
+
+def _checked_names(only: Any) -> tuple[str, ...]:
+    names = [only] if isinstance(only, str) else only
+    if not isinstance(names, Iterable):
+        names = [only]
+    found = tuple(dict.fromkeys(names))
+    for name in found:
+        if not isinstance(name, str):
+            raise ProblemError(
+                f"The problem's only has a {type(name).__name__}; expected names of layers, "
+                'variables, networks or parameters, as in only=["output", "nu"].'
+            )
+    if not found:
+        raise ProblemError(
+            "The problem's only is empty, which leaves nothing to differentiate by. Name layers, "
+            "variables, networks or parameters in it, or leave it out."
+        )
     return found
 
 

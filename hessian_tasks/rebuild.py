@@ -8,10 +8,12 @@ arithmetic can therefore never mix two problems in one array.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -28,11 +30,11 @@ from hessian_tasks.models import (
     set_theta,
 )
 from hessian_tasks.numerics import check_precision, compute_the_same
-from hessian_tasks.parameters import LAYER, ParameterLayout
+from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.problem import Problem, Term
 from hessian_tasks.regularization import with_regularization
 from hessian_tasks.source import ProblemSource
-from hessian_tasks.trainables import UNNAMED, networks_of, parameters_of, resolve
+from hessian_tasks.trainables import UNNAMED, held_of, networks_of, parameters_of, resolve
 
 __all__ = ["freeze", "rebuild"]
 
@@ -47,7 +49,7 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
     """
     problem = with_regularization(resolve(problem))
     theta = get_theta(problem.model)
-    layout = parameter_layout(problem.model)
+    layout = replace(parameter_layout(problem.model), held=held_of(problem.model))
     if not np.isfinite(theta).all():
         bad = int(np.flatnonzero(~np.isfinite(theta))[0])
         raise ProblemError(
@@ -111,7 +113,8 @@ def _rebuild_model(problem: Problem, frozen: FrozenInputs) -> Any:
     A loss may read the problem's own network by other ways than its argument. But a network that
     belongs to a user, and may have been trained further since, is not touched.
     """
-    own, recorded = resolve(problem).model, _recorded_model(problem, frozen)
+    held = [variable.position for variable in frozen.layout.held]
+    own, recorded = resolve(problem, held).model, _recorded_model(problem, frozen, held)
     fits = _shapes(parameter_layout(own)) == _shapes(frozen.layout) and (
         dtype_of(own) == frozen.dtype and len(get_theta(own, trainable=False)) == len(frozen.state)
     )
@@ -119,14 +122,14 @@ def _rebuild_model(problem: Problem, frozen: FrozenInputs) -> Any:
         _set_weights(own, frozen)
     elif fits:
         _set_own_parameters(own, problem, frozen)
-    held = fits and _holds(own, frozen)
+    agrees = fits and _agrees(own, frozen)
     if recorded is None:
-        if not held:
+        if not agrees:
             raise ModelError(_NOT_THE_SAME[fits])
         return own
     pairs = zip(networks_of(own).values(), networks_of(recorded).values(), strict=True)
     same = all(compute_the_same(*pair, len(problem.coordinates)) for pair in pairs)
-    return own if held and same else recorded
+    return own if agrees and same else recorded
 
 
 _NOT_THE_SAME = {
@@ -146,14 +149,14 @@ def _shapes(layout: ParameterLayout) -> list[tuple[int, ...]]:
     return [variable.shape for variable in layout.variables]
 
 
-def _recorded_model(problem: Problem, frozen: FrozenInputs) -> Any | None:
+def _recorded_model(problem: Problem, frozen: FrozenInputs, held: list[int]) -> Any | None:
     if frozen.model_config is None:
         return None
     # Variables that belong to a user are not touched: these are others, of the same shapes.
     values = {name: np.asarray(value) for name, value in problem.parameters.items()}
     num_weights = len(frozen.theta) + len(frozen.state) - sum(v.size for v in values.values())
     network = model_from_config(frozen.model_config, num_weights)
-    model = resolve(replace(problem, model=network, parameters=values)).model
+    model = resolve(replace(problem, model=network, parameters=values), held).model
     _set_weights(model, frozen)
     return model
 
@@ -165,14 +168,22 @@ def _set_weights(model: Any, frozen: FrozenInputs) -> None:
 
 def _set_own_parameters(model: Any, problem: Problem, frozen: FrozenInputs) -> None:
     """Set the parameters that were given as numbers: their variables are nobody else's."""
-    for variable in frozen.layout.variables:
-        given = problem.parameters.get(variable.name) if variable.layer == LAYER else None
-        if given is not None and not isinstance(given, tf.Variable):
-            value = frozen.theta[variable.offset : variable.stop].reshape(variable.shape)
-            parameters_of(model)[variable.name].assign(value)
+    declared = parameters_of(model)
+    own = {id(declared[n]) for n, given in problem.parameters.items() if not _is_variable(given)}
+    # Those that only= leaves out are among the others.
+    weights = [*model.trainable_weights, *model.non_trainable_weights]
+    edges = np.cumsum([math.prod(weight.shape) for weight in weights])[:-1]
+    values = np.split(np.concatenate([frozen.theta.astype(np.float64), frozen.state]), edges)
+    for weight, value in zip(weights, values, strict=True):
+        if id(weight.value) in own:
+            weight.assign(value.reshape(weight.shape).astype(weight.dtype))
 
 
-def _holds(model: Any, frozen: FrozenInputs) -> bool:
+def _is_variable(given: Any) -> bool:
+    return isinstance(given, tf.Variable | keras.Variable)
+
+
+def _agrees(model: Any, frozen: FrozenInputs) -> bool:
     state = get_theta(model, trainable=False).astype(np.float64)
     return np.array_equal(get_theta(model), frozen.theta) and np.array_equal(
         state, frozen.state, equal_nan=True

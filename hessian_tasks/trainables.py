@@ -3,11 +3,15 @@
 A problem whose model is resolved has the network itself as its model, or, where it has parameters
 or several networks, :class:`Trainables`, which has the weights of all. So θ and its layout,
 training, freezing and all engines take them for what they are: weights.
+
+Where ``only`` leaves weights out of θ, these are among those that are not trainable, and everyone
+takes them for frozen ones. The networks themselves stay as they are: terms, regularisers and files
+see them whole, and the loss is the same function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +22,20 @@ import tensorflow as tf
 
 from hessian_tasks.errors import ModelError, ProblemError
 from hessian_tasks.models import dtype_of, resolve_model
-from hessian_tasks.parameters import LAYER
+from hessian_tasks.parameters import LAYER, Held
 from hessian_tasks.problem import Problem
+from hessian_tasks.selection import positions_held
 
-__all__ = ["UNNAMED", "Trainables", "Weight", "networks_of", "parameters_of", "resolve"]
+__all__ = [
+    "UNNAMED",
+    "Trainables",
+    "Weight",
+    "every_weight",
+    "held_of",
+    "networks_of",
+    "parameters_of",
+    "resolve",
+]
 
 # The name of a single network, which no argument of a term can have.
 UNNAMED = ""
@@ -93,7 +107,8 @@ class Trainables:
             raise ModelError(f"The networks' weights have different dtypes: {dtypes}.")
         dtype = next(iter(dtypes.values()))
         self.parameters: dict[str, Weight] = {}
-        owners = {id(weight.value): weight.path for weight in self.trainable_weights}
+        self._held: set[int] = set()
+        owners = {id(weight.value): weight.path for weight in self.candidates}
         for name, value in parameters.items():
             variable = _variable(name, value, dtype)
             owner = owners.setdefault(id(variable), f"parameter {name!r}")
@@ -105,24 +120,51 @@ class Trainables:
             self.parameters[name] = Weight(f"{LAYER}/{name}", variable)
 
     @property
+    def candidates(self) -> list[Weight]:
+        """What could be trained: of each network, once where they share it, then the parameters."""
+        return [*_once(self._found(trainable=True)), *self.parameters.values()]
+
+    @property
+    def paths(self) -> list[list[str]]:
+        """The paths of the candidates, of which shared ones have several."""
+        found = self._found(trainable=True)
+        return [
+            [other.path for other in found if other.value is weight.value] or [weight.path]
+            for weight in self.candidates
+        ]
+
+    def hold(self, positions: Collection[int]) -> None:
+        """Hold fixed the candidates at these positions, and train all others."""
+        self._held = {id(w.value) for i, w in enumerate(self.candidates) if i in positions}
+
+    @property
+    def held(self) -> tuple[Held, ...]:
+        """The candidates that are held fixed."""
+        places = enumerate(self.candidates)
+        return tuple(Held(i, w.path, w.shape) for i, w in places if id(w.value) in self._held)
+
+    @property
     def trainable_weights(self) -> list[Weight]:
-        """Those of the networks, each once where networks share layers, then the parameters."""
-        found = [
+        """The candidates that are not held fixed."""
+        return [weight for weight in self.candidates if id(weight.value) not in self._held]
+
+    @property
+    def non_trainable_weights(self) -> list[Weight]:
+        """The candidates that are held fixed, then those weights of the networks that are none."""
+        held = [weight for weight in self.candidates if id(weight.value) in self._held]
+        return [*held, *_once(self._found(trainable=False))]
+
+    def _found(self, *, trainable: bool) -> list[Weight]:
+        kind = "trainable_weights" if trainable else "non_trainable_weights"
+        return [
             Weight(self._path(name, weight), weight.value)
             for name, network in self.networks.items()
-            for weight in network.trainable_weights
+            for weight in getattr(network, kind)
         ]
-        return [*_once(found), *self.parameters.values()]
 
     def _path(self, name: str, weight: Any) -> str:
         path = weight.path.removeprefix(f"{self.networks[name].name}/")
         return path if len(self.networks) == 1 else f"{name}/{path}"
-
-    @property
-    def non_trainable_weights(self) -> list[Any]:
-        """Those of the networks."""
-        networks = self.networks.values()
-        return _once(w for network in networks for w in network.non_trainable_weights)
 
     @property
     def variables(self) -> list[Any]:
@@ -175,14 +217,19 @@ def _variable(name: str, value: Any, dtype: str) -> Any:
     return value
 
 
-def resolve(problem: Problem) -> Problem:
+def resolve(problem: Problem, held: Collection[int] | None = None) -> Problem:
     """The problem with built networks, and its parameters as variables, in the place of its model.
 
     A problem that is resolved stays as it is.
 
+    Args:
+        problem: The problem.
+        held: Positions of the weights that are held fixed, where these are recorded: no names,
+            which another build of the network may not have, are looked for then.
+
     Raises:
         ModelError: If there is no built network.
-        ProblemError: If a parameter cannot be used.
+        ProblemError: If a parameter cannot be used, or there is nothing of a name in ``only``.
 
     Example:
         >>> from hessian_tasks import ResidualTerm
@@ -198,9 +245,27 @@ def resolve(problem: Problem) -> Problem:
     several = isinstance(problem.model, Mapping)
     declared = problem.model if several else {UNNAMED: problem.model}
     networks = {name: resolve_model(model) for name, model in declared.items()}
-    if several or problem.parameters:
-        return replace(problem, model=Trainables(networks, problem.parameters))
-    return replace(problem, model=networks[UNNAMED])
+    if not (several or problem.parameters or held or problem.only):
+        return replace(problem, model=networks[UNNAMED])
+    model = Trainables(networks, problem.parameters)
+    if held is None and problem.only:
+        held = positions_held(model.paths, problem.only)
+    model.hold(held or ())
+    return replace(problem, model=model)
+
+
+def every_weight(model: Any) -> list[Any]:
+    """All weights of a resolved problem's model, in an order that does not depend on ``only``."""
+    if isinstance(model, Trainables):
+        known = {id(weight.value) for weight in model.candidates}
+        others = [w for w in model.non_trainable_weights if id(w.value) not in known]
+        return [*model.candidates, *others]
+    return [*model.trainable_weights, *model.non_trainable_weights]
+
+
+def held_of(model: Any) -> tuple[Held, ...]:
+    """What ``only`` holds fixed of a resolved problem's model."""
+    return model.held if isinstance(model, Trainables) else ()
 
 
 def networks_of(model: Any) -> dict[str, Any]:

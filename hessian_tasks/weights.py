@@ -18,7 +18,7 @@ from hessian_tasks.errors import ModelError, plain
 from hessian_tasks.models import assign_weights, inner_layers, resolve_model
 from hessian_tasks.numerics import compute_the_same
 from hessian_tasks.problem import Problem
-from hessian_tasks.trainables import resolve
+from hessian_tasks.trainables import every_weight, resolve
 
 __all__ = ["load_values", "load_weights_file", "save_values", "take_network_file"]
 
@@ -67,8 +67,8 @@ def save_values(path: Path, model: Any) -> None:
         path: The file.
         model: The model.
     """
-    weights = [*model.trainable_weights, *model.non_trainable_weights]
-    np.savez(path, **{f"{i:04}/{w.path}": w.numpy() for i, w in enumerate(weights)})
+    weights = enumerate(every_weight(model))
+    np.savez(path, **{f"{i:04}/{weight.path}": weight.numpy() for i, weight in weights})
 
 
 def load_values(path: str | Path, problem: Problem) -> Problem:
@@ -78,7 +78,7 @@ def load_values(path: str | Path, problem: Problem) -> Problem:
         ModelError: If the file is missing, unreadable or does not fit.
     """
     problem = resolve(problem)
-    weights = [*problem.model.trainable_weights, *problem.model.non_trainable_weights]
+    weights = every_weight(problem.model)
     try:
         with np.load(path, allow_pickle=False) as archive:
             values = {name.partition("/")[2]: archive[name] for name in sorted(archive.files)}

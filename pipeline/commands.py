@@ -243,12 +243,12 @@ def train_settings(
 
 
 def _save_network(model: Any, out: Path, source: ProblemSource) -> None:
-    """Save what is trained, and read it back as a run will: into the problem's network."""
-    from hessian_tasks.models import get_theta
-    from hessian_tasks.trainables import Trainables
+    """Save all weights, and read them back as a run will: into the problem's network."""
+    from hessian_tasks.trainables import every_weight, networks_of, parameters_of
     from hessian_tasks.weights import load_values, load_weights_file, save_values
 
-    if isinstance(model, Trainables) and out.suffix != ".npz":
+    network, *others = networks_of(model).values()
+    if out.suffix != ".npz" and (others or parameters_of(model)):
         raise ConfigError(
             f"The problem trains more than one network, which {out} cannot hold. Save as .npz."
         )
@@ -258,7 +258,7 @@ def _save_network(model: Any, out: Path, source: ProblemSource) -> None:
             if out.suffix == ".npz":
                 save_values(out, model)
             else:
-                (model.save if out.suffix == ".keras" else model.save_weights)(out)
+                (network.save if out.suffix == ".keras" else network.save_weights)(out)
         # Of a subclassed model Keras may not know the arguments that it was made with.
         except NotImplementedError as error:
             raise ConfigError(
@@ -270,7 +270,8 @@ def _save_network(model: Any, out: Path, source: ProblemSource) -> None:
         found = load_values(out, problem).model
     else:
         found = load_weights_file(out, problem.model, len(problem.coordinates))
-    if not np.array_equal(get_theta(found), get_theta(model)):
+    pairs = zip(every_weight(found), every_weight(model), strict=True)
+    if not all(np.array_equal(own.numpy(), saved.numpy(), equal_nan=True) for own, saved in pairs):
         raise StoreError(f"{out} does not give back the weights that were saved. Save elsewhere.")
 
 

@@ -55,7 +55,9 @@ class HoldsInputs:
         """
         self.location, self.attributes = location, attributes
         self.num_params = checked.num_params
-        self.layout = ParameterLayout.from_json(attributes["parameters"])
+        self.layout = ParameterLayout.from_json(
+            attributes["parameters"], attributes.get("held", [])
+        )
         names = [*names, *checked.inputs]
         read = partial(read_array, location, kind=self.kind)
         self.metadata = dict(zip(names, location.each(read, names), strict=True))

@@ -181,6 +181,7 @@ def describe_inputs(frozen: FrozenInputs) -> dict[str, Any]:
         "terms": [_describe(term) for term in frozen.terms],
         "network_inputs": list(frozen.coordinates),
         "parameters": frozen.layout.to_json(),
+        "held": frozen.layout.held_to_json(),
         "model_config": frozen.model_config,
         "fingerprint": frozen.fingerprint(),
         "source": {

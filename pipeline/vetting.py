@@ -76,6 +76,12 @@ class _Variable(Strict):
     shape: list[NonNegativeInt] = Field(max_length=32)
 
 
+class _Held(Strict):
+    position: NonNegativeInt
+    path: Line
+    shape: list[NonNegativeInt] = Field(max_length=32)
+
+
 class _Source(Strict):
     reference: Line
     options: dict[str, Any]
@@ -97,6 +103,8 @@ class RecordedInputs(Strict):
     terms: list[_Term] = Field(min_length=1, max_length=1000)
     network_inputs: list[Line]
     parameters: list[_Variable] = Field(min_length=1, max_length=20_000)
+    # Stores from before weights could be left out do not say that none is.
+    held: list[_Held] = Field([], max_length=20_000)
     architecture: str | None = Field(alias="model_config")
     fingerprint: dict[Line, Line]
     source: _Source

@@ -29,6 +29,7 @@ from hessian_tasks.means import check_means
 from hessian_tasks.models import dtype_of, get_theta, set_theta, trainable_variables
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.products import ShardProducts, cut_points
+from hessian_tasks.reading import read_terms
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.regularization import REGULARIZATION, with_regularization
 from hessian_tasks.source import LIVE, ProblemSource
@@ -225,7 +226,7 @@ def test_the_gauss_newton_matrix_is_the_fisher_matrix(network: Callable[[], Any]
     curvature = AutodiffCurvature(problem, term)
     rows = curvature.block_row(BlockRow(0, 0, len(unit)), lambda: None)[1]
     assert_close(rows, fisher)
-    assert find_kinds(problem).convex["fit"]
+    assert find_kinds(read_terms(problem)).convex["fit"]
 
 
 def test_a_dense_network_is_computed_by_layers(expected: Mapping[Any, Any]) -> None:

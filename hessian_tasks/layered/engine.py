@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hessian_tasks.autodiff import AutodiffEngine
+from hessian_tasks.autodiff import AutodiffEngine, trial_rows
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.layered.compiled import CompiledContraction
@@ -164,6 +164,8 @@ class LayeredEngine:
     def trial_rows(self) -> list[BlockRow]:
         """A few rows that are typical of the whole: of the first site, then of the largest."""
         sites = [self._program.site(wire) for wire in self._program.sites]
+        if not sites:  # nothing but parameters beside a network that is held fixed
+            return trial_rows(self.layout.num_params, 1, 3)
         largest = max(sites, key=lambda site: site.num_rows * site.width)
         chosen = [(sites[0], 1), (largest, 1), (largest, min(3, largest.num_rows))]
         return [BlockRow(0, s.offset, s.offset + rows * s.width) for s, rows in chosen]
@@ -175,7 +177,7 @@ class LayeredEngine:
         A block row that ends between them has them computed once more by the next.
         """
         sites = [self._program.site(wire) for wire in self._program.sites]
-        return max(sites, key=lambda site: site.num_rows * site.width).width
+        return max(sites, key=lambda site: site.num_rows * site.width).width if sites else 1
 
     def num_graphs(self, per_term: bool) -> int:
         """Number of graphs that a run compiles, each about as large as the first."""

@@ -312,6 +312,12 @@ class _Reader:
 
     def _function(self, tensor: Tensor, boundary: list[Tensor]) -> Callable[..., Tensor]:
         """A function that will be differentiated."""
+        for operation in walk_back(tensor, {t.name for t in boundary}):
+            takes_variable = any(source.dtype == tf.resource for source in operation.inputs)
+            if takes_variable and operation.type != "ReadVariableOp":
+                raise NotLayeredError(
+                    f"operation {operation.type} ({operation.name}) reads weights inside of it"
+                )
         self.pieces.append((tensor, boundary))
         return make_function(tensor, boundary, self.constants)
 

@@ -67,6 +67,10 @@ def make_function(
             node.attr.pop("_class", None)  # a wish for a device, by the names of operations
             del node.input[:]
             node.input.extend(_unwrap(tensor, stops).name for tensor in operation.inputs)
+            if operation.type == "BiasAdd" and node.input[1] in names:
+                # A bias that is an argument has a row for each point.
+                node.op = "AddV2"
+                node.attr.pop("data_format", None)
             used.update(node.input)
 
     def function(*tensors: Tensor) -> Tensor:
