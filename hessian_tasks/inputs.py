@@ -8,6 +8,7 @@ as one function of such a matrix, which is differentiated by its columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -19,7 +20,7 @@ import tensorflow as tf
 
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.jets import Derivative, Derivatives, Evaluate, Index, Tensor, evaluate_by
-from hessian_tasks.models import dtype_of, num_inputs
+from hessian_tasks.models import dtype_of
 from hessian_tasks.problem import PointTerm, Problem
 from hessian_tasks.trainables import networks_of
 
@@ -35,12 +36,13 @@ class Inputs:
 
     Attributes:
         names: Their names, as far as they have any of their own.
-        widths: Their numbers of columns; 0 where a network does not say.
+        shapes: Their shapes at a point: of images as many numbers as columns of the matrix. That of
+            a network that does not say is ``(0,)``.
         packed: What the network takes: ``"tensor"``, ``"list"`` or ``"dict"``.
     """
 
     names: tuple[str, ...]
-    widths: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     packed: str
 
     @classmethod
@@ -56,7 +58,7 @@ class Inputs:
             >>> branch, trunk = keras.Input((100,), name="branch"), keras.Input((2,), name="trunk")
             >>> both = keras.layers.concatenate([branch, trunk])
             >>> Inputs.of(keras.Model([branch, trunk], keras.layers.Dense(1)(both)))
-            Inputs(names=('branch', 'trunk'), widths=(100, 2), packed='list')
+            Inputs(names=('branch', 'trunk'), shapes=((100,), (2,)), packed='list')
         """
         shapes = _shapes(network)
         if isinstance(shapes, Mapping):
@@ -64,9 +66,15 @@ class Inputs:
         elif isinstance(shapes, list):
             names, packed = _names(network, len(shapes)), "list"
         else:
-            return cls(("",), (num_inputs(network) or num_coordinates or _width(shapes),), "tensor")
+            shape = _at_a_point(shapes)
+            return cls(("",), (shape if any(shape) else (num_coordinates,),), "tensor")
         entries = shapes.values() if isinstance(shapes, Mapping) else shapes
-        return cls(names, tuple(map(_width, entries)), packed)
+        return cls(names, tuple(map(_at_a_point, entries)), packed)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Their numbers of columns."""
+        return tuple(map(math.prod, self.shapes))
 
     @property
     def width(self) -> int:
@@ -81,9 +89,13 @@ class Inputs:
 
     def pack(self, parts: Sequence[Tensor]) -> Any:
         """What the network is called with."""
+        shaped = [
+            tf.reshape(part, (-1, *shape)) if len(shape) > 1 else part
+            for part, shape in zip(parts, self.shapes, strict=True)
+        ]
         if self.packed == "dict":
-            return dict(zip(self.names, parts, strict=True))
-        return list(parts) if self.packed == "list" else parts[0]
+            return dict(zip(self.names, shaped, strict=True))
+        return shaped if self.packed == "list" else shaped[0]
 
     def unpack(self, given: Any) -> list[Tensor]:
         """The inputs of a call, the opposite of :meth:`pack`.
@@ -97,7 +109,13 @@ class Inputs:
             parts = list(given) if isinstance(given, list | tuple) else [given]
         if len(parts) != len(self.names) or (self.packed == "dict") > isinstance(given, Mapping):
             raise ValueError(f"{len(parts)} inputs")
-        return [tf.convert_to_tensor(part) for part in parts]
+        tensors = [tf.convert_to_tensor(part) for part in parts]
+        return [
+            tf.reshape(tensor, (-1, math.prod(shape)))
+            if len(shape) > 1 and tensor.shape[1:] == shape
+            else tensor
+            for tensor, shape in zip(tensors, self.shapes, strict=True)
+        ]
 
 
 def _shapes(network: Any) -> Any:
@@ -121,9 +139,8 @@ def _names(network: Any, count: int) -> tuple[str, ...]:
     return tuple("" if n.startswith("keras_tensor") else n for n in names) or ("",) * count
 
 
-def _width(shape: Any) -> int:
-    known = isinstance(shape, list | tuple) and len(shape) == 2
-    return int(shape[1] or 0) if known else 0
+def _at_a_point(shape: Any) -> tuple[int, ...]:
+    return tuple(int(size or 0) for size in shape[1:]) or (0,)
 
 
 def evaluate_inputs(network: Any, inputs: Inputs, derivative: Derivative) -> EvaluateInputs:
@@ -234,8 +251,7 @@ def _axes(
 
 
 def _columns(array: Tensor, points: Tensor) -> Tensor:
-    array = array[:, tf.newaxis] if array.shape.rank == 1 else array
-    return tf.cast(array, points.dtype)
+    return tf.cast(tf.reshape(array, (array.shape[0], -1)), points.dtype)
 
 
 def _unfed(inputs: Inputs, term: PointTerm, coordinates: Sequence[str]) -> str:

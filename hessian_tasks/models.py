@@ -20,7 +20,6 @@ __all__ = [
     "get_theta",
     "inner_layers",
     "kept_weights",
-    "num_inputs",
     "parameter_layout",
     "resolve_model",
     "set_theta",
@@ -109,18 +108,6 @@ def dtype_of(model: Any) -> str:
             f"The trainable weights have dtypes {dtypes}; expected all float32 or all float64."
         )
     return dtypes[0]
-
-
-def num_inputs(model: Any) -> int:
-    """Width of the model's input, or 0 if it does not say.
-
-    Example:
-        >>> import keras
-        >>> num_inputs(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]))
-        3
-    """
-    inputs = getattr(model, "inputs", None) or []
-    return int(inputs[0].shape[-1] or 0) if len(inputs) == 1 else 0
 
 
 def get_theta(model: Any, *, trainable: bool = True) -> npt.NDArray[Any]:

@@ -266,6 +266,49 @@ def test_inputs_that_are_not_paired_point_by_point_are_left_to_autodiff() -> Non
     assert_close(AutodiffEngine(problem).block_row(BlockRow(0, 0, len(expected))), expected)
 
 
+def test_images_are_inputs_of_as_many_columns_as_pixels() -> None:
+    """The Fisher matrix of a convolutional classifier, Σ Jᵀ (diag p - p pᵀ) J / N."""
+    keras.utils.set_random_seed(8)
+    images, labels = rng.normal(size=(5, 4, 4, 1)), np.array([0, 2, 1, 1, 0])
+    convolution = layers.Conv2D(2, 3, activation="tanh", **F64)
+    entry = keras.Input((4, 4, 1), **F64)
+    net = keras.Sequential([entry, convolution, layers.Flatten(**F64), dense(3)])
+
+    def loss(model: Any, x: Tensor, y: Tensor) -> Tensor:
+        found = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x))
+        return tf.reduce_mean(found)
+
+    term = LossTerm("fit", loss, data={"x": images, "y": labels})
+    variables = trainable_variables(net)
+    with tf.GradientTape() as tape:
+        logits = net(images)
+    parts = tape.jacobian(logits, variables)
+    jacobian = np.concatenate([part.numpy().reshape(5, 3, -1) for part in parts], axis=2)
+    p = tf.nn.softmax(logits).numpy()
+    bend = np.einsum("nc,cd->ncd", p, np.eye(3)) - np.einsum("nc,nd->ncd", p, p)
+    expected = np.einsum("nci,ncd,ndj->ij", jacobian, bend, jacobian) / 5
+    found = gauss_newton_vector_product(Problem(net, [term]), np.eye(len(expected)))
+    assert_close(found, expected)
+    with pytest.raises(NotLayeredError, match="neither a product with one kernel"):
+        LayeredEngine(Problem(net, [term]))
+
+
+def test_a_derivative_by_one_of_very_many_columns_is_left_to_autodiff() -> None:
+    branch = keras.Input((300,), **F64)
+    net = keras.Model(branch, dense(1)(dense(2, "tanh")(branch)))
+
+    def loss(model: Any) -> Tensor:
+        x = tf.constant(np.linspace(0, 1, 600).reshape(2, 300))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            u = model(x)
+        return tf.reduce_mean(tape.gradient(u, x) ** 2)
+
+    problem = Problem(net, [LossTerm("own", loss)])
+    with pytest.raises(NotLayeredError, match="differentiates the network by more than 256"):
+        LayeredEngine(problem)
+
+
 def operator_problem() -> Problem:
     some = {"branch": V[:3], "y": F[:3]}
     terms = [

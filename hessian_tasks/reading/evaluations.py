@@ -23,7 +23,7 @@ from hessian_tasks.jets import Index, Tensor
 from hessian_tasks.loss import seen_loss
 from hessian_tasks.models import dtype_of, trainable_variables
 from hessian_tasks.problem import Problem, Term
-from hessian_tasks.reading.stand_in import Calls, view_of_stand_ins
+from hessian_tasks.reading.stand_in import MAX_COLUMNS, Calls, view_of_stand_ins
 from hessian_tasks.reads import ancestors
 from hessian_tasks.trainables import networks_of
 
@@ -172,6 +172,10 @@ def _asked_by(loss: Tensor, calls: Calls) -> Calls:
     A gradient by all inputs of a network asks for many more.
     """
     used = ancestors(loss)
+    if any(tensor.op in used for tensor in calls.unknown):
+        raise NotLayeredError(
+            f"differentiates the network by more than {MAX_COLUMNS} columns of an input"
+        )
     pairs = zip(calls.asked, calls.given, strict=True)
     # What is inside a loop or a branch is in a graph of its own.
     kept = [(a, g) for a, g in pairs if g.op in used or g.graph is not loss.graph]

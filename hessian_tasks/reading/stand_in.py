@@ -12,6 +12,7 @@ which are known, too, and have such gradients themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -26,7 +27,11 @@ from hessian_tasks.loss import View
 from hessian_tasks.models import dtype_of
 from hessian_tasks.trainables import networks_of
 
-__all__ = ["Calls", "StandIn", "view_of_stand_ins"]
+__all__ = ["MAX_COLUMNS", "Calls", "StandIn", "view_of_stand_ins"]
+
+# Columns of an input by which the stand-in can be differentiated. Each costs operations whenever a
+# gradient passes, whether it is needed or not, and by the pixels of an image none is.
+MAX_COLUMNS = 256
 
 Known = Callable[[int, Index, Sequence[Tensor]], Tensor]
 
@@ -40,12 +45,14 @@ class Calls:
         points: The inputs ``[N, d]`` of every call.
         asked: The derivatives that were asked for, with the number of the call.
         given: What was given, in the same order.
+        unknown: What stands for derivatives by too many columns.
     """
 
     networks: list[str] = field(default_factory=list)
     points: list[list[Tensor]] = field(default_factory=list)
     asked: list[tuple[int, Index]] = field(default_factory=list)
     given: list[Tensor] = field(default_factory=list)
+    unknown: list[Tensor] = field(default_factory=list)
 
 
 def view_of_stand_ins(model: Any, known: Known) -> tuple[View, Calls]:
@@ -130,11 +137,19 @@ class StandIn:
                 next_one = self._wrap(call, parts, tuple(sorted((*index, axis))))
                 return tf.reduce_sum(cotangent * next_one, axis=1, keepdims=True)
 
+            def slopes(part: Tensor, edge: tuple[int, int], cotangent: Tensor) -> Tensor:
+                if edge[1] - edge[0] > MAX_COLUMNS:
+                    self._calls.unknown.append(tf.fill(part.shape, nan))
+                    return self._calls.unknown[-1]
+                return tf.concat([slope(axis, cotangent) for axis in range(*edge)], axis=1)
+
+            nan = tf.constant(math.nan, value.dtype)
+
             def pull_back(cotangent: Tensor) -> tuple[Tensor, ...]:
                 cotangent = tf.convert_to_tensor(cotangent)
                 # Each input by itself: no loss then seems to need the slopes by another one.
-                slopes = [[slope(axis, cotangent) for axis in range(*edge)] for edge in edges]
-                return cotangent, *[tf.concat(columns, axis=1) for columns in slopes]
+                pairs = zip(parts, edges, strict=True)
+                return cotangent, *[slopes(part, edge, cotangent) for part, edge in pairs]
 
             return tf.identity(value), pull_back
 
