@@ -31,9 +31,9 @@ def make_loss(problem: Any, points: Any) -> Callable[[], Any]:
 def reverse_over_reverse(problem: Any, points: Any) -> Product:
     import tensorflow as tf
 
-    from hessian_tasks.autodiff import pull_back
+    from hessian_tasks.autodiff.engine import pull_back
     from hessian_tasks.loss import gradient
-    from hessian_tasks.models import trainable_variables
+    from hessian_tasks.networks.models import trainable_variables
 
     variables = trainable_variables(problem.model)
     with tf.GradientTape(persistent=True) as tape:
@@ -45,7 +45,7 @@ def forward_over_reverse(problem: Any, points: Any) -> Product:
     import tensorflow as tf
 
     from hessian_tasks.loss import flatten
-    from hessian_tasks.models import trainable_variables
+    from hessian_tasks.networks.models import trainable_variables
 
     variables = trainable_variables(problem.model)
     sizes = [v.shape.num_elements() for v in variables]
@@ -124,9 +124,9 @@ def compare_ways(arguments: argparse.Namespace) -> None:
 def measure_cost(arguments: argparse.Namespace) -> None:
     import numpy as np
 
+    from hessian_tasks.autodiff.products import ShardProducts, cut_points
     from hessian_tasks.problems.poisson import problem as poisson
     from hessian_tasks.process import peak_bytes, reset_peak, resident_bytes
-    from hessian_tasks.products import ShardProducts, cut_points
     from pipeline.matrix_free.products import threaded_product
 
     problem = poisson(arguments.width)

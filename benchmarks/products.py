@@ -131,7 +131,7 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(arguments.intra)
     tf.config.threading.set_inter_op_parallelism_threads(os.cpu_count())
 
-    from hessian_tasks.models import trainable_variables
+    from hessian_tasks.networks.models import trainable_variables
     from hessian_tasks.problems.poisson import problem as poisson
 
     problem = poisson(width=arguments.width)

@@ -1,11 +1,20 @@
 """What a worker runs: the problem, its loss, and the rows of its Hessian.
 
-Importing this package imports neither TensorFlow nor Keras, so that planning,
-status and analysis start at once. The modules that need them say so:
-:mod:`~hessian_tasks.jets`, :mod:`~hessian_tasks.loss`,
-:mod:`~hessian_tasks.models`, :mod:`~hessian_tasks.autodiff`,
-:mod:`~hessian_tasks.linearised`, :mod:`~hessian_tasks.gauss_newton`,
-:mod:`~hessian_tasks.rebuild`.
+From below, each room importing those before it:
+
+- :mod:`~hessian_tasks.problem` is what a user declares, :mod:`~hessian_tasks.problems` are those
+  built in, and :mod:`~hessian_tasks.source` says where one comes from;
+- :mod:`~hessian_tasks.networks` asks Keras' networks what they are and take, with
+  :mod:`~hessian_tasks.jets` for their derivatives;
+- :mod:`~hessian_tasks.loss` evaluates a loss, and :mod:`~hessian_tasks.reading` finds out what it
+  depends on;
+- :mod:`~hessian_tasks.autodiff` and :mod:`~hessian_tasks.layered` compute rows of matrices, and
+  :mod:`~hessian_tasks.gauss_newton` those of the Gauss-Newton matrix with either;
+- :mod:`~hessian_tasks.rebuild` freezes a problem's inputs, :mod:`~hessian_tasks.frozen`, and makes
+  the problem from them again.
+
+Importing this package imports neither TensorFlow nor Keras, so that planning, status and analysis
+start at once; the rooms from networks on need them.
 """
 
 from hessian_tasks.errors import HessianError, ProblemError, ReproductionError

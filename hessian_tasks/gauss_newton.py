@@ -8,10 +8,10 @@ and the Gauss-Newton matrix G is what is left without the second derivatives: H 
 residuals vanish or are linear in θ, and positive semidefinite where no weight is negative
 (J. Nocedal, S. Wright, Numerical Optimization, section 10.3). Of every other term that is a loss ℓ
 of the networks' jets, G is what is left without the second derivatives of the networks, see
-:mod:`hessian_tasks.generalised`.
+:mod:`hessian_tasks.autodiff.generalised`.
 
-A block row is the sum of those of the terms, which :mod:`hessian_tasks.term_matrices` computes by
-automatic differentiation, and :mod:`hessian_tasks.layered.gauss_newton` faster for networks of
+A block row is the sum of those of the terms, which :mod:`hessian_tasks.autodiff.matrices` computes
+by automatic differentiation, and :mod:`hessian_tasks.layered.gauss_newton` faster for networks of
 dense layers.
 """
 
@@ -23,10 +23,10 @@ from typing import Any, Protocol
 import numpy.typing as npt
 import tensorflow as tf
 
-from hessian_tasks.autodiff import select_terms, trial_rows
+from hessian_tasks.autodiff.engine import select_terms, trial_rows
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.models import parameter_layout
+from hessian_tasks.networks.models import parameter_layout
 from hessian_tasks.problem import Problem
 from hessian_tasks.spec import BlockRow, TermResiduals
 
@@ -78,7 +78,7 @@ class GaussNewtonEngine:
         >>> net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         >>> fit = ResidualTerm("fit", [[1.0], [3.0]], lambda x, u: u.value)
         >>> problem = Problem(net, [fit], coordinates="x")
-        >>> from hessian_tasks.term_matrices import AutodiffJacobian
+        >>> from hessian_tasks.autodiff.matrices import AutodiffJacobian
         >>> engine = GaussNewtonEngine(problem, [AutodiffJacobian(problem, fit)], False)
         >>> engine.block_row(BlockRow(0, 0, 2))  # the residual is linear: this is the Hessian
         array([[10.,  4.],

@@ -17,24 +17,24 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from hessian_tasks.architecture import model_config, model_from_config
 from hessian_tasks.errors import ModelError, ProblemError, ReproductionError
 from hessian_tasks.frozen import Evaluated, FrozenInputs, FrozenTerm
-from hessian_tasks.loss import compile_losses_and_gradient, losses_and_gradient
-from hessian_tasks.means import check_means
-from hessian_tasks.models import (
+from hessian_tasks.loss.gradient import compile_losses_and_gradient, losses_and_gradient
+from hessian_tasks.loss.means import check_means
+from hessian_tasks.loss.regularization import with_regularization
+from hessian_tasks.networks.architecture import model_config, model_from_config
+from hessian_tasks.networks.models import (
     dtype_of,
     get_theta,
     parameter_layout,
     resolve_model,
     set_theta,
 )
-from hessian_tasks.numerics import check_precision, compute_the_same
+from hessian_tasks.networks.numerics import check_precision, compute_the_same
+from hessian_tasks.networks.trainables import UNNAMED, held_of, networks_of, parameters_of, resolve
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.problem import Problem, Term
-from hessian_tasks.regularization import with_regularization
 from hessian_tasks.source import ProblemSource
-from hessian_tasks.trainables import UNNAMED, held_of, networks_of, parameters_of, resolve
 
 __all__ = ["freeze", "rebuild"]
 

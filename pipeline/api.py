@@ -184,8 +184,8 @@ def verify_hessian(
         StoreError: If the store cannot be read or the certificate not be written.
     """
     from hessian_tasks.autodiff import hessian_vector_product
-    from hessian_tasks.generalised import gauss_newton_vector_product
-    from hessian_tasks.linearised import jacobian_vector_product
+    from hessian_tasks.autodiff.generalised import gauss_newton_vector_product
+    from hessian_tasks.autodiff.linearised import jacobian_vector_product
     from pipeline.verify import certify
 
     opened = HessianStore(store)

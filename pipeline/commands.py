@@ -209,7 +209,7 @@ def train_settings(
         ConfigError: If the file has another ending, or a history of no steps is wanted.
         StoreError: If it cannot be written, or does not give back what was written.
     """
-    from hessian_tasks.trainables import parameters_of, resolve
+    from hessian_tasks.networks.trainables import parameters_of, resolve
     from pipeline.train import train
 
     if not out.name.endswith((".keras", ".weights.h5", ".npz")):
@@ -244,8 +244,8 @@ def train_settings(
 
 def _save_network(model: Any, out: Path, source: ProblemSource) -> None:
     """Save all weights, and read them back as a run will: into the problem's network."""
-    from hessian_tasks.trainables import every_weight, networks_of, parameters_of
-    from hessian_tasks.weights import load_values, load_weights_file, save_values
+    from hessian_tasks.networks.trainables import every_weight, networks_of, parameters_of
+    from hessian_tasks.networks.weights import load_values, load_weights_file, save_values
 
     network, *others = networks_of(model).values()
     if out.suffix != ".npz" and (others or parameters_of(model)):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from hessian_tasks.autodiff import AutodiffEngine
+from hessian_tasks.autodiff.generalised import find_kinds
+from hessian_tasks.autodiff.matrices import AutodiffCurvature, AutodiffJacobian
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.gauss_newton import GaussNewtonEngine
-from hessian_tasks.generalised import find_kinds
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_matrices
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.process import gpu_names
 from hessian_tasks.reading import read_terms
 from hessian_tasks.spec import EngineChoice, EngineName
-from hessian_tasks.term_matrices import AutodiffCurvature, AutodiffJacobian
 from pipeline.errors import PlanError
 
 __all__ = ["AnyEngine", "choose_engine", "uses_numpy"]

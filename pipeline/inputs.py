@@ -9,9 +9,9 @@ from typing import Any
 
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.frozen import FrozenInputs, FrozenTerm, reads_label
+from hessian_tasks.networks.weights import load_values, load_weights_file, take_network_file
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import ProblemSource
-from hessian_tasks.weights import load_values, load_weights_file, take_network_file
 from pipeline.opened import HoldsInputs
 from pipeline.trust import check_named, remember
 

@@ -18,7 +18,7 @@ from pipeline.analysis.slices import Axis, QuadraticModel, Slice, reach, take_sl
 from pipeline.store import HessianStore
 
 if TYPE_CHECKING:
-    from hessian_tasks.directions import LossesAlong
+    from hessian_tasks.autodiff.directions import LossesAlong
     from hessian_tasks.problem import Problem
 
 __all__ = ["Directions", "loss_slices", "solution_changes", "stored_curvatures"]
@@ -65,8 +65,8 @@ def loss_slices(
     Returns:
         A slice for each direction, and one of two directions if there are as many.
     """
-    from hessian_tasks.directions import LossesAlong
-    from hessian_tasks.models import get_theta
+    from hessian_tasks.autodiff.directions import LossesAlong
+    from hessian_tasks.networks.models import get_theta
 
     along = LossesAlong(problem, directions.vectors)
     models = _quadratic_models(along, [term.name for term in problem.terms], curvatures)
@@ -117,7 +117,7 @@ def solution_changes(problem: Problem, directions: Directions) -> Fields | None:
     Returns:
         The changes for a step of length 1; None if no term has collocation points.
     """
-    from hessian_tasks.linearised import jacobian_vector_product, residual_terms, residuals
+    from hessian_tasks.autodiff.linearised import jacobian_vector_product, residual_terms, residuals
     from hessian_tasks.problem import ResidualTerm
 
     terms = residual_terms(problem)

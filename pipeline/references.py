@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.autodiff import compile_product
-from hessian_tasks.generalised import compile_gauss_newton_product
+from hessian_tasks.autodiff.generalised import compile_gauss_newton_product
+from hessian_tasks.autodiff.products import ShardProducts, cut_points
 from hessian_tasks.jets import reverse_derivative
-from hessian_tasks.models import parameter_layout
+from hessian_tasks.networks.models import parameter_layout
 from hessian_tasks.problem import LossTerm, Problem, Term
-from hessian_tasks.products import ShardProducts, cut_points
 from hessian_tasks.spec import HESSIAN, Matrix
 
 __all__ = ["Reference", "References"]

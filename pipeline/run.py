@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import psutil
 from threadpoolctl import threadpool_limits
 
-from hessian_tasks.fixed import fixed_parts
 from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.networks.fixed import fixed_parts
 from hessian_tasks.process import configure_tensorflow, peak_bytes
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.spec import BlockRow, EngineChoice, EngineName, matrix_of

@@ -146,7 +146,7 @@ def _steps(
 
 def _compile_loss(problem: Problem) -> Callable[[Array], float]:
     from hessian_tasks.loss import compile_losses_and_gradient
-    from hessian_tasks.models import dtype_of, kept_weights, set_theta
+    from hessian_tasks.networks.models import dtype_of, kept_weights, set_theta
 
     evaluate = compile_losses_and_gradient(problem)
     dtype = dtype_of(problem.model)

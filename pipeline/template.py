@@ -23,8 +23,8 @@ from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from hessian_tasks.fixed import FixedParts
 from hessian_tasks.frozen import FrozenInputs, FrozenTerm
+from hessian_tasks.networks.fixed import FixedParts
 from hessian_tasks.spec import EngineChoice, matrix_of
 from pipeline import records
 from pipeline.metadata import FORMAT_VERSION

@@ -19,18 +19,18 @@ import scipy.optimize
 import tensorflow as tf
 
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.inputs import outputs_at
 from hessian_tasks.loss import compile_losses_and_gradient
-from hessian_tasks.means import check_means
-from hessian_tasks.models import (
+from hessian_tasks.loss.means import check_means
+from hessian_tasks.loss.regularization import with_regularization
+from hessian_tasks.networks.feed import outputs_at
+from hessian_tasks.networks.models import (
     dtype_of,
     get_theta,
     set_theta,
     trainable_variables,
 )
+from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.problem import Problem, ResidualTerm
-from hessian_tasks.regularization import with_regularization
-from hessian_tasks.trainables import resolve
 from pipeline.analysis.lbfgs import LbfgsHistory
 
 __all__ = ["TrainResult", "train"]

@@ -58,7 +58,7 @@ def tiny_problem() -> Callable[..., Problem]:
     """A factory of Poisson problems with one hidden layer and random biases, float64."""
 
     def make(width: int = 6, num_points: int = 12, seed: int = 0) -> Problem:
-        from hessian_tasks.models import get_theta, set_theta
+        from hessian_tasks.networks.models import get_theta, set_theta
         from hessian_tasks.problems import poisson
 
         problem = poisson.problem(width, 1, num_points, num_points, seed, "float64")

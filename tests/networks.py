@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hessian_tasks.models import get_theta
+from hessian_tasks.networks.models import get_theta
 from hessian_tasks.problem import Problem, ResidualTerm
 
 __all__ = ["ACTIVATIONS", "draw_network", "draw_problem", "randomise"]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.loss import compile_losses_and_gradient
-from hessian_tasks.models import get_theta, set_theta
+from hessian_tasks.networks.models import get_theta, set_theta
 from hessian_tasks.problem import Problem
 
 __all__ = ["FiniteDifferenceJet", "finite_difference_hessian", "gradient_function"]

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import pytest
 
-from hessian_tasks.architecture import model_config
 from hessian_tasks.autodiff import hessian_vector_product
 from hessian_tasks.errors import ModelError
-from hessian_tasks.models import get_theta, set_theta
+from hessian_tasks.networks.architecture import model_config
+from hessian_tasks.networks.models import get_theta, set_theta
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.source import ProblemSource

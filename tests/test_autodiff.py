@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from hessian_tasks.autodiff import AutodiffEngine, hessian_vector_product
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.models import get_theta, resolve_model, set_theta
+from hessian_tasks.networks.models import get_theta, resolve_model, set_theta
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.spec import BlockRow

@@ -20,21 +20,21 @@ import tensorflow as tf
 
 from hessian_tasks import BlockRow, LossTerm, Problem, ResidualTerm, batches
 from hessian_tasks.autodiff import AutodiffEngine, hessian_vector_product
-from hessian_tasks.directions import LossesAlong
+from hessian_tasks.autodiff.directions import LossesAlong
+from hessian_tasks.autodiff.generalised import find_kinds, gauss_newton_vector_product
+from hessian_tasks.autodiff.matrices import AutodiffCurvature
+from hessian_tasks.autodiff.products import ShardProducts, cut_points
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.frozen import NAMES
-from hessian_tasks.generalised import find_kinds, gauss_newton_vector_product
 from hessian_tasks.loss import losses_and_gradient
-from hessian_tasks.means import check_means
-from hessian_tasks.models import dtype_of, get_theta, set_theta, trainable_variables
+from hessian_tasks.loss.means import check_means
+from hessian_tasks.loss.regularization import REGULARIZATION, with_regularization
+from hessian_tasks.networks.models import dtype_of, get_theta, set_theta, trainable_variables
 from hessian_tasks.problems.networks import mlp
-from hessian_tasks.products import ShardProducts, cut_points
 from hessian_tasks.reading import read_terms
 from hessian_tasks.rebuild import freeze
-from hessian_tasks.regularization import REGULARIZATION, with_regularization
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON
-from hessian_tasks.term_matrices import AutodiffCurvature
 from pipeline.api import open_hessian, verify_hessian
 from pipeline.engines import choose_engine
 from pipeline.errors import StoppedError

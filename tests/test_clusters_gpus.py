@@ -137,7 +137,7 @@ def compute(workers: Workers, path: Path, run: Run, inputs: FrozenInputs) -> Non
 
 
 def multiply(workers: Workers, path: Path, run: Run, inputs: FrozenInputs) -> None:
-    from hessian_tasks.products import cut_points
+    from hessian_tasks.autodiff.products import cut_points
 
     shards = cut_points(inputs.source.load(), max_batch=1)
     distributed_product(workers, inputs, HESSIAN, shards)(np.ones((len(inputs.theta), 1)))

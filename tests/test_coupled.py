@@ -12,20 +12,20 @@ import pytest
 import tensorflow as tf
 
 from hessian_tasks.autodiff import AutodiffEngine, hessian_vector_product
+from hessian_tasks.autodiff.generalised import gauss_newton_vector_product
+from hessian_tasks.autodiff.matrices import AutodiffJacobian
+from hessian_tasks.autodiff.products import ShardProducts, cut_points
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.gauss_newton import GaussNewtonEngine
-from hessian_tasks.generalised import gauss_newton_vector_product
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_matrices
 from hessian_tasks.loss import losses_and_gradient
-from hessian_tasks.models import get_theta, resolve_model, set_theta
+from hessian_tasks.networks.models import get_theta, resolve_model, set_theta
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.problems import convection, reaction
 from hessian_tasks.problems.networks import mlp
-from hessian_tasks.products import ShardProducts, cut_points
 from hessian_tasks.reading import read_terms
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
-from hessian_tasks.term_matrices import AutodiffJacobian
 
 Array = npt.NDArray[Any]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hessian_tasks.models import get_theta
+from hessian_tasks.networks.models import get_theta
 from pipeline.analysis.density import spectral_density
 from pipeline.analysis.eigenpairs import extreme_eigenpairs
 from pipeline.analysis.estimators import (

@@ -16,12 +16,12 @@ import pytest
 import tensorflow as tf
 
 from hessian_tasks.autodiff import AutodiffEngine
+from hessian_tasks.autodiff.matrices import AutodiffJacobian
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.problems import poisson
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow, EngineName
-from hessian_tasks.term_matrices import AutodiffJacobian
 from pipeline import engines
 from pipeline.engines import choose_engine
 from pipeline.events import Event, RunStarted

@@ -13,11 +13,11 @@ import tensorflow as tf
 from hessian_tasks.autodiff import AutodiffEngine, hessian_vector_product
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.loss import losses_and_gradient
+from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.reading import read_terms
 from hessian_tasks.rebuild import freeze, rebuild
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
-from hessian_tasks.trainables import resolve
 from tests.oracles import FiniteDifferenceJet
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from hessian_tasks.autodiff import hessian_vector_product
 from hessian_tasks.frozen import FrozenInputs
-from hessian_tasks.models import resolve_model
+from hessian_tasks.networks.models import resolve_model
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.source import ProblemSource

@@ -16,20 +16,20 @@ import tensorflow as tf
 import zarr
 
 from hessian_tasks.autodiff import AutodiffEngine
+from hessian_tasks.autodiff.generalised import gauss_newton_vector_product
+from hessian_tasks.autodiff.linearised import jacobian_vector_product
+from hessian_tasks.autodiff.matrices import AutodiffJacobian
 from hessian_tasks.gauss_newton import GaussNewtonEngine
-from hessian_tasks.generalised import gauss_newton_vector_product
 from hessian_tasks.jets import reverse_derivative
 from hessian_tasks.layered.gauss_newton import layered_matrices
-from hessian_tasks.linearised import jacobian_vector_product
 from hessian_tasks.loss import term_values
-from hessian_tasks.models import get_theta, resolve_model, set_theta, trainable_variables
+from hessian_tasks.networks.models import get_theta, resolve_model, set_theta, trainable_variables
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.problems import burgers, kovasznay, poisson
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.reading import read_terms
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
-from hessian_tasks.term_matrices import AutodiffJacobian
 from pipeline.api import compute_hessian, open_hessian, open_store, verify_hessian
 from pipeline.engines import choose_engine
 from pipeline.errors import StoreMismatchError

@@ -14,7 +14,7 @@ import tensorflow as tf
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.layered.engine import LayeredEngine
-from hessian_tasks.models import get_theta, resolve_model, set_theta
+from hessian_tasks.networks.models import get_theta, resolve_model, set_theta
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems import (
     burgers,

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.frozen import FrozenInputs
-from hessian_tasks.layered import compiled
 from hessian_tasks.layered.engine import LayeredEngine
+from hessian_tasks.layered.xla import compiled
 from hessian_tasks.problem import Problem
 from hessian_tasks.problems import burgers, classification, kovasznay, poisson
 from hessian_tasks.spec import BlockRow

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from hessian_tasks.autodiff import AutodiffEngine
-from hessian_tasks.layered import contract, probe, products
 from hessian_tasks.layered.engine import LayeredEngine
+from hessian_tasks.layered.multiply import contract, probe, products
 from hessian_tasks.loss import losses_and_gradient
-from hessian_tasks.models import get_theta
+from hessian_tasks.networks.models import get_theta
 from hessian_tasks.spec import BlockRow
 from tests.networks import draw_problem
 

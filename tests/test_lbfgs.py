@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import LbfgsInvHessProduct
 
-from hessian_tasks.models import get_theta
+from hessian_tasks.networks.models import get_theta
 from hessian_tasks.problems import heat
 from pipeline import train as module
 from pipeline.analysis.lbfgs import InverseHessianFactor, LbfgsHistory

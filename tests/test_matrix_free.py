@@ -17,9 +17,9 @@ import pytest
 import scipy.sparse.linalg
 import xarray as xr
 
+from hessian_tasks.autodiff.products import cut_points
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.problem import Problem
-from hessian_tasks.products import cut_points
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
 from pipeline.cluster.connect import connect
@@ -89,7 +89,7 @@ def test_the_measured_error_covers_that_of_float32() -> None:
     operator = operator_of(single, num_threads=2)
     double = freeze_source(ProblemSource("poisson", OPTIONS))
     problem = double.source.load()
-    from hessian_tasks.models import set_theta
+    from hessian_tasks.networks.models import set_theta
 
     set_theta(problem.model, single.theta.astype(np.float64))
     terms = [

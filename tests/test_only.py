@@ -15,24 +15,24 @@ import pytest
 import tensorflow as tf
 
 from hessian_tasks.autodiff import AutodiffEngine, hessian_vector_product
+from hessian_tasks.autodiff.generalised import gauss_newton_vector_product
+from hessian_tasks.autodiff.linearised import jacobian_vector_product
+from hessian_tasks.autodiff.matrices import AutodiffJacobian
+from hessian_tasks.autodiff.products import ShardProducts, cut_points
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.gauss_newton import GaussNewtonEngine
-from hessian_tasks.generalised import gauss_newton_vector_product
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_matrices
-from hessian_tasks.linearised import jacobian_vector_product
 from hessian_tasks.loss import losses_and_gradient
-from hessian_tasks.models import get_theta, parameter_layout, set_theta
+from hessian_tasks.loss.regularization import with_regularization
+from hessian_tasks.networks.models import get_theta, parameter_layout, set_theta
+from hessian_tasks.networks.trainables import every_weight, resolve
+from hessian_tasks.networks.weights import save_values
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
-from hessian_tasks.products import ShardProducts, cut_points
 from hessian_tasks.reading import read_terms
-from hessian_tasks.regularization import with_regularization
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
-from hessian_tasks.term_matrices import AutodiffJacobian
-from hessian_tasks.trainables import every_weight, resolve
-from hessian_tasks.weights import save_values
 from pipeline import compute_hessian, matrix_free_operator, verify_hessian
 from pipeline.cluster.workers import Workers
 from pipeline.engines import choose_engine

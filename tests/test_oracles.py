@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from hessian_tasks.autodiff import AutodiffEngine
-from hessian_tasks.models import get_theta, resolve_model, set_theta, trainable_variables
+from hessian_tasks.networks.models import get_theta, resolve_model, set_theta, trainable_variables
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.spec import BlockRow

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from hessian_tasks.errors import ModelError
-from hessian_tasks.models import resolve_model
-from hessian_tasks.numerics import check_precision
+from hessian_tasks.networks.models import resolve_model
+from hessian_tasks.networks.numerics import check_precision
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import LIVE, ProblemSource

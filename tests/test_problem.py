@@ -14,23 +14,23 @@ import pandas
 import pytest
 import tensorflow as tf
 
-from hessian_tasks.architecture import model_config, model_from_config
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.errors import ModelError, ProblemError
 from hessian_tasks.loss import losses_and_gradient
-from hessian_tasks.models import (
+from hessian_tasks.networks.architecture import model_config, model_from_config
+from hessian_tasks.networks.models import (
     dtype_of,
     get_theta,
     parameter_layout,
     resolve_model,
     set_theta,
 )
+from hessian_tasks.networks.weights import load_weights_file, take_network_file
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.reading import read_terms
 from hessian_tasks.source import ProblemSource
-from hessian_tasks.weights import load_weights_file, take_network_file
 
 layers = keras.layers
 

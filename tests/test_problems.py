@@ -16,7 +16,7 @@ import tensorflow as tf
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.jets import Jet, evaluate_by, forward_derivative, reverse_derivative
 from hessian_tasks.loss import losses_and_gradient
-from hessian_tasks.models import get_theta, set_theta
+from hessian_tasks.networks.models import get_theta, set_theta
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.problems import BUILTIN
 from hessian_tasks.problems.networks import mlp

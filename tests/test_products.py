@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hessian_tasks.autodiff import AutodiffEngine
+from hessian_tasks.autodiff.generalised import gauss_newton_vector_product
+from hessian_tasks.autodiff.products import ShardProducts, cut_points
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.generalised import gauss_newton_vector_product
 from hessian_tasks.jets import reverse_derivative
-from hessian_tasks.models import get_theta, set_theta
+from hessian_tasks.networks.models import get_theta, set_theta
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems import poisson
-from hessian_tasks.products import ShardProducts, cut_points
 from hessian_tasks.shards import cut
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow, Matrix
 from tests.networks import draw_problem

@@ -12,13 +12,13 @@ import pytest
 import tensorflow as tf
 
 from hessian_tasks.autodiff import hessian_vector_product
+from hessian_tasks.autodiff.generalised import gauss_newton_vector_product
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.gauss_newton import GaussNewtonEngine
-from hessian_tasks.generalised import gauss_newton_vector_product
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_matrices
 from hessian_tasks.loss import losses_and_gradient
-from hessian_tasks.models import get_theta, set_theta
+from hessian_tasks.networks.models import get_theta, set_theta
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.reading import read_terms

@@ -9,14 +9,14 @@ import numpy.typing as npt
 import pytest
 
 from hessian_tasks.autodiff import AutodiffEngine, hessian_vector_product
+from hessian_tasks.autodiff.products import ShardProducts, cut_points
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.loss import losses_and_gradient
-from hessian_tasks.models import get_theta
+from hessian_tasks.networks.models import get_theta
+from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.problem import Problem
-from hessian_tasks.products import ShardProducts, cut_points
 from hessian_tasks.spec import HESSIAN, BlockRow
-from hessian_tasks.trainables import resolve
 from pipeline.engines import choose_engine
 from tests.losses import HOSTILE, draw_hostile, draw_losses
 

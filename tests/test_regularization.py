@@ -14,8 +14,8 @@ import tensorflow as tf
 from hessian_tasks import LossTerm, Problem, ResidualTerm
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.loss import losses_and_gradient
+from hessian_tasks.loss.regularization import with_regularization
 from hessian_tasks.rebuild import freeze, rebuild
-from hessian_tasks.regularization import with_regularization
 from hessian_tasks.source import LIVE, ProblemSource
 from pipeline import RunOptions, compute_hessian, open_store, verify_hessian
 from pipeline.train import train

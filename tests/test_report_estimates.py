@@ -256,7 +256,7 @@ STATEFUL = """
 import keras
 import numpy as np
 from hessian_tasks import Problem, ResidualTerm
-from hessian_tasks.models import set_theta
+from hessian_tasks.networks.models import set_theta
 
 def problem():
     hidden = keras.layers.Dense(6, name="hidden")

@@ -20,8 +20,8 @@ from hessian_tasks import problems
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.gauss_newton import GaussNewtonEngine
-from hessian_tasks.layered import tangents
 from hessian_tasks.layered.engine import LayeredEngine
+from hessian_tasks.layered.multiply import tangents
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.rebuild import freeze, rebuild

@@ -8,10 +8,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hessian_tasks.autodiff import AutodiffEngine
-from hessian_tasks.directions import LossesAlong
-from hessian_tasks.linearised import jacobian_vector_product, residuals
+from hessian_tasks.autodiff.directions import LossesAlong
+from hessian_tasks.autodiff.linearised import jacobian_vector_product, residuals
 from hessian_tasks.loss import losses_and_gradient
-from hessian_tasks.models import get_theta, set_theta
+from hessian_tasks.networks.models import get_theta, set_theta
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.spec import BlockRow
 from pipeline.analysis.fields import Fields, cut_through

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hessian_tasks.models import get_theta
+from hessian_tasks.networks.models import get_theta
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.problem import Problem
 from pipeline.analysis.operator import HessianOperator

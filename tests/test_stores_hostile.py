@@ -20,9 +20,9 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hessian_tasks.architecture import model_config, model_from_config
 from hessian_tasks.errors import ModelError
 from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.networks.architecture import model_config, model_from_config
 from hessian_tasks.source import ProblemSource
 from pipeline import open_store, verify_hessian
 from pipeline.errors import ProblemError, StoreError

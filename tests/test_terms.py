@@ -17,7 +17,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hessian_tasks.models import get_theta, set_theta
+from hessian_tasks.networks.models import get_theta, set_theta
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from pipeline.analysis import parts as parts_module

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.loss import losses_and_gradient
-from hessian_tasks.models import get_theta
+from hessian_tasks.networks.models import get_theta
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems import heat, regression
 from pipeline.train import train

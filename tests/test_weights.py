@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from hessian_tasks.errors import ModelError, ProblemError
-from hessian_tasks.models import dtype_of, get_theta
+from hessian_tasks.networks.models import dtype_of, get_theta
+from hessian_tasks.networks.weights import load_weights_file, take_network_file
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.source import ProblemSource
-from hessian_tasks.weights import load_weights_file, take_network_file
 from pipeline import compute_hessian, matrix_free_operator, open_store, verify_hessian
 from pipeline.inputs import freeze_source
 from tests.architectures import F64, MAKES, POINTS, dense, sequential, subclassed

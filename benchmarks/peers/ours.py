@@ -25,7 +25,7 @@ MAX_WHOLE_PARAMS = 25_000
 
 def make_case(width: int, dtype: str, seed: int = 0) -> Case:
     """The built-in Poisson problem at slightly perturbed initial weights, no bias being zero."""
-    from hessian_tasks.models import get_theta
+    from hessian_tasks.networks.models import get_theta
     from hessian_tasks.problems.poisson import problem as poisson
 
     problem = poisson(width=width, dtype=dtype)
@@ -43,7 +43,7 @@ def make_case(width: int, dtype: str, seed: int = 0) -> Case:
 
 
 def _problem(case: Case, dtype: str) -> Any:
-    from hessian_tasks.models import set_theta
+    from hessian_tasks.networks.models import set_theta
     from hessian_tasks.problems.poisson import problem as poisson
 
     problem = poisson(width=case.width, dtype=dtype)

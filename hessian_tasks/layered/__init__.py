@@ -12,24 +12,13 @@ value and the derivatives with respect to the coordinates that the residual need
 tangents per neuron and point replace one Hessian-vector product per parameter, and nearly
 all the work is in large matrix products.
 
-The modules, in the order of the computation:
+The rooms, in the order of the computation; each imports those before it:
 
-- :mod:`~hessian_tasks.layered.reader` reads the network from its TensorFlow graph as a
-  :mod:`~hessian_tasks.layered.program`;
-- :mod:`~hessian_tasks.layered.streams` and :mod:`~hessian_tasks.layered.composition` say how
-  streams pass through it, :mod:`~hessian_tasks.layered.network` and
-  :mod:`~hessian_tasks.layered.linearise` carry them to the points of a term;
-- :mod:`~hessian_tasks.layered.sight` says which streams a term depends on, from what
-  :mod:`hessian_tasks.reading` found in its code, :mod:`~hessian_tasks.layered.expansion` expands it
-  in the probes, :mod:`~hessian_tasks.layered.border` in the weights that it reads itself, and
-  :mod:`~hessian_tasks.layered.terms` puts these together;
-- :mod:`~hessian_tasks.layered.tangents` says how tangents follow from each other, and
-  :mod:`~hessian_tasks.layered.buffered` computes them,
-  :mod:`~hessian_tasks.layered.pairs` finds which of them are needed,
-  :mod:`~hessian_tasks.layered.contract` says which products make up the entries,
-  :mod:`~hessian_tasks.layered.probe` and :mod:`~hessian_tasks.layered.products` do them;
-- :mod:`~hessian_tasks.layered.traced` and :mod:`~hessian_tasks.layered.compiled` do the same on a
-  GPU;
+- :mod:`~hessian_tasks.layered.read` reads the network from its TensorFlow graph as a program;
+- :mod:`~hessian_tasks.layered.expand` carries streams through it to the points of a term, and
+  expands the term in the probes, from what :mod:`hessian_tasks.reading` found in its code;
+- :mod:`~hessian_tasks.layered.multiply` does the products that make up the entries;
+- :mod:`~hessian_tasks.layered.xla` does the same on a GPU;
 - :mod:`~hessian_tasks.layered.engine` cuts block rows, and
   :mod:`~hessian_tasks.layered.gauss_newton` takes the same network for first derivatives alone.
 """

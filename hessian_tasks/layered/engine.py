@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hessian_tasks.autodiff import AutodiffEngine, trial_rows
+from hessian_tasks.autodiff.engine import AutodiffEngine, trial_rows
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import NotLayeredError
-from hessian_tasks.layered.compiled import CompiledContraction
-from hessian_tasks.layered.contract import Contraction
-from hessian_tasks.layered.cuts import slabs
-from hessian_tasks.layered.products import mirror
-from hessian_tasks.layered.reader import read_network
-from hessian_tasks.layered.terms import TermExpansion, expand_term
-from hessian_tasks.layered.workspace import Workspace
-from hessian_tasks.models import dtype_of, parameter_layout
+from hessian_tasks.layered.expand.network import Network
+from hessian_tasks.layered.expand.terms import TermExpansion, expand_term
+from hessian_tasks.layered.multiply.contract import Contraction
+from hessian_tasks.layered.multiply.cuts import slabs
+from hessian_tasks.layered.multiply.products import mirror
+from hessian_tasks.layered.multiply.workspace import Workspace
+from hessian_tasks.layered.xla.compiled import CompiledContraction
+from hessian_tasks.networks.models import dtype_of, parameter_layout
 from hessian_tasks.problem import Problem
 from hessian_tasks.reading import read_terms
 from hessian_tasks.spec import BlockRow
@@ -69,7 +69,7 @@ class LayeredEngine:
         self.devices = devices or DevicePool()
         self.layout = parameter_layout(problem.model)
         self.dtype = np.dtype(dtype_of(problem.model))
-        network = read_network(problem)
+        network = Network.of(problem)
         self._program = network.program
         self.left_out: dict[str, str] = {}
         self.readings: dict[str, str] = {}

@@ -16,13 +16,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hessian_tasks.errors import NotLayeredError
-from hessian_tasks.layered.network import Array, Network
-from hessian_tasks.layered.products import slices
-from hessian_tasks.layered.program import Program
-from hessian_tasks.layered.reader import read_network
-from hessian_tasks.layered.rows import RowFactors, times_inputs
-from hessian_tasks.layered.terms import expand_curvature, expand_residual
-from hessian_tasks.models import parameter_layout
+from hessian_tasks.layered.expand.network import Array, Network
+from hessian_tasks.layered.expand.rows import RowFactors, slices, times_inputs
+from hessian_tasks.layered.expand.terms import expand_curvature, expand_residual
+from hessian_tasks.layered.read.program import Program
+from hessian_tasks.networks.models import parameter_layout
 from hessian_tasks.problem import ResidualTerm
 from hessian_tasks.reading import Reading
 from hessian_tasks.spec import BlockRow, TermResiduals
@@ -45,7 +43,7 @@ def layered_matrices(
         NotLayeredError: If the network or a term is not of the kind that can be taken by
             layers; the message says what it found.
     """
-    network = read_network(readings[0].problem)
+    network = Network.of(readings[0].problem)
     return [
         LayeredJacobian(network, reading, reading.term)
         if isinstance(reading.term, ResidualTerm)

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.jets import Index, Tensor
-from hessian_tasks.loss import View
-from hessian_tasks.models import dtype_of, parameter_layout, trainable_variables
+from hessian_tasks.loss.terms import View
+from hessian_tasks.networks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import Problem
 from hessian_tasks.reading.evaluations import Dependence, functions_inlined, shifted
 from hessian_tasks.reading.stand_in import view_of_stand_ins

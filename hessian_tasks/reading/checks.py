@@ -11,10 +11,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.errors import NotLayeredError
-from hessian_tasks.inputs import Joint
 from hessian_tasks.jets import Tensor, evaluate_by, reverse_derivative
-from hessian_tasks.loss import seen_loss, term_loss
-from hessian_tasks.models import dtype_of, get_theta, set_theta
+from hessian_tasks.loss.terms import seen_loss, term_loss
+from hessian_tasks.networks.joint import Joint
+from hessian_tasks.networks.models import dtype_of, get_theta, set_theta
 from hessian_tasks.problem import Problem, Term
 from hessian_tasks.reading.arguments import view_of_jets
 from hessian_tasks.reading.evaluations import Dependence, Evaluation, functions_inlined

@@ -18,14 +18,14 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.errors import HessianError, NotLayeredError
-from hessian_tasks.inputs import Joint
 from hessian_tasks.jets import Index, Tensor
-from hessian_tasks.loss import seen_loss
-from hessian_tasks.models import dtype_of, trainable_variables
+from hessian_tasks.loss.reads import ancestors
+from hessian_tasks.loss.terms import seen_loss
+from hessian_tasks.networks.joint import Joint
+from hessian_tasks.networks.models import dtype_of, trainable_variables
+from hessian_tasks.networks.trainables import networks_of
 from hessian_tasks.problem import Problem, Term
 from hessian_tasks.reading.stand_in import MAX_COLUMNS, Calls, view_of_stand_ins
-from hessian_tasks.reads import ancestors
-from hessian_tasks.trainables import networks_of
 
 __all__ = [
     "Dependence",

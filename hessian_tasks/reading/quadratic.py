@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.jets import Tensor
-from hessian_tasks.loss import seen_loss, seen_values
+from hessian_tasks.loss.terms import seen_loss, seen_values
 from hessian_tasks.problem import Problem, ResidualTerm, Term
 from hessian_tasks.reading.arguments import Arguments, Evaluate, gradients
 from hessian_tasks.reading.checks import check_own_points

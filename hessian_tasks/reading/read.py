@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hessian_tasks.models import dtype_of
+from hessian_tasks.networks.models import dtype_of
 from hessian_tasks.problem import Problem, ResidualTerm, Term
 from hessian_tasks.reading.checks import find_jets
 from hessian_tasks.reading.convexity import is_convex

@@ -21,11 +21,11 @@ from typing import Any
 import tensorflow as tf
 
 from hessian_tasks.errors import NotLayeredError
-from hessian_tasks.inputs import Inputs
 from hessian_tasks.jets import Derivatives, Index, Tensor
-from hessian_tasks.loss import View
-from hessian_tasks.models import dtype_of
-from hessian_tasks.trainables import networks_of
+from hessian_tasks.loss.terms import View
+from hessian_tasks.networks.inputs import Inputs
+from hessian_tasks.networks.models import dtype_of
+from hessian_tasks.networks.trainables import networks_of
 
 __all__ = ["MAX_COLUMNS", "Calls", "StandIn", "view_of_stand_ins"]
 

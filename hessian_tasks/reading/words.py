@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hessian_tasks.inputs import Joint
 from hessian_tasks.jets import Index
-from hessian_tasks.models import parameter_layout
+from hessian_tasks.networks.joint import Joint
+from hessian_tasks.networks.models import parameter_layout
 from hessian_tasks.problem import Problem
 from hessian_tasks.reading.evaluations import Dependence
 from hessian_tasks.reading.quadratic import QuadraticModel, ResidualModel

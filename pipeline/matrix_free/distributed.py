@@ -184,7 +184,7 @@ def _work(job: _Job, shards: Sequence[Shard], vectors: Array) -> Array:
         if job.token not in _ready:
             # TensorFlow is imported on a thread for tasks: the worker's event loop has to answer.
             configure_tensorflow(job.num_threads, job.num_gpus)
-            from hessian_tasks.products import ShardProducts
+            from hessian_tasks.autodiff.products import ShardProducts
             from hessian_tasks.rebuild import rebuild
 
             _ready.clear()

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hessian_tasks.autodiff.products import ShardProducts, cut_points
 from hessian_tasks.errors import ModelError
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.jets import reverse_derivative
-from hessian_tasks.models import get_theta
+from hessian_tasks.networks.models import get_theta
 from hessian_tasks.problem import LossTerm, Problem
 from hessian_tasks.process import configure_tensorflow
-from hessian_tasks.products import ShardProducts, cut_points
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.shards import MAX_BATCH, Shard
 from hessian_tasks.spec import HESSIAN, Matrix

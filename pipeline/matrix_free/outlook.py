@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 import psutil
 
+from hessian_tasks.autodiff.products import ShardProducts, cut_points
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.process import configure_tensorflow, peak_bytes, reset_peak, resident_bytes
-from hessian_tasks.products import ShardProducts, cut_points
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.spec import EngineChoice, matrix_of
 from pipeline.errors import DoesNotFitError

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hessian_tasks.products import ShardProducts
+from hessian_tasks.autodiff.products import ShardProducts
 from hessian_tasks.shards import Shard
 from pipeline.errors import StoppedError
 from pipeline.shares import deal

@@ -116,7 +116,7 @@ def slices_section(curvature: Curvature, slices: Sequence[Slice], problem: Probl
         slices: On lines and planes.
         problem: The problem.
     """
-    from hessian_tasks.models import dtype_of
+    from hessian_tasks.networks.models import dtype_of
 
     symbol = curvature.symbol
     text = [

@@ -1,0 +1,132 @@
+"""Tangents in NumPy, made for the caches of a processor, in memory that is used again."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hessian_tasks.layered.expand.expansion import Expansion
+from hessian_tasks.layered.expand.network import Array
+from hessian_tasks.layered.multiply.tangents import Tangent, Tangents, is_diagonal
+from hessian_tasks.layered.multiply.workspace import Workspace
+
+__all__ = ["BufferedTangents"]
+
+# Bytes of one piece of an element-wise sum: a part of the second-level cache of a core.
+PIECE_BYTES = 128 * 2**10
+
+
+class BufferedTangents(Tangents):
+    """See :class:`~hessian_tasks.layered.multiply.tangents.Tangents`."""
+
+    def __init__(
+        self,
+        expansion: Expansion,
+        site: int,
+        points: slice,
+        neurons: slice,
+        workspace: Workspace,
+    ) -> None:
+        """Prepare; nothing is computed yet.
+
+        Args:
+            expansion: The term around θ.
+            site: The wire that is probed.
+            points: Which points, from start to stop.
+            neurons: Which of its neurons, from start to stop.
+            workspace: Lends the memory of tangents that are no diagonals.
+        """
+        super().__init__(expansion, site, points, neurons)
+        self._workspace = workspace
+        self._lent: dict[int, Array] = {}
+
+    def release(self) -> None:
+        """Give the memory back; no tangent may be used any more."""
+        self._workspace.give_back(self._lent.values())
+        self._lent, self._first, self._second = {}, {}, {}
+
+    def lend(self, *shape: int) -> Array:
+        """Memory for a tangent that is no diagonal."""
+        array = self._workspace.lend(*shape)
+        self._lent[id(array)] = array
+        return array
+
+    def give_back(self, array: Array) -> None:
+        """Give back the memory of an intermediate result."""
+        if self._lent.pop(id(array), None) is not None:
+            self._workspace.give_back([array])
+
+    def _identity(self) -> Array:
+        shape = [part.stop - part.start for part in (self.points, self.neurons)]
+        return np.ones(shape, self.expansion.network.dtype)
+
+    def _sum(self) -> _Sum:
+        return _Sum(self)
+
+
+class _Sum:
+    """A sum of tangents that are products.
+
+    Element-wise products are collected and added up piece by piece, each piece small enough to
+    stay in the cache until it is complete; otherwise memory would decide the speed.
+    """
+
+    def __init__(self, tangents: BufferedTangents) -> None:
+        self._tangents = tangents
+        self._neurons = tangents.neurons
+        self._scaled: list[tuple[Array, Array]] = []
+        self._others: list[Array] = []
+
+    def add_scaled(self, tangent: Tangent, factor: Array) -> None:
+        """Add the tangent of a product with ``factor`` ``[n, p]`` on each neuron."""
+        if tangent is not None and is_diagonal(tangent):
+            self._others.append(tangent * factor[:, self._neurons])
+        elif tangent is not None:
+            self._scaled.append((tangent, factor))
+
+    def add_product(self, tangent: Tangent, matrix: Array) -> None:
+        """Add the tangent of a product with ``matrix``."""
+        if tangent is None:
+            return
+        if is_diagonal(tangent):
+            self._add_grid(tangent, matrix[self._neurons, None])
+        else:
+            image = self._tangents.lend(*tangent.shape[:2], matrix.shape[1])
+            np.matmul(tangent, matrix, out=image)
+            self._others.append(image)
+
+    def add_bent(self, tangent: Array, matrices: Array) -> None:
+        """Add the tangent of a product with matrices ``[n, o, p]``, one a point."""
+        if is_diagonal(tangent):
+            self._add_grid(tangent, matrices[:, self._neurons].swapaxes(0, 1))
+        else:
+            self._others.append(np.einsum("jno,nop->jnp", tangent, matrices))
+
+    def _add_grid(self, diagonal: Array, factors: Array) -> None:
+        image = self._tangents.lend(diagonal.shape[1], diagonal.shape[0], factors.shape[2])
+        self._others.append(np.multiply(diagonal.T[:, :, None], factors, out=image))
+
+    def value(self) -> Tangent:
+        """The sum; its parts must not be used any more."""
+        parts = sorted(self._others, key=is_diagonal)
+        total: Tangent = self._sum_scaled() if self._scaled else None
+        for part in parts:
+            if total is None:
+                total = part
+            elif is_diagonal(part) and not is_diagonal(total):
+                np.einsum("jnj->nj", total[:, :, self._neurons])[...] += part
+            else:
+                total += part
+                self._tangents.give_back(part)
+        return total
+
+    def _sum_scaled(self) -> Array:
+        first, factor = self._scaled[0]
+        total = self._tangents.lend(*first.shape)
+        step = max(1, PIECE_BYTES // first[0].nbytes)
+        spare = np.empty_like(total[:step])
+        for j in range(0, len(total), step):
+            piece = total[j : j + step]
+            np.multiply(first[j : j + step], factor, out=piece)
+            for tangent, factor_ in self._scaled[1:]:
+                piece += np.multiply(tangent[j : j + step], factor_, out=spare[: len(piece)])
+        return total

@@ -1,0 +1,117 @@
+"""Networks as data: their architecture as JSON, and networks rebuilt from it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import keras
+
+from hessian_tasks.errors import ModelError, plain
+from hessian_tasks.networks.models import get_theta, set_theta
+from hessian_tasks.networks.numerics import compute_the_same
+
+__all__ = ["model_config", "model_from_config"]
+
+
+def model_config(model: Any, num_coordinates: int = 0) -> str | None:
+    """The architecture as JSON, or None where Keras cannot rebuild the network safely from it.
+
+    Subclassed models without ``get_config``, Lambda layers, and layers that compute something
+    else once they are rebuilt give None; only their problem's own code builds such a network.
+
+    Args:
+        model: A built Keras model.
+        num_coordinates: Width of its input where the model does not say.
+    """
+    # Whatever goes wrong here means the same.
+    try:
+        config: str = json.dumps(keras.saving.serialize_keras_object(model))
+        rebuilt = model_from_config(config)
+        for trainable in (True, False):
+            set_theta(rebuilt, get_theta(model, trainable=trainable), trainable=trainable)
+        shapes = [tuple(w.shape) for w in model.weights]
+        same = [tuple(w.shape) for w in rebuilt.weights] == shapes
+        return config if same and compute_the_same(model, rebuilt, num_coordinates) else None
+    except Exception:
+        return None
+
+
+def model_from_config(config: str, num_weights: int | None = None) -> Any:
+    """Rebuild a model from :func:`model_config`'s JSON, its weights yet to be set.
+
+    The config may come from a stranger. Only what networks are made of is built: Keras' layers,
+    initializers and the like, and classes that the problem's own code has registered; none that
+    hold code or read files. Nothing is allocated before the number of weights is known to be right.
+
+    Args:
+        config: The JSON.
+        num_weights: How many weights the network has to have, trainable or not.
+
+    Raises:
+        ModelError: If it is no such network.
+    """
+    try:
+        _check_config(json.loads(config))
+        if num_weights is not None:
+            _check_size(config, num_weights)
+        return _deserialize(config)
+    except ModelError:
+        raise
+    # Keras raises whatever its layers do.
+    except Exception as error:
+        raise ModelError(
+            f"The network cannot be rebuilt from its config ({type(error).__name__}: "
+            f"{plain(error)})."
+        ) from error
+
+
+def _deserialize(config: str) -> Any:
+    # Keras empties what it reads, so that each reading starts from the text.
+    return keras.saving.deserialize_keras_object(json.loads(config), safe_mode=True)
+
+
+_MODULES = re.compile(
+    r"builtins|keras|keras\.(activations|constraints|dtype_policies|initializers|layers|models|ops"
+    r"|regularizers)|keras\.src\.(layers|models|ops)\..*"
+)
+_UNSAFE = {
+    *("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"),  # hold or load code
+    *("StringLookup", "IntegerLookup", "TextVectorization"),  # read files
+}
+
+
+def _check_config(config: Any) -> None:
+    """Refuse what networks are not made of, wherever it is nested.
+
+    Raises:
+        ModelError: Naming the class.
+    """
+    if isinstance(config, list):
+        for item in config:
+            _check_config(item)
+    if not isinstance(config, dict):
+        return
+    name = config.get("class_name")
+    if "config" in config and name is not None:
+        module = config.get("module")
+        registered = keras.saving.get_registered_object(str(config.get("registered_name")))
+        known = module is None or _MODULES.fullmatch(str(module)) is not None
+        if registered is None and (not known or name in _UNSAFE):
+            raise ModelError(f"The network's config asks for {module}.{name}, which is not built.")
+    for item in config.values():
+        _check_config(item)
+
+
+def _check_size(config: str, num_weights: int) -> None:
+    # In this scope weights have shapes and no values.
+    with keras.StatelessScope(initialize_variables=False):
+        model = _deserialize(config)
+        found = sum(math.prod(weight.shape) for weight in model.weights)
+    if found != num_weights:
+        keras.utils.clear_session()  # or Keras would give them values later
+        raise ModelError(
+            f"The network's config describes {found} weights, but {num_weights} were recorded."
+        )
