@@ -100,11 +100,7 @@ def evaluate_by(
     def evaluate(points: Tensor) -> Derivatives:
         points = tf.identity(points)
         value = network(points)
-        if value.shape.rank != 2:
-            raise ProblemError(
-                f"The network returns shape {tuple(value.shape)} for points of shape "
-                f"{tuple(points.shape)}; expected [N, outputs]."
-            )
+        _check_output(value, points)
         found: dict[Index, Tensor] = {(): value}
 
         def derivatives(index: Index) -> Tensor:
@@ -115,6 +111,20 @@ def evaluate_by(
         return derivatives
 
     return evaluate
+
+
+def _check_output(value: Any, points: Tensor) -> None:
+    if isinstance(value, list | tuple | dict):
+        raise ProblemError(
+            f"The network returns {len(value)} outputs; expected one [N, outputs]. Put them side "
+            "by side with keras.layers.Concatenate, and take them as u[0], u[1]; or write the term "
+            "as a LossTerm, which calls the network itself."
+        )
+    if value.shape.rank != 2:
+        raise ProblemError(
+            f"The network returns shape {tuple(value.shape)} for points of shape "
+            f"{tuple(points.shape)}; expected [N, outputs]."
+        )
 
 
 class Jet:

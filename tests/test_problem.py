@@ -228,6 +228,13 @@ def test_network_without_rows_of_outputs_is_refused() -> None:
         losses_and_gradient(Problem(model, [fit()], "xy"))
 
 
+def test_a_residual_of_a_network_with_two_outputs_is_refused() -> None:
+    x = keras.Input((2,))
+    model = keras.Model(x, [layers.Dense(1)(x), layers.Dense(1)(x)])
+    with pytest.raises(ProblemError, match=r"returns 2 outputs; .*layers\.Concatenate"):
+        losses_and_gradient(Problem(model, [fit()], "xy"))
+
+
 def test_what_keras_says_comes_without_codes_for_terminals() -> None:
     wide = Problem(mlp(3, width=3, depth=1, dtype="float64"), [fit()], "xy")
     with pytest.raises(ProblemError, match="expected axis -1 of input shape to have value") as said:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
+import hessian_tasks.reading.read
 from hessian_tasks.autodiff import hessian_vector_product
 from hessian_tasks.autodiff.generalised import gauss_newton_vector_product
 from hessian_tasks.errors import NotLayeredError
@@ -19,10 +21,12 @@ from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_matrices
 from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.networks.models import get_theta, set_theta
-from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
+from hessian_tasks.problem import DensityTerm, LossTerm, Problem, ResidualTerm, Term
 from hessian_tasks.problems.networks import mlp
-from hessian_tasks.reading import read_terms
-from hessian_tasks.spec import BlockRow
+from hessian_tasks.reading import Dependence, read_terms
+from hessian_tasks.reading.evaluations import find_dependence
+from hessian_tasks.spec import BlockRow, EngineName
+from pipeline import RunOptions, compute_hessian
 
 Array = npt.NDArray[Any]
 Loss = Callable[..., Any]
@@ -362,3 +366,24 @@ def test_a_condition_that_is_trained_to_rounding_goes_by_layers() -> None:
     expected = dense(problem)
     # Both round, in float32.
     assert np.abs(whole(engine) - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("engine", ["auto", "ggn"])
+def test_a_run_reads_every_term_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: EngineName
+) -> None:
+    read = []
+
+    def find(problem: Problem, term: Term) -> Dependence:
+        read.append(term.name)
+        return find_dependence(problem, term)
+
+    monkeypatch.setattr(hessian_tasks.reading.read, "find_dependence", find)
+    terms = [
+        DensityTerm("energy", X, lambda x, u: tf.exp(u.d("x"))),
+        ResidualTerm("pde", X, lambda x, u: u.d("xx")),
+        LossTerm("own", tapes),
+    ]
+    problem = Problem(network(), terms, "xy")
+    compute_hessian(problem, tmp_path / "h.zarr", options=RunOptions(engine=engine, per_term=True))
+    assert sorted(read) == sorted(term.name for term in problem.terms)
