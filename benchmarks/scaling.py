@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.plan import Cost, Plan, Request, make_plan
-from pipeline.records import BlockRecord
+from pipeline.run.plan import Cost, Plan, Request, make_plan
+from pipeline.store.records import BlockRecord
 
 WORKERS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 

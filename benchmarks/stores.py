@@ -26,7 +26,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from hessian_tasks.process import available_cores
 from hessian_tasks.spec import BlockRow
-from pipeline.plan import split_rows
+from pipeline.run.plan import split_rows
 
 Array = npt.NDArray[Any]
 

@@ -22,10 +22,11 @@ def measure(width: int, dtype: str, directory: str | None) -> dict[str, float]:
 
     num_threads = configure_tensorflow()
     from hessian_tasks.source import ProblemSource
-    from pipeline.events import BlockRowStored, RunStarted
-    from pipeline.inputs import freeze_source
-    from pipeline.records import BlockRecord
-    from pipeline.run import RunOptions, execute
+    from pipeline.run.events import BlockRowStored, RunStarted
+    from pipeline.run.execute import execute
+    from pipeline.run.inputs import freeze_source
+    from pipeline.run.options import RunOptions
+    from pipeline.store.records import BlockRecord
 
     imported, reserved_bytes = time.perf_counter(), resident_bytes()
     frozen = freeze_source(ProblemSource("poisson", {"width": width, "dtype": dtype}))

@@ -23,12 +23,13 @@ from two_cores import machine_speedup
 
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.source import ProblemSource
-from pipeline.cluster.connect import connect
-from pipeline.events import BlockRowStored, RunStarted
-from pipeline.inputs import freeze_source
-from pipeline.profiles import Processes
-from pipeline.records import BlockRecord
-from pipeline.run import RunOptions, execute
+from pipeline.run.cluster.connect import connect
+from pipeline.run.events import BlockRowStored, RunStarted
+from pipeline.run.execute import execute
+from pipeline.run.inputs import freeze_source
+from pipeline.run.options import RunOptions
+from pipeline.settings.profiles import Processes
+from pipeline.store.records import BlockRecord
 
 HEADER = "              total      span    engine   storing overhead"
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
         open_store,
         verify_hessian,
     )
-    from pipeline.gauss_newton import neural_tangent_kernel, residual_curvature
-    from pipeline.run import RunOptions
-    from pipeline.steps import term_gradients, try_steps
+    from pipeline.curvature.gauss_newton import neural_tangent_kernel, residual_curvature
+    from pipeline.curvature.steps import term_gradients, try_steps
+    from pipeline.run.options import RunOptions
 
 __all__ = [
     "BlockRow",
@@ -54,20 +54,20 @@ __all__ = [
 # that only plans or fails should not wait for them.
 _LAZY = {
     "HessianOperator": "pipeline.analysis.operator",
-    "RunOptions": "pipeline.run",
+    "RunOptions": "pipeline.run.options",
     "analyse_terms": "pipeline.analysis.terms",
     "compute_hessian": "pipeline.api",
     "export_matrix": "pipeline.analysis.export",
     "extreme_eigenpairs": "pipeline.analysis.eigenpairs",
     "matrix_statistics": "pipeline.analysis.statistics",
     "matrix_free_operator": "pipeline.api",
-    "neural_tangent_kernel": "pipeline.gauss_newton",
+    "neural_tangent_kernel": "pipeline.curvature.gauss_newton",
     "open_hessian": "pipeline.api",
     "open_operator": "pipeline.analysis.operator",
     "open_store": "pipeline.api",
-    "residual_curvature": "pipeline.gauss_newton",
-    "term_gradients": "pipeline.steps",
-    "try_steps": "pipeline.steps",
+    "residual_curvature": "pipeline.curvature.gauss_newton",
+    "term_gradients": "pipeline.curvature.steps",
+    "try_steps": "pipeline.curvature.steps",
     "spectral_density": "pipeline.analysis.density",
     "spectrum": "pipeline.analysis.spectrum",
     "verify_hessian": "pipeline.api",

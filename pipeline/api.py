@@ -16,16 +16,16 @@ from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, EngineName, matrix_of
 from pipeline.analysis.labels import ParameterIndex
 from pipeline.errors import StoreError
-from pipeline.events import Callback
-from pipeline.opened import HoldsInputs
-from pipeline.storage import Place
-from pipeline.store import HessianStore
+from pipeline.run.events import Callback
+from pipeline.store.opened import HoldsInputs
+from pipeline.store.places import Place
+from pipeline.store.store import HessianStore
 
 if TYPE_CHECKING:
     from pipeline.analysis.operator import HessianOperator
-    from pipeline.cluster.workers import Workers
-    from pipeline.run import RunOptions
-    from pipeline.verify import Certificate
+    from pipeline.run.cluster.workers import Workers
+    from pipeline.run.options import RunOptions
+    from pipeline.run.verify import Certificate
 
 __all__ = [
     "compute_hessian",
@@ -75,8 +75,9 @@ def compute_hessian(
         ...     dict(hessian.hessian.sizes)
         {'row': 37, 'col': 37}
     """
-    from pipeline.inputs import freeze_source
-    from pipeline.run import RunOptions, execute
+    from pipeline.run.execute import execute
+    from pipeline.run.inputs import freeze_source
+    from pipeline.run.options import RunOptions
 
     frozen = freeze_source(source_of(problem), weights, take_network=take_network)
     stop = threading.Event()
@@ -160,7 +161,7 @@ def rebuild_problem(
         ProblemError: If its source cannot be read or built.
     """
     from hessian_tasks.rebuild import rebuild
-    from pipeline.inputs import stored_inputs
+    from pipeline.run.inputs import stored_inputs
 
     opened = store if isinstance(store, HoldsInputs) else HessianStore(store)
     return rebuild(stored_inputs(opened, None if problem is None else source_of(problem)))
@@ -186,7 +187,7 @@ def verify_hessian(
     from hessian_tasks.autodiff import hessian_vector_product
     from hessian_tasks.autodiff.generalised import gauss_newton_vector_product
     from hessian_tasks.autodiff.linearised import jacobian_vector_product
-    from pipeline.verify import certify
+    from pipeline.run.verify import certify
 
     opened = HessianStore(store)
     rebuilt = rebuild_problem(opened, problem)
@@ -222,7 +223,7 @@ def matrix_free_operator(
         take_network: Take the network of the ``.keras`` file in place of the problem's.
         engine: With ``"ggn"`` it is the Gauss-Newton matrix.
         term: A loss term's matrix instead of the total's.
-        workers: Dask workers that compute, from :func:`~pipeline.cluster.connect.connect`,
+        workers: Dask workers that compute, from :func:`~pipeline.run.cluster.connect.connect`,
             instead of threads of this process.
 
     Raises:
@@ -236,8 +237,8 @@ def matrix_free_operator(
         >>> bool(abs(found.value - (operator @ np.eye(17)).trace()) < 1e-9)
         True
     """
-    from pipeline.inputs import freeze_source
-    from pipeline.matrix_free.operator import operator_of
+    from pipeline.estimates.operator import operator_of
+    from pipeline.run.inputs import freeze_source
 
     frozen = freeze_source(source_of(problem), weights, take_network=take_network)
     return operator_of(frozen, matrix=matrix_of(engine), term=term, workers=workers)

@@ -18,9 +18,9 @@ import pytest
 
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.spec import BlockRow
-from pipeline.events import BlockRowStored
-from pipeline.profiles import Address, ClusterProfile, Cuda, Processes, Queue, Ssh, Tls
-from pipeline.store import HessianStore
+from pipeline.run.events import BlockRowStored
+from pipeline.settings.profiles import Address, ClusterProfile, Cuda, Processes, Queue, Ssh, Tls
+from pipeline.store.store import HessianStore
 
 Run = Callable[..., list[Any]]
 Snapshot = Callable[[Path], dict[str, bytes]]

@@ -21,7 +21,7 @@ from hessian_tasks.source import ProblemSource
 from tests import clusters
 
 if TYPE_CHECKING:
-    from pipeline.cluster.workers import Workers
+    from pipeline.run.cluster.workers import Workers
 
 # How long an example takes depends on what else the machine does, and is not what is tested.
 settings.register_profile("untimed", deadline=None)
@@ -73,7 +73,7 @@ def tiny_problem() -> Callable[..., Problem]:
 @pytest.fixture(scope="session")
 def inputs() -> FrozenInputs:
     """Frozen inputs of the cheapest built-in problem: 37 parameters, one term, float64."""
-    from pipeline.inputs import freeze_source
+    from pipeline.run.inputs import freeze_source
 
     options = {"width": 12, "depth": 1, "num_samples": 20, "dtype": "float64"}
     return freeze_source(ProblemSource("regression", options))
@@ -91,7 +91,8 @@ def run() -> Run:
         workers: Any = None,
         **options: Any,
     ) -> list[Any]:
-        from pipeline.run import RunOptions, execute
+        from pipeline.run.execute import execute
+        from pipeline.run.options import RunOptions
 
         events: list[Any] = []
         options = {"num_threads": 2, "allowed_bytes": 2**34, **options}
@@ -144,7 +145,7 @@ def expected(
 @pytest.fixture(scope="session")
 def workers() -> Iterator[Workers]:
     """Two worker processes."""
-    from pipeline.cluster.connect import connect
+    from pipeline.run.cluster.connect import connect
 
     with connect(clusters.processes(), threading.Event()) as found:
         yield found

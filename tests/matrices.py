@@ -15,11 +15,11 @@ from hessian_tasks.frozen import FrozenInputs, FrozenTerm
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import BlockRow, EngineChoice
-from pipeline.blocks import BlockTask
-from pipeline.plan import Cost, Request, make_plan
-from pipeline.storage import locate
-from pipeline.store import HessianStore
-from pipeline.template import create_template
+from pipeline.run.blocks import BlockTask
+from pipeline.run.plan import Cost, Request, make_plan
+from pipeline.store.places import locate
+from pipeline.store.store import HessianStore
+from pipeline.store.template import create_template
 
 __all__ = ["matrix_of_spectrum", "reflected", "store_matrix", "two_layers"]
 

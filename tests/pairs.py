@@ -12,7 +12,7 @@ import numpy.typing as npt
 from hessian_tasks.problem import Problem
 from pipeline.analysis.terms import TermAnalysis
 from pipeline.api import compute_hessian, open_store
-from pipeline.run import RunOptions
+from pipeline.run.options import RunOptions
 
 __all__ = ["Pair", "compute_pair", "expect_spectra"]
 

@@ -17,9 +17,9 @@ from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.source import ProblemSource
 from pipeline import compute_hessian, matrix_free_operator, open_store, verify_hessian
-from pipeline.cluster.workers import Workers
-from pipeline.inputs import freeze_source
-from pipeline.steps import try_steps
+from pipeline.curvature.steps import try_steps
+from pipeline.run.cluster.workers import Workers
+from pipeline.run.inputs import freeze_source
 from tests.architectures import MAKES, POINTS, sequential, subclassed
 from tests.conftest import Run
 from tests.oracles import finite_difference_hessian

@@ -36,10 +36,10 @@ from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON
 from pipeline.api import open_hessian, verify_hessian
-from pipeline.engines import choose_engine
 from pipeline.errors import StoppedError
-from pipeline.events import BlockRowStored
-from pipeline.matrix_free.operator import operator_of
+from pipeline.estimates.operator import operator_of
+from pipeline.run.engines import choose_engine
+from pipeline.run.events import BlockRowStored
 from pipeline.train import train
 
 Array = npt.NDArray[Any]

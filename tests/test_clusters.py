@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hessian_tasks.frozen import FrozenInputs
-from pipeline.cluster.connect import connect
+from pipeline.run.cluster.connect import connect
 from tests.clusters import (
     NUM_BLOCK_ROWS,
     TILE,

@@ -21,11 +21,6 @@ import pytest
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
-from pipeline.cluster.ask import ask_workers
-from pipeline.cluster.connect import connect
-from pipeline.cluster.job import Job
-from pipeline.cluster.versions import own_versions
-from pipeline.cluster.workers import Workers
 from pipeline.errors import (
     ClusterError,
     ConfigError,
@@ -33,8 +28,13 @@ from pipeline.errors import (
     ReproductionError,
     StoppedError,
 )
-from pipeline.profiles import Address, Queue, Tls
-from pipeline.store import HessianStore
+from pipeline.run.cluster.ask import ask_workers
+from pipeline.run.cluster.connect import connect
+from pipeline.run.cluster.job import Job
+from pipeline.run.cluster.versions import own_versions
+from pipeline.run.cluster.workers import Workers
+from pipeline.settings.profiles import Address, Queue, Tls
+from pipeline.store.store import HessianStore
 from tests.clusters import (
     TILE,
     WAIT,
@@ -181,7 +181,7 @@ def test_live_problems_are_refused(
 def test_a_problem_that_differs_on_workers_is_refused_at_once(
     tmp_path: Path, workers: Workers, run: Run
 ) -> None:
-    from pipeline.inputs import freeze_source
+    from pipeline.run.inputs import freeze_source
 
     problem = tmp_path / "problem.py"
     text = (

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.store import HessianStore
+from pipeline.store.store import HessianStore
 from tests.clusters import NUM_BLOCK_ROWS, PATIENT, SERVERS, TILE, Snapshot, Standing, objects
 from tests.faults import Counted, at_random_moments
 

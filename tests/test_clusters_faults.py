@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from hessian_tasks.frozen import FrozenInputs
-from pipeline.cluster.connect import connect
-from pipeline.cluster.workers import Workers
 from pipeline.errors import BlockRowError, ClusterError, StoppedError, StoreError
-from pipeline.events import BlockRowStored, RunStarted
-from pipeline.store import HessianStore
+from pipeline.run.cluster.connect import connect
+from pipeline.run.cluster.workers import Workers
+from pipeline.run.events import BlockRowStored, RunStarted
+from pipeline.store.store import HessianStore
 from tests import faults
 from tests.clusters import (
     NUM_BLOCK_ROWS,

@@ -14,12 +14,12 @@ from distributed import WorkerPlugin
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import HESSIAN
-from pipeline.cluster.connect import connect
-from pipeline.cluster.gpus import visible_gpus, visible_uuids
-from pipeline.cluster.workers import Workers
 from pipeline.errors import ClusterError, ConfigError
-from pipeline.matrix_free.distributed import distributed_product
-from pipeline.profiles import Cuda
+from pipeline.estimates.distributed import distributed_product
+from pipeline.run.cluster.connect import connect
+from pipeline.run.cluster.gpus import visible_gpus, visible_uuids
+from pipeline.run.cluster.workers import Workers
+from pipeline.settings.profiles import Cuda
 from tests.clusters import TILE, WAIT, Run, processes, profile_of
 
 # As nvidia-smi -L prints it: two whole GPUs, and one that is split into two MIG devices.

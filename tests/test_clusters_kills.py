@@ -20,13 +20,13 @@ import psutil
 import pytest
 
 from hessian_tasks.frozen import FrozenInputs
-from pipeline.cluster import connect as connect_module
-from pipeline.cluster.connect import connect
-from pipeline.cluster.workers import Workers
 from pipeline.errors import ClusterError
-from pipeline.events import BlockRowStored
-from pipeline.profiles import Address
-from pipeline.store import HessianStore
+from pipeline.run.cluster import connect as connect_module
+from pipeline.run.cluster.connect import connect
+from pipeline.run.cluster.workers import Workers
+from pipeline.run.events import BlockRowStored
+from pipeline.settings.profiles import Address
+from pipeline.store.store import HessianStore
 from tests.clusters import (
     NUM_BLOCK_ROWS,
     PATIENT,

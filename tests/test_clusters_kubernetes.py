@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 from hessian_tasks.frozen import FrozenInputs
-from pipeline.cluster.connect import connect
-from pipeline.cluster.kubernetes import cluster_spec
 from pipeline.errors import ClusterError, ConfigError
-from pipeline.profiles import Kubernetes as Profile
+from pipeline.run.cluster.connect import connect
+from pipeline.run.cluster.kubernetes import cluster_spec
+from pipeline.settings.profiles import Kubernetes as Profile
 from tests.clusters import NUM_BLOCK_ROWS, TILE, WAIT, Run, Snapshot, objects, standing_scheduler
 from tests.kubernetes_api import Kubernetes, access_to, kubernetes_api
 

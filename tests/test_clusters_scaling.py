@@ -15,12 +15,12 @@ import pytest
 
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
-from pipeline.cluster import watch as watch_module
-from pipeline.cluster import workers as workers_module
-from pipeline.cluster.connect import connect
-from pipeline.cluster.workers import Workers
-from pipeline.profiles import ScaledProfile
-from pipeline.storage import locate
+from pipeline.run.cluster import watch as watch_module
+from pipeline.run.cluster import workers as workers_module
+from pipeline.run.cluster.connect import connect
+from pipeline.run.cluster.workers import Workers
+from pipeline.settings.profiles import ScaledProfile
+from pipeline.store.places import locate
 from tests.clusters import in_queue, processes, queue_jobs, queue_programs, rows, wait_for
 
 

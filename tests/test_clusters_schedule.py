@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster import schedule as schedule_module
-from pipeline.cluster import watch
-from pipeline.cluster.connect import connect
-from pipeline.cluster.schedule import Schedule, run_block_rows
-from pipeline.cluster.watch import Watch
-from pipeline.cluster.workers import Workers
 from pipeline.errors import BlockRowError
-from pipeline.plan import split_rows
+from pipeline.run.cluster import schedule as schedule_module
+from pipeline.run.cluster import watch
+from pipeline.run.cluster.connect import connect
+from pipeline.run.cluster.schedule import Schedule, run_block_rows
+from pipeline.run.cluster.watch import Watch
+from pipeline.run.cluster.workers import Workers
+from pipeline.store.tiling import split_rows
 from tests import faults
 from tests.clusters import WAIT, processes, rows, wait_for
 from tests.faults import Counted

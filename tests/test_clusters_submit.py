@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import HessianStore
+from pipeline.store.store import HessianStore
 from tests.clusters import TILE, Cli, Snapshot, objects, queue_jobs, queue_programs, wait_for
 
 PROFILE = """

@@ -4,9 +4,18 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from pipeline.config import Settings, load_settings, parse_options
 from pipeline.errors import ConfigError
-from pipeline.profiles import MODELS, NESTED, Address, Cuda, InProcess, Kubernetes, Processes, Queue
+from pipeline.settings.config import Settings, load_settings, parse_options
+from pipeline.settings.profiles import (
+    MODELS,
+    NESTED,
+    Address,
+    Cuda,
+    InProcess,
+    Kubernetes,
+    Processes,
+    Queue,
+)
 
 CLUSTER_YAML = Path(__file__).parent.parent / "cluster.yaml"
 

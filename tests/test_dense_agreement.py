@@ -27,7 +27,7 @@ from pipeline.analysis.statistics import matrix_statistics
 from pipeline.analysis.steps import Eigenbasis, effective_dimension
 from pipeline.analysis.terms import analyse_terms
 from pipeline.api import open_store
-from pipeline.store import HessianStore
+from pipeline.store.store import HessianStore
 from tests.pairs import Array, Pair, compute_pair, expect_spectra
 
 pytestmark = pytest.mark.slow

@@ -23,8 +23,8 @@ def digests(source: ProblemSource, num_threads: int) -> list[str]:
     configure_tensorflow(num_threads)
     from hessian_tasks.autodiff import AutodiffEngine
     from hessian_tasks.rebuild import rebuild
-    from pipeline.inputs import freeze_source
-    from pipeline.plan import split_rows
+    from pipeline.run.inputs import freeze_source
+    from pipeline.store.tiling import split_rows
 
     engine = AutodiffEngine(rebuild(freeze_source(source)), row_batch=16)
     rows = split_rows(engine.layout.num_params, 100)

@@ -22,11 +22,11 @@ from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.problems import poisson
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow, EngineName
-from pipeline import engines
-from pipeline.engines import choose_engine
-from pipeline.events import Event, RunStarted
-from pipeline.inputs import freeze_source
-from pipeline.store import HessianStore
+from pipeline.run import engines
+from pipeline.run.engines import choose_engine
+from pipeline.run.events import Event, RunStarted
+from pipeline.run.inputs import freeze_source
+from pipeline.store.store import HessianStore
 from tests.clusters import WAIT, Run
 from tests.test_layered import of
 

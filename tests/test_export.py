@@ -11,7 +11,7 @@ import scipy.io
 from pipeline.analysis import export as module
 from pipeline.analysis.export import export_matrix
 from pipeline.errors import ConfigError, StoreError
-from pipeline.store import HessianStore
+from pipeline.store.store import HessianStore
 from tests import matrices
 
 Array = matrices.Array

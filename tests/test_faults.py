@@ -28,13 +28,13 @@ from hessian_tasks.problems.networks import mlp
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.source import ProblemSource
 from pipeline.api import open_hessian, verify_hessian
-from pipeline.commands import run_settings
-from pipeline.config import Settings
+from pipeline.cli.commands import run_settings
 from pipeline.errors import PlanError, StoppedError, StoreError
-from pipeline.events import BlockRowStored, RunStarted
-from pipeline.inputs import freeze_source
-from pipeline.store import HessianStore
-from pipeline.verify import certify
+from pipeline.run.events import BlockRowStored, RunStarted
+from pipeline.run.inputs import freeze_source
+from pipeline.run.verify import certify
+from pipeline.settings.config import Settings
+from pipeline.store.store import HessianStore
 from tests.clusters import read_until, start_held, wait_for
 
 Run = Callable[..., list[Any]]
@@ -86,9 +86,10 @@ import sys, time
 from hessian_tasks.process import configure_tensorflow
 configure_tensorflow(2)
 from hessian_tasks.source import ProblemSource
-from pipeline.events import BlockRowStored
-from pipeline.inputs import freeze_source
-from pipeline.run import RunOptions, execute
+from pipeline.run.events import BlockRowStored
+from pipeline.run.inputs import freeze_source
+from pipeline.run.options import RunOptions
+from pipeline.run.execute import execute
 
 def tell(event):
     print(type(event).__name__, flush=True)

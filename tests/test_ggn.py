@@ -31,15 +31,15 @@ from hessian_tasks.reading import read_terms
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
 from pipeline.api import compute_hessian, open_hessian, open_store, verify_hessian
-from pipeline.engines import choose_engine
+from pipeline.curvature.gauss_newton import neural_tangent_kernel, residual_curvature
 from pipeline.errors import StoreMismatchError
-from pipeline.events import BlockRowStored
-from pipeline.gauss_newton import neural_tangent_kernel, residual_curvature
-from pipeline.inputs import freeze_source, stored_inputs
-from pipeline.plan import Cost, Request, make_plan, project_bytes
-from pipeline.run import RunOptions
-from pipeline.storage.chunks import checksum
-from pipeline.store import HessianStore
+from pipeline.run.engines import choose_engine
+from pipeline.run.events import BlockRowStored
+from pipeline.run.inputs import freeze_source, stored_inputs
+from pipeline.run.options import RunOptions
+from pipeline.run.plan import Cost, Request, make_plan, project_bytes
+from pipeline.store.places.chunks import checksum
+from pipeline.store.store import HessianStore
 
 Array = npt.NDArray[Any]
 Run = Callable[..., list[Any]]

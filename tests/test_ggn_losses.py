@@ -26,11 +26,11 @@ from hessian_tasks.problems.networks import mlp
 from hessian_tasks.reading import read_terms
 from hessian_tasks.spec import GAUSS_NEWTON
 from pipeline.api import compute_hessian, verify_hessian
-from pipeline.engines import choose_engine
+from pipeline.curvature.gauss_newton import neural_tangent_kernel, residual_curvature
 from pipeline.errors import StoreMismatchError
-from pipeline.gauss_newton import neural_tangent_kernel, residual_curvature
-from pipeline.run import RunOptions
-from pipeline.store import HessianStore
+from pipeline.run.engines import choose_engine
+from pipeline.run.options import RunOptions
+from pipeline.store.store import HessianStore
 
 Array = npt.NDArray[Any]
 Cli = Callable[..., tuple[int, str, str]]

@@ -17,10 +17,10 @@ import pytest
 import xarray as xr
 
 from pipeline.errors import ClusterError, StoppedError, StoreError, StoreMismatchError
-from pipeline.matrix_free.estimates import best_method
-from pipeline.matrix_free.journal import Journal
-from pipeline.matrix_free.products import Product
-from pipeline.storage import locate
+from pipeline.estimates.estimates import best_method
+from pipeline.estimates.journal import Journal
+from pipeline.estimates.products import Product
+from pipeline.store.places import locate
 from tests.clusters import read_until, start_held, wait_for
 
 Array = Any
@@ -308,7 +308,7 @@ def test_an_interrupted_process_is_gone_on_with(
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Let products of this process fail after so many."""
-    from pipeline.matrix_free import operator
+    from pipeline.estimates import operator
 
     whole = operator.threaded_product
 

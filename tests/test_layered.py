@@ -27,8 +27,8 @@ from hessian_tasks.problems import (
     wave,
 )
 from hessian_tasks.spec import BlockRow
-from pipeline.engines import choose_engine
 from pipeline.errors import PlanError
+from pipeline.run.engines import choose_engine
 
 layers = keras.layers
 

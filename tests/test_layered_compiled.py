@@ -16,9 +16,9 @@ from hessian_tasks.layered.xla import compiled
 from hessian_tasks.problem import Problem
 from hessian_tasks.problems import burgers, classification, kovasznay, poisson
 from hessian_tasks.spec import BlockRow
-from pipeline import engines
-from pipeline.engines import choose_engine, uses_numpy
-from pipeline.store import HessianStore
+from pipeline.run import engines
+from pipeline.run.engines import choose_engine, uses_numpy
+from pipeline.store.store import HessianStore
 from tests.networks import draw_problem
 from tests.test_layered import of
 

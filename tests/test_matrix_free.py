@@ -22,15 +22,15 @@ from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.problem import Problem
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
-from pipeline.cluster.connect import connect
-from pipeline.cluster.workers import Workers
 from pipeline.errors import ClusterError, ConfigError, ProblemError, StoppedError, StoreError
-from pipeline.inputs import freeze_source
-from pipeline.matrix_free.distributed import distributed_product
-from pipeline.matrix_free.estimates import EstimateOptions, estimate
-from pipeline.matrix_free.kept import check_replaceable
-from pipeline.matrix_free.operator import operator_of
-from pipeline.store import HessianStore
+from pipeline.estimates.distributed import distributed_product
+from pipeline.estimates.estimates import EstimateOptions, estimate
+from pipeline.estimates.kept import check_replaceable
+from pipeline.estimates.operator import operator_of
+from pipeline.run.cluster.connect import connect
+from pipeline.run.cluster.workers import Workers
+from pipeline.run.inputs import freeze_source
+from pipeline.store.store import HessianStore
 from tests.clusters import processes
 
 Array = npt.NDArray[Any]
@@ -299,7 +299,7 @@ def test_the_plan_knows_both_ways(hessian: Cli, monkeypatch: pytest.MonkeyPatch)
 def test_the_plan_says_why_a_matrix_does_not_fit(
     memory: str, free: int, reason: str, hessian: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.storage.directory.free_bytes", lambda path: free)
+    monkeypatch.setattr("pipeline.store.places.directory.free_bytes", lambda path: free)
     command = ["plan", "poisson", *FEW_POINTS, "-o", "width=8", "-o", "depth=1", "--threads", 2]
     command += ["--memory", memory]
     code, text, errors = hessian(*command)

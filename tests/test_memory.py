@@ -12,9 +12,10 @@ import json, sys
 from hessian_tasks.process import configure_tensorflow
 configure_tensorflow()
 from hessian_tasks.source import ProblemSource
-from pipeline.events import RunFinished, RunStarted
-from pipeline.inputs import freeze_source
-from pipeline.run import RunOptions, execute
+from pipeline.run.events import RunFinished, RunStarted
+from pipeline.run.inputs import freeze_source
+from pipeline.run.options import RunOptions
+from pipeline.run.execute import execute
 seen = {}
 def listen(event):
     if isinstance(event, RunStarted):

@@ -34,12 +34,12 @@ from hessian_tasks.reading import read_terms
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
 from pipeline import compute_hessian, matrix_free_operator, verify_hessian
-from pipeline.cluster.workers import Workers
-from pipeline.engines import choose_engine
 from pipeline.errors import StoreMismatchError
-from pipeline.inputs import freeze_source
-from pipeline.run import RunOptions
-from pipeline.store import HessianStore
+from pipeline.run.cluster.workers import Workers
+from pipeline.run.engines import choose_engine
+from pipeline.run.inputs import freeze_source
+from pipeline.run.options import RunOptions
+from pipeline.store.store import HessianStore
 from tests.conftest import Cli, Run
 from tests.networks import randomise
 

@@ -10,7 +10,7 @@ from scipy.sparse.linalg import eigsh
 from hessian_tasks.parameters import ParameterLayout
 from pipeline.analysis.operator import HessianOperator, noise_floor, open_operator
 from pipeline.errors import ClusterError, StoreError
-from pipeline.store import HessianStore
+from pipeline.store.store import HessianStore
 from tests import matrices
 
 SIZE, TILE = 50, 16  # the last tiles are 2 wide

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.store import HessianStore
+from pipeline.store.store import HessianStore
 from tests import matrices
 
 SIZE, TILE = 4000, 400

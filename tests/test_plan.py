@@ -10,7 +10,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import PlanError
-from pipeline.plan import Cost, Request, make_plan, project_bytes, split_rows
+from pipeline.run.plan import Cost, Request, make_plan, project_bytes
+from pipeline.store.tiling import split_rows
 from pipeline.units import format_bytes, format_seconds
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}

@@ -6,11 +6,11 @@ import pytest
 from rich.console import Console
 
 from hessian_tasks.spec import BlockRow
-from pipeline import progress
-from pipeline.events import BlockRowStored, RunFinished, RunStarted
-from pipeline.plan import Cost, Request, make_plan
-from pipeline.progress import LossDisplay, ProgressDisplay
-from pipeline.records import BlockRecord
+from pipeline.cli import progress
+from pipeline.cli.progress import LossDisplay, ProgressDisplay
+from pipeline.run.events import BlockRowStored, RunFinished, RunStarted
+from pipeline.run.plan import Cost, Request, make_plan
+from pipeline.store.records import BlockRecord
 
 PLAN = make_plan(Request(100, 8, 1, 2, 2**30, tile=25), Cost(0, 0, 0, 0.01))
 

@@ -17,7 +17,7 @@ from hessian_tasks.networks.models import get_theta
 from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.problem import Problem
 from hessian_tasks.spec import HESSIAN, BlockRow
-from pipeline.engines import choose_engine
+from pipeline.run.engines import choose_engine
 from tests.losses import HOSTILE, draw_hostile, draw_losses
 
 Array = npt.NDArray[Any]

@@ -22,10 +22,10 @@ from hessian_tasks.loss import compile_losses_and_gradient, losses_and_gradient
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import LIVE, ProblemSource
 from pipeline import compute_hessian
-from pipeline.agreement import differing_inputs
 from pipeline.errors import StoreMismatchError
-from pipeline.matrix_free.journal import Journal
-from pipeline.store import HessianStore
+from pipeline.estimates.journal import Journal
+from pipeline.store.agreement import differing_inputs
+from pipeline.store.store import HessianStore
 
 Cli = Callable[..., tuple[int, str, str]]
 POINTS = np.random.default_rng(0).uniform(-1, 1, (6, 2))

@@ -18,14 +18,14 @@ from pipeline import RunOptions, compute_hessian, verify_hessian
 from pipeline.analysis.spectrum import spectrum
 from pipeline.analysis.summary import summarise
 from pipeline.api import rebuild_problem
-from pipeline.compare import summarise_all
 from pipeline.errors import ConfigError, ProblemError, StoreError, StoreMismatchError
 from pipeline.report import write_report
 from pipeline.report.build import build_page
+from pipeline.report.compare import summarise_all
 from pipeline.report.headline import headline, state_warnings
 from pipeline.report.page import Page, Table
 from pipeline.report.stored import spectrum_section
-from pipeline.store import HessianStore
+from pipeline.store.store import HessianStore
 from tests.chromium import browser
 
 Array = Any
@@ -301,7 +301,7 @@ def test_without_tensorflow_what_evaluates_is_left_out(
 def test_stored_only_imports_no_tensorflow(folder: Path) -> None:
     code = (
         "import sys; from pipeline.report.build import build_page; "
-        "from pipeline.store import HessianStore; "
+        "from pipeline.store.store import HessianStore; "
         f"build_page(HessianStore({str(folder / 'h.zarr')!r}), stored_only=True); "
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )

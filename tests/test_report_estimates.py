@@ -24,16 +24,16 @@ from hessian_tasks.source import ProblemSource
 from pipeline import RunOptions, compute_hessian
 from pipeline.api import rebuild_problem
 from pipeline.errors import HessianError, StoreError
-from pipeline.inputs import freeze_source, stored_inputs
-from pipeline.matrix_free.estimates import EstimateOptions, estimate
-from pipeline.matrix_free.kept import KeptEstimates, save
-from pipeline.matrix_free.operator import operator_of
+from pipeline.estimates.estimates import EstimateOptions, estimate
+from pipeline.estimates.kept import KeptEstimates, save
+from pipeline.estimates.operator import operator_of
 from pipeline.report import write_report
 from pipeline.report.estimated import estimates_page
 from pipeline.report.evaluated import CHANGES, SLICES
 from pipeline.report.layers import DIAGONAL, diagonal_section
 from pipeline.report.page import Page
-from pipeline.store import HessianStore
+from pipeline.run.inputs import freeze_source, stored_inputs
+from pipeline.store.store import HessianStore
 from tests.chromium import browser
 from tests.test_report import HOSTILE, Tags, left_out, numbers, read_table
 from tests.test_stores_hostile import TRAPS, change, json_values, places

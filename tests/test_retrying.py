@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from zarr.core.buffer import default_buffer_prototype
 
-from pipeline.storage import Directory, retrying
-from pipeline.storage.retrying import PAUSES, RetryingFiles
+from pipeline.store.places import Directory, retrying
+from pipeline.store.places.retrying import PAUSES, RetryingFiles
 
 
 @pytest.fixture

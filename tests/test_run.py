@@ -32,16 +32,16 @@ from hessian_tasks.rebuild import freeze, rebuild
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import BlockRow, EngineChoice
 from pipeline.api import compute_hessian, open_hessian, verify_hessian
-from pipeline.blocks import BlockTask
 from pipeline.errors import StoppedError, StoreError
-from pipeline.events import BlockRowStored, RunFinished, RunStarted
-from pipeline.executors import ExecutorName, get_executor
-from pipeline.inputs import stored_inputs
-from pipeline.plan import Plan, Request
-from pipeline.run import RunOptions
-from pipeline.storage import locate
-from pipeline.store import HessianStore
-from pipeline.template import create_template
+from pipeline.run.blocks import BlockTask
+from pipeline.run.events import BlockRowStored, RunFinished, RunStarted
+from pipeline.run.executors import ExecutorName, get_executor
+from pipeline.run.inputs import stored_inputs
+from pipeline.run.options import RunOptions
+from pipeline.run.plan import Plan, Request
+from pipeline.store.places import locate
+from pipeline.store.store import HessianStore
+from pipeline.store.template import create_template
 
 Array = npt.NDArray[Any]
 Run = Callable[..., list[Any]]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-import pipeline.run
+import pipeline.run.prepare
 from hessian_tasks import problems
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.frozen import FrozenInputs
@@ -27,15 +27,15 @@ from hessian_tasks.problems.networks import mlp
 from hessian_tasks.rebuild import freeze, rebuild
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow, EngineName
-from pipeline import references, selfcheck
 from pipeline.api import compute_hessian, open_store, verify_hessian
-from pipeline.engines import choose_engine
 from pipeline.errors import SelfCheckError, StoreWarning
-from pipeline.events import BlockRowStored, RunFinished
-from pipeline.inputs import freeze_source
-from pipeline.references import References
-from pipeline.run import RunOptions
-from pipeline.store import HessianStore
+from pipeline.run import references, selfcheck
+from pipeline.run.engines import choose_engine
+from pipeline.run.events import BlockRowStored, RunFinished
+from pipeline.run.inputs import freeze_source
+from pipeline.run.options import RunOptions
+from pipeline.run.references import References
+from pipeline.store.store import HessianStore
 from pipeline.train import train
 
 Array = npt.NDArray[Any]
@@ -199,7 +199,7 @@ def test_a_point_that_is_held_is_caught(
     def choose(problem: Problem, name: EngineName) -> Any:
         return choose_engine(replace(problem, terms=free_boundary(held=True).terms), name)
 
-    monkeypatch.setattr(pipeline.run, "choose_engine", choose)
+    monkeypatch.setattr(pipeline.run.prepare, "choose_engine", choose)
     options = RunOptions(num_threads=2, tile=16, engine=engine)
     with pytest.raises(SelfCheckError, match="of the total loss is wrong"):
         compute_hessian(free_boundary(held=False), tmp_path / "h.zarr", options=options)

@@ -15,7 +15,7 @@ from pipeline.analysis.operator import noise_floor
 from pipeline.analysis.pictures import eigenvalue_picture, matrix_picture, save
 from pipeline.analysis.spectrum import eigenvalues_between, spectrum
 from pipeline.errors import PlanError, StoreError
-from pipeline.store import HessianStore
+from pipeline.store.store import HessianStore
 from tests import matrices
 from tests.conftest import Cli
 

@@ -24,9 +24,9 @@ from pipeline.analysis.steps import (
     predicted_decrease,
 )
 from pipeline.api import compute_hessian, open_store
+from pipeline.curvature.steps import try_steps
 from pipeline.errors import StoreError
-from pipeline.run import RunOptions
-from pipeline.steps import try_steps
+from pipeline.run.options import RunOptions
 from tests.test_spectrum import EIGENVALUES, quadratic_problem
 from tests.test_terms import linear_problem
 

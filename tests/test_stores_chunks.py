@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from zarr.codecs import Crc32cCodec
 
-from pipeline.storage import chunks
-from pipeline.storage.chunks import Chunk, checksum
+from pipeline.store.places import chunks
+from pipeline.store.places.chunks import Chunk, checksum
 from tests import matrices
 
 Array = npt.NDArray[Any]

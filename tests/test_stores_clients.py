@@ -14,9 +14,9 @@ import pytest
 
 from hessian_tasks.frozen import FrozenInputs
 from pipeline.errors import StoreError
-from pipeline.events import RunStarted
-from pipeline.storage import locate
-from pipeline.store import HessianStore
+from pipeline.run.events import RunStarted
+from pipeline.store.places import locate
+from pipeline.store.store import HessianStore
 from tests.clusters import WAIT
 
 Run = Callable[..., list[Any]]
@@ -25,7 +25,7 @@ Snapshot = Callable[[Path], dict[str, bytes]]
 # Takes the lock of a store, says so, and keeps it until it is ended or told to give it back.
 HOLD = """
 import sys
-from pipeline.storage import locate
+from pipeline.store.places import locate
 with locate(sys.argv[1]).locked():
     print("held", flush=True)
     sys.stdin.readline()

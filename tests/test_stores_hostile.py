@@ -26,10 +26,10 @@ from hessian_tasks.networks.architecture import model_config, model_from_config
 from hessian_tasks.source import ProblemSource
 from pipeline import open_store, verify_hessian
 from pipeline.errors import ProblemError, StoreError
-from pipeline.inputs import freeze_source
-from pipeline.metadata import Attributes
-from pipeline.storage import locate
-from pipeline.store import HessianStore
+from pipeline.run.inputs import freeze_source
+from pipeline.store.metadata import Attributes
+from pipeline.store.places import locate
+from pipeline.store.store import HessianStore
 
 Run = Callable[..., list[Any]]
 Cli = Callable[..., tuple[int, str, str]]
@@ -415,7 +415,7 @@ def test_without_a_place_to_remember_files_are_named_each_time(
     (tmp_path / "state").write_text("no directory")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     freeze_source(ProblemSource(str(dropped), {"width": 4}))
-    from pipeline.trust import check_named
+    from pipeline.store.trust import check_named
 
     with pytest.raises(ProblemError, match="was not named by you before"):
         check_named(ProblemSource(str(dropped)), "a store")

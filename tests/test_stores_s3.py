@@ -25,10 +25,10 @@ from hessian_tasks.frozen import FrozenInputs
 from pipeline import open_store, verify_hessian
 from pipeline.analysis.spectrum import spectrum
 from pipeline.errors import ClusterError, ConfigError, HessianError, StoreError
-from pipeline.events import BlockRowStored
-from pipeline.profiles import Processes
-from pipeline.storage import Bucket, bucket, lease, locate
-from pipeline.store import HessianStore
+from pipeline.run.events import BlockRowStored
+from pipeline.settings.profiles import Processes
+from pipeline.store.places import Bucket, bucket, lease, locate
+from pipeline.store.store import HessianStore
 from tests.clusters import start_held, wait_for
 
 Run = Callable[..., list[Any]]
@@ -198,7 +198,7 @@ def test_server_that_fails_one_time_in_ten_changes_nothing(
 def test_two_workers_write_to_it(
     url: str, run: Run, inputs: FrozenInputs, local: HessianStore
 ) -> None:
-    from pipeline.cluster.connect import connect
+    from pipeline.run.cluster.connect import connect
 
     profile = Processes(kind="processes", workers=2, threads=1)
     with connect(profile, threading.Event()) as workers:
@@ -211,7 +211,7 @@ def test_worker_without_credentials_is_said(
 ) -> None:
     import os
 
-    from pipeline.cluster.connect import connect
+    from pipeline.run.cluster.connect import connect
 
     with connect(Processes(kind="processes", workers=1), threading.Event()) as workers:
         workers.client.run(os.environ.__setitem__, "AWS_ENDPOINT_URL", "http://127.0.0.1:9")

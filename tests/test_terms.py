@@ -28,9 +28,9 @@ from pipeline.analysis.parts import inner_products, open_parts
 from pipeline.analysis.subspaces import overlap, principal_angles
 from pipeline.analysis.terms import TermAnalysis, analyse_terms
 from pipeline.api import compute_hessian, open_store
+from pipeline.curvature.steps import term_gradients
 from pipeline.errors import PlanError, StoreError, StoreMismatchError
-from pipeline.run import RunOptions
-from pipeline.steps import term_gradients
+from pipeline.run.options import RunOptions
 from tests.closed_forms import least_squares
 from tests.pairs import Pair, compute_pair, expect_spectra
 

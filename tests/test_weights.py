@@ -16,7 +16,7 @@ from hessian_tasks.networks.weights import load_weights_file, take_network_file
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.source import ProblemSource
 from pipeline import compute_hessian, matrix_free_operator, open_store, verify_hessian
-from pipeline.inputs import freeze_source
+from pipeline.run.inputs import freeze_source
 from tests.architectures import F64, MAKES, POINTS, dense, sequential, subclassed
 from tests.conftest import Cli
 

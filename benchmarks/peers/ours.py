@@ -88,7 +88,7 @@ class _EngineWay:
 class _Autodiff(_EngineWay):
     def measure(self, num_rows: int) -> Measurement:
         """Time the first rows of every block row of the plan, or all of them."""
-        from pipeline.plan import split_rows
+        from pipeline.run.plan import split_rows
 
         blocks = split_rows(self.num_params, self.tile)
         wanted = math.ceil(num_rows / len(blocks)) if num_rows < self.num_params else self.tile
@@ -100,7 +100,7 @@ class _Autodiff(_EngineWay):
 class _Layered(_EngineWay):
     def measure(self, num_rows: int) -> Measurement:
         """Time all block rows, or every fourth in proportion to its entries."""
-        from pipeline.plan import split_rows
+        from pipeline.run.plan import split_rows
 
         def entries(rows: Iterable[BlockRow]) -> int:
             return sum(row.num_rows * (self.num_params - row.start) for row in rows)
@@ -118,7 +118,7 @@ def autodiff(case: Case, batches: list[int]) -> dict[str, Way]:
     from hessian_tasks.autodiff import AutodiffEngine
 
     engine = AutodiffEngine(_problem(case, case.dtype))
-    # pipeline.plan wants about 16 block rows, their side a multiple of 64.
+    # pipeline.run.plan wants about 16 block rows, their side a multiple of 64.
     tile = min(case.num_params, math.ceil(case.num_params / 16 / 64) * 64)
     return {f"tile {tile}": _Autodiff(engine, tile, part=1)}
 
@@ -126,8 +126,8 @@ def autodiff(case: Case, batches: list[int]) -> dict[str, Way]:
 def layered(case: Case, batches: list[int]) -> dict[str, Way]:
     """The engine for dense networks, cut into block rows as the planner does."""
     from hessian_tasks.layered.engine import LayeredEngine
-    from pipeline.plan import Cost, Request, make_plan
-    from pipeline.run import BLOCK_ROWS_PER_THREAD
+    from pipeline.run.plan import Cost, Request, make_plan
+    from pipeline.run.trial import BLOCK_ROWS_PER_THREAD
 
     engine = LayeredEngine(_problem(case, case.dtype))
     request = Request(

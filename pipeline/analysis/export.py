@@ -15,8 +15,8 @@ import scipy.io
 
 from pipeline.analysis.tiles import TiledMatrix, complete_matrix
 from pipeline.errors import ConfigError, StoreError
-from pipeline.storage import Place, free_bytes, writing
-from pipeline.store import HessianStore
+from pipeline.store.places import Place, free_bytes, writing
+from pipeline.store.store import HessianStore
 from pipeline.units import format_bytes
 
 __all__ = ["export_matrix"]

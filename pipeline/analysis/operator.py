@@ -11,8 +11,8 @@ from scipy.sparse.linalg import LinearOperator
 
 from hessian_tasks.parameters import ParameterLayout
 from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
-from pipeline.storage import Place
-from pipeline.store import HessianStore
+from pipeline.store.places import Place
+from pipeline.store.store import HessianStore
 
 if TYPE_CHECKING:
     from distributed import Client

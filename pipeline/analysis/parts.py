@@ -18,7 +18,6 @@ import psutil
 
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow, Matrix
-from pipeline.agreement import differences
 from pipeline.analysis.dense import dense_bytes, read_symmetric
 from pipeline.analysis.operator import (
     HessianOperator,
@@ -28,8 +27,9 @@ from pipeline.analysis.operator import (
 )
 from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.errors import PlanError, StoreMismatchError
-from pipeline.storage import Place
-from pipeline.store import HessianStore
+from pipeline.store.agreement import differences
+from pipeline.store.places import Place
+from pipeline.store.store import HessianStore
 from pipeline.units import format_bytes
 
 __all__ = [

@@ -13,7 +13,7 @@ from pipeline.analysis.operator import HessianOperator, noise_floor
 from pipeline.analysis.parts import Part
 from pipeline.analysis.spectrum import Spectrum
 from pipeline.errors import StoreMismatchError
-from pipeline.store import HessianStore
+from pipeline.store.store import HessianStore
 
 __all__ = ["precondition", "preconditioned_spectra", "preconditioned_spectrum"]
 

@@ -21,8 +21,8 @@ from pipeline.analysis.operator import (
 )
 from pipeline.analysis.tiles import complete_matrix
 from pipeline.errors import PlanError
-from pipeline.storage import Place
-from pipeline.store import HessianStore
+from pipeline.store.places import Place
+from pipeline.store.store import HessianStore
 from pipeline.units import format_bytes
 
 __all__ = ["Spectrum", "eigenvalues_between", "spectrum"]

@@ -13,9 +13,9 @@ import xarray as xr
 from hessian_tasks.parameters import ParameterLayout
 from pipeline.analysis.operator import noise_floor, relative_error
 from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
-from pipeline.storage import Place
-from pipeline.store import HessianStore
-from pipeline.transposing import copy_entries
+from pipeline.store.places import Place
+from pipeline.store.store import HessianStore
+from pipeline.store.transposing import copy_entries
 
 if TYPE_CHECKING:
     from distributed import Client

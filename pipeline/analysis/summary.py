@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.analysis.spectrum import Spectrum, spectrum
-from pipeline.store import HessianStore
+from pipeline.store.store import HessianStore
 
 __all__ = ["Summary", "summarise"]
 

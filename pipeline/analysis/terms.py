@@ -18,8 +18,8 @@ from pipeline.analysis.parts import Part, inner_products, open_parts
 from pipeline.analysis.spectrum import Spectrum
 from pipeline.analysis.subspaces import Subspace, cosines, overlap
 from pipeline.errors import StoreError
-from pipeline.storage import Place
-from pipeline.store import HessianStore
+from pipeline.store.places import Place
+from pipeline.store.store import HessianStore
 
 __all__ = ["TermAnalysis", "analyse_terms"]
 

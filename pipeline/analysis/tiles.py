@@ -16,11 +16,11 @@ from threadpoolctl import threadpool_limits
 from hessian_tasks.process import available_cores
 from hessian_tasks.spec import BlockRow
 from pipeline.errors import ClusterError, StoreError
-from pipeline.plan import split_rows
-from pipeline.reading import read_entries
-from pipeline.shares import deal
-from pipeline.storage import Location, Place
-from pipeline.store import HessianStore
+from pipeline.store.places import Location, Place
+from pipeline.store.reading import read_entries
+from pipeline.store.shares import deal
+from pipeline.store.store import HessianStore
+from pipeline.store.tiling import split_rows
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -14,7 +14,7 @@ import typer
 from pipeline.errors import StoreWarning
 
 if TYPE_CHECKING:
-    from pipeline.store import HessianStore
+    from pipeline.store.store import HessianStore
 
 __all__ = [
     "EXIT_ERROR",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hessian_tasks.source import ProblemSource
-from pipeline.config import Settings, load_settings, parse_options
+from pipeline.settings.config import Settings, load_settings, parse_options
 
 __all__ = [
     "Assignments",

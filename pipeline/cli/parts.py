@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hessian_tasks.process import configure_tensorflow
-from pipeline import render
+from pipeline.cli import render
 from pipeline.cli.app import app, print_result, say_if_unverified
 from pipeline.cli.parameters import Json, Store
 
@@ -37,7 +37,7 @@ def terms(
 ) -> None:
     """Compare the loss terms of a Hessian, and with --ggn its Gauss-Newton part and the rest."""
     from pipeline.analysis.terms import analyse_terms
-    from pipeline.store import HessianStore
+    from pipeline.store.store import HessianStore
 
     opened = HessianStore(store)
     analysis = analyse_terms(opened, ggn, number)
@@ -51,7 +51,7 @@ def terms(
         data["preconditioned"] = [found.to_json() for found in spectra]
     if with_gradients:
         configure_tensorflow()
-        from pipeline.steps import term_gradients
+        from pipeline.curvature.steps import term_gradients
 
         gradients = term_gradients(store, problem)
         text += "\n\n" + render.gradients(gradients)
@@ -72,7 +72,7 @@ def steps(
 ) -> None:
     """Take Newton, saddle-free and, with --ggn, Gauss-Newton steps, and look at the loss."""
     configure_tensorflow()
-    from pipeline.steps import try_steps
+    from pipeline.curvature.steps import try_steps
 
     tried = try_steps(store, ggn, dampings=damping, problem=problem)
     print_result(render.steps(tried), {"steps": [step.to_json() for step in tried]}, as_json)

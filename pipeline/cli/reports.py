@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import render
+from pipeline.cli import render
 from pipeline.cli.app import app, print_result
 from pipeline.cli.parameters import Json, Store
 
@@ -49,7 +49,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare stores in numbers: checkpoints along training, widths, or problems."""
-    from pipeline.compare import comparison_table, summarise_all, write_comparison
+    from pipeline.report.compare import comparison_table, summarise_all, write_comparison
 
     summaries = summarise_all(stores)
     table = comparison_table(summaries)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.spec import matrix_of
-from pipeline import render
+from pipeline.cli import render
 from pipeline.cli.app import app, print_result
 from pipeline.cli.parameters import (
     Assignments,
@@ -37,9 +37,9 @@ from pipeline.cli.parameters import (
     Weights,
     make_settings,
 )
-from pipeline.config import Settings
 from pipeline.errors import ConfigError
-from pipeline.profiles import InProcess, Queue
+from pipeline.settings.config import Settings
+from pipeline.settings.profiles import InProcess, Queue
 
 __all__ = ["cancel", "estimate", "plan", "run", "status", "submit", "train"]
 
@@ -67,8 +67,8 @@ def plan(
         memory=memory, tile=tile, per_term=per_term, engine=engine,
     )  # fmt: skip
     configure_tensorflow(settings.threads)
-    from pipeline.commands import run_options, settings_inputs
-    from pipeline.matrix_free.outlook import look_ahead
+    from pipeline.cli.commands import run_options, settings_inputs
+    from pipeline.estimates.outlook import look_ahead
 
     found = look_ahead(settings_inputs(settings), run_options(settings), settings.location)
     print_result(render.outlook(found), render.outlook_data(found), as_json)
@@ -100,7 +100,7 @@ def run(
         threads=threads, memory=memory, tile=tile, per_term=per_term, engine=engine,
     )  # fmt: skip
     _configure_client(settings)
-    from pipeline.commands import run_settings
+    from pipeline.cli.commands import run_settings
 
     with _stop_on_signals() as stop:
         place = run_settings(settings, Console(soft_wrap=True, highlight=False), stop)
@@ -151,8 +151,8 @@ def estimate(
         threads=threads, engine=engine,
     )  # fmt: skip
     _configure_client(settings)
-    from pipeline.commands import estimate_settings
-    from pipeline.matrix_free.estimates import EstimateOptions
+    from pipeline.cli.commands import estimate_settings
+    from pipeline.estimates.estimates import EstimateOptions
 
     matrix = matrix_of(settings.engine)
     options = EstimateOptions(
@@ -189,7 +189,7 @@ def submit(
         store=store, profile=profile,
         threads=threads, memory=memory, tile=tile, per_term=per_term, engine=engine,
     )  # fmt: skip
-    from pipeline.cluster.submit import submit_job
+    from pipeline.run.cluster.submit import submit_job
 
     chosen = settings.chosen
     if not isinstance(chosen, Queue):
@@ -210,8 +210,8 @@ def submit(
 @app.command()
 def cancel(store: Store) -> None:
     """Cancel the job that was submitted for a store; what is stored stays."""
-    from pipeline.cluster.submit import cancel_job
-    from pipeline.storage import locate
+    from pipeline.run.cluster.submit import cancel_job
+    from pipeline.store.places import locate
 
     directory = locate(store).directory
     if directory is None:
@@ -222,9 +222,9 @@ def cancel(store: Store) -> None:
 @app.command()
 def status(store: Store, as_json: Json = False) -> None:
     """Say how much of a store is computed, from its records alone."""
-    from pipeline.cluster.submit import find_job
-    from pipeline.storage import locate
-    from pipeline.store import HessianStore
+    from pipeline.run.cluster.submit import find_job
+    from pipeline.store.places import locate
+    from pipeline.store.store import HessianStore
 
     place = locate(store)
     job = None if place.directory is None else find_job(place.directory)
@@ -254,7 +254,7 @@ def train(
     """Train a problem's network: Adam, then L-BFGS."""
     settings = make_settings(None, problem, option)
     configure_tensorflow(settings.threads)
-    from pipeline.commands import train_settings
+    from pipeline.cli.commands import train_settings
 
     console = Console(soft_wrap=True, highlight=False)
     train_settings(settings, out, (adam, lbfgs, seed), history, console)

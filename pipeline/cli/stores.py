@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hessian_tasks.process import configure_tensorflow
-from pipeline import render
+from pipeline.cli import render
 from pipeline.cli.app import EXIT_NOT_VERIFIED, app, print_result, say_if_unverified
 from pipeline.cli.parameters import Json, Picture, Store, Term
 from pipeline.errors import ConfigError
@@ -16,7 +16,7 @@ from pipeline.units import parse_bytes
 
 if TYPE_CHECKING:
     from pipeline.analysis.spectrum import Spectrum
-    from pipeline.store import HessianStore
+    from pipeline.store.store import HessianStore
 
 __all__ = ["export", "info", "spectrum", "statistics", "verify"]
 
@@ -68,7 +68,7 @@ def spectrum(
     """Eigenvalues of a complete store, with the floor below which they are noise."""
     from pipeline.analysis.spectrum import eigenvalues_between
     from pipeline.analysis.spectrum import spectrum as compute
-    from pipeline.store import HessianStore
+    from pipeline.store.store import HessianStore
 
     if interval is not None and (extreme is not None or density):
         raise ConfigError("--interval goes neither with --extreme nor with --density.")
@@ -109,7 +109,7 @@ def _with_density(
 def _save_pairs(path: Path, found: Spectrum) -> None:
     import numpy as np
 
-    from pipeline.storage import writing
+    from pipeline.store.places import writing
 
     arrays: dict[str, Any] = {"eigenvalues": found.eigenvalues, "vectors": found.vectors}
     if found.pairs is not None:
@@ -122,7 +122,7 @@ def _save_pairs(path: Path, found: Spectrum) -> None:
 def statistics(store: Store, term: Term = None, as_json: Json = False) -> None:
     """Exact norms, trace, bounds and shares of layers, from one pass over a complete store."""
     from pipeline.analysis.statistics import matrix_statistics
-    from pipeline.store import HessianStore
+    from pipeline.store.store import HessianStore
 
     opened = HessianStore(store)
     found = matrix_statistics(opened, term)
@@ -138,7 +138,7 @@ def export(
 ) -> None:
     """Write the matrix of a complete store to a file for NumPy, HDF5 or MATLAB."""
     from pipeline.analysis.export import export_matrix
-    from pipeline.store import HessianStore
+    from pipeline.store.store import HessianStore
     from pipeline.units import format_bytes
 
     opened = HessianStore(store)
@@ -151,7 +151,7 @@ def export(
 def info(store: Store, picture: Picture = None, as_json: Json = False) -> None:
     """Say what a store holds and where it came from; optionally draw the matrix."""
     from pipeline.analysis.pictures import matrix_picture, save
-    from pipeline.store import HessianStore
+    from pipeline.store.store import HessianStore
 
     opened = HessianStore(store)
     if picture is not None:

@@ -10,9 +10,9 @@ from pipeline.analysis.layers import participation
 from pipeline.analysis.spectrum import Spectrum, spectrum
 from pipeline.analysis.statistics import matrix_statistics
 from pipeline.analysis.summary import summarise
+from pipeline.curvature.landscape import Directions, stored_curvatures
 from pipeline.errors import ConfigError, StoreError
-from pipeline.landscape import Directions, stored_curvatures
-from pipeline.matrix_free.kept import KeptEstimates, holds_estimates
+from pipeline.estimates.kept import KeptEstimates, holds_estimates
 from pipeline.report.chosen import both_ends, chosen_directions, problem_name
 from pipeline.report.estimated import estimates_page
 from pipeline.report.evaluated import Curvature, evaluated_sections, rebuilt_problem
@@ -26,8 +26,8 @@ from pipeline.report.stored import (
     spectrum_section,
 )
 from pipeline.report.terms import gauss_newton_section, terms_section
-from pipeline.storage import Location, Place, locate
-from pipeline.store import HessianStore
+from pipeline.store.places import Location, Place, locate
+from pipeline.store.store import HessianStore
 
 __all__ = ["build_page", "write_report"]
 
@@ -84,7 +84,7 @@ def default_out(store: Location) -> Path:
     """Where the report of a store goes by default: beside it, or here.
 
     Example:
-        >>> from pipeline.storage import locate
+        >>> from pipeline.store.places import locate
         >>> default_out(locate("runs/poisson.zarr")).as_posix()
         'runs/poisson-report'
         >>> default_out(locate("s3://bucket/runs/poisson.zarr")).as_posix()

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.analysis.spectrum import Spectrum
-from pipeline.landscape import Directions
-from pipeline.opened import HoldsInputs
+from pipeline.curvature.landscape import Directions
+from pipeline.store.opened import HoldsInputs
 
 __all__ = ["both_ends", "chosen_directions", "problem_name"]
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from pipeline.analysis.layers import participation
 from pipeline.analysis.spectrum import Spectrum
-from pipeline.matrix_free.kept import KeptEstimates
+from pipeline.estimates.kept import KeptEstimates
 from pipeline.report.chosen import both_ends, chosen_directions, problem_name
 from pipeline.report.evaluated import Curvature, evaluated_sections, rebuilt_problem
 from pipeline.report.headline import estimated_headline

@@ -20,10 +20,10 @@ from pipeline.analysis.pictures import (
 )
 from pipeline.analysis.slices import Slice
 from pipeline.api import rebuild_problem
+from pipeline.curvature.landscape import Directions, loss_slices, solution_changes
 from pipeline.errors import HessianError
-from pipeline.landscape import Directions, loss_slices, solution_changes
-from pipeline.opened import HoldsInputs
 from pipeline.report.page import Picture, Section, Table, file_name
+from pipeline.store.opened import HoldsInputs
 
 if TYPE_CHECKING:
     from hessian_tasks.problem import Problem
@@ -44,7 +44,7 @@ class Curvature:
 
     Attributes:
         symbol: Symbol of the matrix, ``"H"`` or ``"G"``.
-        matrices: As :func:`~pipeline.landscape.loss_slices` takes them.
+        matrices: As :func:`~pipeline.curvature.landscape.loss_slices` takes them.
         floor: The noise floor.
         origin: What ``vᵀ H v`` is, in a sentence.
         notes: What else has to be said of it.

@@ -8,7 +8,7 @@ from pipeline.analysis.spectrum import Spectrum
 from pipeline.analysis.summary import Summary
 
 if TYPE_CHECKING:
-    from pipeline.matrix_free.kept import KeptEstimates
+    from pipeline.estimates.kept import KeptEstimates
 
 __all__ = ["estimated_headline", "headline", "state_warnings"]
 

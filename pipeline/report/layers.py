@@ -13,7 +13,7 @@ from pipeline.analysis.layers import Participation
 from pipeline.analysis.pictures import layer_block_picture, participation_picture
 from pipeline.analysis.statistics import MatrixStatistics
 from pipeline.report.page import Picture, Section, Table
-from pipeline.store import HessianStore
+from pipeline.store.store import HessianStore
 
 __all__ = ["DIAGONAL", "diagonal_section", "layers_section", "participation_section"]
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from pipeline.analysis.pictures import encode
-from pipeline.storage import writing
+from pipeline.store.places import writing
 
 __all__ = ["Page", "Picture", "Section", "Table", "file_name", "write_page"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.opened import HoldsInputs
 from pipeline.report.page import Section, Table
+from pipeline.store.opened import HoldsInputs
 
 __all__ = ["pairs_table", "provenance_section"]
 

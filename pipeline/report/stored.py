@@ -10,7 +10,7 @@ from pipeline.analysis.pictures import matrix_picture
 from pipeline.analysis.spectrum import Spectrum
 from pipeline.report import provenance, spectrum
 from pipeline.report.page import Picture, Section
-from pipeline.store import HessianStore
+from pipeline.store.store import HessianStore
 from pipeline.units import format_bytes, format_seconds
 
 __all__ = [

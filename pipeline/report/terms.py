@@ -13,11 +13,11 @@ from pipeline.analysis.operator import recorded_sums
 from pipeline.analysis.pictures import curvature_picture, overlaid_picture, overlap_picture
 from pipeline.analysis.spectrum import Spectrum, spectrum
 from pipeline.analysis.terms import TermAnalysis, analyse_terms
-from pipeline.gauss_newton import residual_curvature
-from pipeline.render.analysis import describe_term
+from pipeline.curvature.gauss_newton import residual_curvature
 from pipeline.report.page import Picture, Section, Table
-from pipeline.storage import Place
-from pipeline.store import HessianStore
+from pipeline.store.names import describe_term
+from pipeline.store.places import Place
+from pipeline.store.store import HessianStore
 
 __all__ = ["gauss_newton_section", "terms_section"]
 

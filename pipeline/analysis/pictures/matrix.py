@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from pipeline.analysis.pictures.style import MAGNITUDES, new_figure, plain, styled
-from pipeline.store import HessianStore
+from pipeline.store.store import HessianStore
 
 __all__ = ["matrix_picture"]
 

@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFormatter
 
-from pipeline.storage import writing
+from pipeline.store.places import writing
 
 __all__ = [
     "BLUE",

@@ -1,0 +1,161 @@
+"""The matrix of a problem as an operator that computes every product from the points."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hessian_tasks.autodiff.products import ShardProducts, cut_points
+from hessian_tasks.errors import ModelError
+from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.jets import reverse_derivative
+from hessian_tasks.networks.models import get_theta
+from hessian_tasks.problem import LossTerm, Problem
+from hessian_tasks.process import configure_tensorflow
+from hessian_tasks.rebuild import rebuild
+from hessian_tasks.shards import MAX_BATCH, Shard
+from hessian_tasks.spec import HESSIAN, Matrix
+from pipeline.analysis.operator import HessianOperator
+from pipeline.estimates.products import Array, Product, threaded_product
+
+if TYPE_CHECKING:
+    from pipeline.estimates.journal import Journal
+    from pipeline.run.cluster.workers import Workers
+
+__all__ = ["measure_error", "operator_of"]
+
+# Random vectors that the norm and the symmetry are measured with: the norm to 25 % at worst.
+NUM_PROBES = 8
+# Of each term: more do not make products better balanced than this.
+SHARDS_PER_THREAD = 2
+
+
+def operator_of(
+    frozen: FrozenInputs,
+    *,
+    matrix: Matrix = HESSIAN,
+    term: str | None = None,
+    workers: Workers | None = None,
+    num_threads: int | None = None,
+    max_batch: int = MAX_BATCH,
+    stop: threading.Event | None = None,
+    journal: Journal | None = None,
+) -> HessianOperator:
+    """The Hessian, or the Gauss-Newton matrix, as products alone.
+
+    Memory: some sums ``[P, K]`` in float64 for K vectors, and a batch of points, for each
+    thread. Its ``relative_error`` and ``norm`` are measured, see :func:`measure_error`.
+
+    Args:
+        frozen: The inputs; :func:`~pipeline.run.inputs.freeze_source` makes them.
+        matrix: Which matrix.
+        term: A loss term's matrix instead of the total's.
+        workers: Dask workers that compute, instead of threads of this process.
+        num_threads: Threads of this process; all cores by default.
+        max_batch: Points computed at once.
+        stop: Set to end a product.
+        journal: Keeps the products, and has those of an interrupted estimate.
+
+    Raises:
+        ReproductionError: If the problem cannot be rebuilt from the inputs.
+        ProblemError: If there is no such term, or the Gauss-Newton matrix does not exist.
+        ConfigError: If workers are to compute with a problem object of this process.
+
+    Example:
+        >>> from hessian_tasks.source import ProblemSource
+        >>> from pipeline.run.inputs import freeze_source
+        >>> options = {"width": 4, "depth": 1, "dtype": "float64"}
+        >>> operator = operator_of(freeze_source(ProblemSource("poisson", options)))
+        >>> operator.shape, (operator @ np.ones(17)).shape
+        ((17, 17), (17,))
+    """
+    num_threads = configure_tensorflow(num_threads)
+    problem = rebuild(frozen)
+    products = ShardProducts(problem, matrix)
+    total_threads = num_threads if workers is None else workers.number * workers.num_threads
+    shards = cut_points(
+        problem, max_batch=max_batch, num_shards=SHARDS_PER_THREAD * total_threads, term=term
+    )
+    if workers is None:
+        product = threaded_product(products, shards, num_threads, stop)
+    else:
+        from pipeline.estimates.distributed import distributed_product
+
+        product = distributed_product(workers, frozen, matrix, shards, stop)
+    if frozen.source.live is not None:
+        product = _of_the_same_weights(product, problem, frozen)
+    if journal is not None:
+        product = journal.recording(product)
+    relative_error, norm = measure_error(product, problem, products, shards)
+    return HessianOperator(
+        product,
+        frozen.layout,
+        relative_error=relative_error,
+        norm=norm,
+        title=matrix.title + (f" of term {term}" if term else ""),
+    )
+
+
+def _of_the_same_weights(product: Product, problem: Problem, frozen: FrozenInputs) -> Product:
+    # The network may be the user's own, who goes on training it.
+    def checked(vectors: Array) -> Array:
+        if not np.array_equal(get_theta(problem.model), frozen.theta):
+            raise ModelError(
+                "The network's weights have changed since this operator was made. Make it again, "
+                "or set them back."
+            )
+        return product(vectors)
+
+    return checked
+
+
+def measure_error(
+    product: Product, problem: Problem, products: ShardProducts, shards: Sequence[Shard]
+) -> tuple[float, float]:
+    """Relative error of products, and the matrix's norm, from random vectors.
+
+    If products are those of H + E, then for Gaussian v and w ``E‖H v‖² = ‖H‖_F²`` and
+    ``E(vᵀ(H+E)w - wᵀ(H+E)v)² = 2 ‖E‖_F²`` for an E without symmetry. This sees what
+    rounding does to a product, but no error that is itself symmetric; so a batch of each term is
+    also multiplied along another path, with jets by nested reverse passes, as verification does.
+    The error is the largest of these, and of the precision of the dtype.
+
+    Args:
+        product: Multiplies with the whole matrix.
+        problem: The problem, its model resolved to a Keras model.
+        products: Multiplies with the matrix of a shard.
+        shards: All shards.
+
+    Returns:
+        ``‖E‖_F / ‖H‖_F`` and ``‖H‖_F``.
+    """
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((products.num_params, NUM_PROBES))
+    vectors = vectors.astype(products.dtype).astype(np.float64)
+    images = product(vectors)
+    norm = float(np.sqrt(np.mean(np.sum(images**2, axis=0))))
+    forms = vectors.T @ images
+    pairs = itertools.combinations(range(NUM_PROBES), 2)
+    defects = [(forms[i, j] - forms[j, i]) ** 2 / 2 for i, j in pairs]
+    asymmetry = float(np.sqrt(np.mean(defects))) / norm if norm else 0.0
+    other = _error_of_paths(problem, products, shards, vectors[:, :2])
+    return max(float(np.finfo(products.dtype).eps), asymmetry, other), norm
+
+
+def _error_of_paths(
+    problem: Problem, products: ShardProducts, shards: Sequence[Shard], vectors: Array
+) -> float:
+    others = ShardProducts(problem, products.matrix, reverse_derivative)
+    # The code of a LossTerm is the user's, and has no second path.
+    fixed = {term.name for term in problem.terms if isinstance(term, LossTerm)}
+    first = {shard.term: shard.head() for shard in reversed(shards) if shard.term not in fixed}
+    errors = [0.0]
+    for shard in first.values():
+        expected = others(shard, vectors)
+        size = float(np.linalg.norm(expected))
+        errors.append(float(np.linalg.norm(products(shard, vectors) - expected)) / (size or 1.0))
+    return max(errors)

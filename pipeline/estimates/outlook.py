@@ -1,0 +1,159 @@
+"""Whether a matrix is better stored, or only multiplied with: what each way needs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import psutil
+
+from hessian_tasks.autodiff.products import ShardProducts, cut_points
+from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.parameters import ParameterLayout
+from hessian_tasks.process import configure_tensorflow, peak_bytes, reset_peak, resident_bytes
+from hessian_tasks.rebuild import rebuild
+from hessian_tasks.spec import EngineChoice, matrix_of
+from pipeline.errors import DoesNotFitError
+from pipeline.estimates.operator import SHARDS_PER_THREAD
+from pipeline.estimates.products import threaded_product
+from pipeline.run.options import RunOptions
+from pipeline.run.plan import COPIES, MIN_TILE_SIDE, Plan
+from pipeline.run.prepare import prepare
+from pipeline.store.places import Location
+from pipeline.units import format_bytes, format_seconds
+
+__all__ = ["MatrixFreeCost", "Outlook", "look_ahead"]
+
+# What `hessian estimate` took for trained PINNs of up to a million parameters: 120 to 400 for the
+# trace and the norm, and as many for eigenpairs.
+TYPICAL_PRODUCTS = 500
+# Vectors that are in memory together, in float64: the basis of Lanczos' method and what XTrace has.
+TYPICAL_VECTORS = 100
+# A stored matrix answers everything, and exactly: worth that much of waiting.
+PATIENCE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class MatrixFreeCost:
+    """What products cost in this process.
+
+    Attributes:
+        seconds_per_product: With one vector, as measured, with all cores.
+        reserved_bytes: Resident memory before.
+        projected_bytes: Resident memory with the vectors of a usual question.
+        num_products: Of a usual question.
+    """
+
+    seconds_per_product: float
+    reserved_bytes: int
+    projected_bytes: int
+    num_products: int = TYPICAL_PRODUCTS
+
+    @property
+    def seconds(self) -> float:
+        """Time of a usual question."""
+        return self.num_products * self.seconds_per_product
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Both ways.
+
+    Attributes:
+        num_params: P.
+        stored_bytes: Of the matrices that were asked for, without padding.
+        plan: How they would be computed and stored, or None if that does not fit.
+        obstacle: Why not; empty if it does.
+        matrix_free: What products cost.
+        layout: The parameters.
+        choice: The engine that was tried, or None if none was.
+    """
+
+    num_params: int
+    stored_bytes: int
+    plan: Plan | None
+    obstacle: str
+    matrix_free: MatrixFreeCost
+    layout: ParameterLayout
+    choice: EngineChoice | None
+
+    @property
+    def advice(self) -> Literal["hessian run", "hessian estimate"]:
+        """The command that is the better way."""
+        if self.plan is None:
+            return "hessian estimate"
+        patience = max(PATIENCE_SECONDS, self.matrix_free.seconds)
+        return "hessian run" if self.plan.projected_seconds <= patience else "hessian estimate"
+
+    @property
+    def reason(self) -> str:
+        """Why."""
+        if self.plan is None:
+            return "the matrix does not fit; products need it neither in memory nor on disk"
+        seconds = format_seconds(self.plan.projected_seconds)
+        if self.advice == "hessian run":
+            return f"the matrix fits, takes about {seconds}, and answers everything exactly"
+        return (
+            f"the matrix fits, but takes about {seconds}; estimates take about "
+            f"{format_seconds(self.matrix_free.seconds)}. For all eigenvalues: hessian run"
+        )
+
+
+def look_ahead(frozen: FrozenInputs, options: RunOptions, location: Location) -> Outlook:
+    """Try a few rows, if these fit, and products, and say which way is the better one.
+
+    Args:
+        frozen: The inputs.
+        options: How the matrix would be computed.
+        location: Where it would be stored.
+
+    Raises:
+        PlanError: If the engine, the tile side or the like does not apply.
+    """
+    num_arrays = 1 + (len(frozen.terms) if options.per_term else 0)
+    row_bytes = num_arrays * frozen.layout.num_params * frozen.dtype.itemsize
+    stored_bytes = frozen.layout.num_params * row_bytes
+    allowed = options.allowed_bytes or psutil.virtual_memory().available // 2
+    plan, choice, obstacle = None, None, _obstacle(stored_bytes, row_bytes, allowed, location)
+    if not obstacle:
+        try:
+            prepared = prepare(frozen, options, None)
+            plan, choice = prepared.plan, prepared.choice
+        except DoesNotFitError as error:
+            obstacle = str(error)
+    cost = _try_products(frozen, options)
+    num_params = frozen.layout.num_params
+    return Outlook(num_params, stored_bytes, plan, obstacle, cost, frozen.layout, choice)
+
+
+def _obstacle(stored_bytes: int, row_bytes: int, allowed: int, location: Location) -> str:
+    """What speaks against the matrix before a row of it is tried."""
+    free = location.free_bytes()
+    if free is not None and stored_bytes > free:
+        return f"only {format_bytes(free)} are free for {location}"
+    smallest = COPIES * min(MIN_TILE_SIDE, stored_bytes // row_bytes) * row_bytes
+    if smallest > allowed:
+        return (
+            f"the smallest block row takes {format_bytes(smallest)} of memory, and "
+            f"{format_bytes(allowed)} are allowed"
+        )
+    return ""
+
+
+def _try_products(frozen: FrozenInputs, options: RunOptions) -> MatrixFreeCost:
+    num_threads = configure_tensorflow(options.num_threads)
+    problem = rebuild(frozen)
+    reserved = resident_bytes()
+    reset_peak()
+    products = ShardProducts(problem, matrix_of(options.engine))
+    shards = cut_points(problem, num_shards=SHARDS_PER_THREAD * num_threads)
+    product = threaded_product(products, shards, num_threads)
+    vector = np.ones((products.num_params, 1))
+    product(vector)  # compiles
+    started = time.perf_counter()
+    product(vector)
+    seconds = time.perf_counter() - started
+    vectors = TYPICAL_VECTORS * vector.nbytes
+    return MatrixFreeCost(seconds, reserved, max(peak_bytes(), reserved) + vectors)

@@ -1,0 +1,96 @@
+"""Where a run's frozen inputs come from: a problem, or what was made from them and holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hessian_tasks.errors import ProblemError
+from hessian_tasks.frozen import FrozenInputs, FrozenTerm, reads_label
+from hessian_tasks.networks.weights import load_values, load_weights_file, take_network_file
+from hessian_tasks.rebuild import freeze
+from hessian_tasks.source import ProblemSource
+from pipeline.store.opened import HoldsInputs
+from pipeline.store.trust import check_named, remember
+
+__all__ = ["freeze_source", "stored_inputs"]
+
+
+def freeze_source(
+    source: ProblemSource, weights: str | Path | None = None, *, take_network: bool = False
+) -> FrozenInputs:
+    """Load a problem, put in trained weights, and freeze its inputs.
+
+    Args:
+        source: Where the problem comes from.
+        weights: A ``.keras`` or ``.weights.h5`` file, whose values go into the problem's network;
+            or an ``.npz`` file with those of all networks and of the parameters.
+        take_network: Take the network of the ``.keras`` file instead of the problem's.
+
+    Raises:
+        ProblemError: If the problem or its weights cannot be used.
+    """
+    remember(source)
+    problem = source.load()
+    if weights is None and take_network:
+        raise ProblemError("There is no network to take: give the .keras file as weights, too.")
+    if weights is not None and take_network:
+        problem = replace(problem, model=take_network_file(weights))
+    elif weights is not None and Path(weights).suffix == ".npz":
+        problem = load_values(weights, problem)
+    elif weights is not None and isinstance(problem.model, Mapping):
+        raise ProblemError(
+            f"The problem has several networks, and {weights} holds the weights of one. Expected "
+            "an .npz file, as hessian train --out trained.npz writes it."
+        )
+    elif weights is not None:
+        model = load_weights_file(weights, problem.model, len(problem.coordinates))
+        problem = replace(problem, model=model)
+    return freeze(problem, source)
+
+
+def stored_inputs(store: HoldsInputs, source: ProblemSource | None = None) -> FrozenInputs:
+    """Read the inputs that a store, or estimates, were made from.
+
+    Args:
+        store: The store, or the estimates.
+        source: Where to build the problem from instead of the recorded source, which
+            may have moved or have been a live object.
+
+    Raises:
+        StoreError: If an array cannot be read.
+        ProblemError: If the source cannot be read any more, or is a file that was not named by
+            the user before.
+    """
+    attributes = store.attributes
+    recorded = attributes["source"]
+    if source is None:
+        source = ProblemSource(recorded["reference"], recorded["options"])
+        check_named(source, str(store.location))
+    else:
+        remember(source)
+    return FrozenInputs(
+        theta=store.read("theta"),
+        state=store.read("state"),
+        gradient=store.read("gradient"),
+        layout=store.layout,
+        terms=tuple(_read_term(store, term) for term in attributes["terms"]),
+        coordinates=tuple(attributes["network_inputs"]),
+        source=source,
+        source_digest=source.digest,
+        model_config=attributes["model_config"],
+        imports=source.imports,
+    )
+
+
+def _read_term(store: HoldsInputs, term: dict[str, Any]) -> FrozenTerm:
+    return FrozenTerm(
+        name=term["name"],
+        kind=term["kind"],
+        weight=term["weight"],
+        loss=term["loss"],
+        arrays={key: store.read(f"{term['name']}_{key}") for key in term["arrays"]},
+        reads=store.attributes["fingerprint"].get(reads_label(term["name"]), ""),
+    )

@@ -1,0 +1,36 @@
+"""How a run is to be done; what to compute is in the frozen inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hessian_tasks.spec import EngineName
+from pipeline.run.executors import ExecutorName
+
+__all__ = ["RunOptions"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run; what to compute is in the frozen inputs.
+
+    Attributes:
+        executor: Name of the executor.
+        num_threads: Cores to use; by default those that the process may run on.
+        num_workers: Processes that use so many cores each.
+        allowed_bytes: Budget of resident memory; by default half of what is free.
+        tile: Side of a tile; chosen by default.
+        per_term: Also store the matrix of every loss term; by default what an existing
+            store has, or no.
+        engine: Name of the engine, or ``"auto"``: what an existing store was begun with,
+            or the fastest one that applies. ``"ggn"`` computes the Gauss-Newton matrix instead
+            of the Hessian, and the Jacobians of residuals.
+    """
+
+    executor: ExecutorName = "threads"
+    num_threads: int | None = None
+    num_workers: int = 1
+    allowed_bytes: int | None = None
+    tile: int | None = None
+    per_term: bool | None = None
+    engine: EngineName = "auto"

@@ -1,0 +1,103 @@
+"""What comes before a run: the problem is rebuilt, a few rows are tried, and the plan is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+from threadpoolctl import threadpool_limits
+
+from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.process import configure_tensorflow
+from hessian_tasks.rebuild import rebuild
+from hessian_tasks.spec import EngineChoice, EngineName, matrix_of
+from pipeline.errors import StoreMismatchError
+from pipeline.run.engines import AnyEngine, choose_engine
+from pipeline.run.options import RunOptions
+from pipeline.run.plan import Plan, Request, make_plan
+from pipeline.run.references import References
+from pipeline.run.trial import measure, num_threads_of, wanted_block_rows
+from pipeline.store.store import HessianStore
+
+__all__ = ["Prepared", "prepare"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to start: the engine is compiled and the plan is made.
+
+    Attributes:
+        engine: Computes block rows.
+        choice: Which engine that is, and why.
+        plan: The plan.
+        references: Products to check the result with, or None if it is checked already.
+    """
+
+    engine: AnyEngine
+    choice: EngineChoice
+    plan: Plan
+    references: References | None
+
+
+def prepare(
+    frozen: FrozenInputs, options: RunOptions, store: HessianStore | None, *, checked: bool = False
+) -> Prepared:
+    """Rebuild the problem, try a few rows, and plan.
+
+    Args:
+        frozen: The inputs.
+        options: How to run.
+        store: The store to resume, whose tiles and arrays are kept, or None.
+        checked: Whether the store is complete and checked already.
+
+    Raises:
+        ReproductionError: If the problem cannot be rebuilt.
+        PlanError: If it does not fit into memory.
+        StoreMismatchError: If the options contradict the store.
+    """
+    num_threads = configure_tensorflow(options.num_threads)
+    name, tile, per_term = options.engine, options.tile, bool(options.per_term)
+    if store is not None:
+        name, tile, per_term = _keep(store, options)
+    problem = rebuild(frozen)
+    engine, choice = choose_engine(problem, name)
+    # Before memory is measured, so that it is planned for.
+    references = None if checked else References(problem, matrix_of(choice.name), choice.left_out)
+    num_threads = num_threads_of(engine, options.executor, options.num_threads, num_threads)
+    with threadpool_limits(1, "blas"):
+        cost = measure(engine, per_term, num_threads, options.num_workers)
+    request = Request(
+        num_params=frozen.layout.num_params,
+        itemsize=frozen.dtype.itemsize,
+        num_arrays=1 + (len(frozen.terms) - len(choice.left_out) if per_term else 0),
+        num_threads=num_threads,
+        allowed_bytes=options.allowed_bytes or psutil.virtual_memory().available // 2,
+        tile=tile,
+        num_block_rows=wanted_block_rows(engine, num_threads, options.num_workers),
+        tile_multiple=engine.tile_multiple,
+        num_residuals=sum(residuals.count for residuals in choice.residuals),
+        matrix=matrix_of(choice.name),
+    )
+    return Prepared(engine, choice, make_plan(request, cost), references)
+
+
+def _keep(store: HessianStore, options: RunOptions) -> tuple[EngineName, int, bool]:
+    per_term = len(store.arrays) > 1
+    if options.engine not in ("auto", store.engine):
+        raise StoreMismatchError(
+            f"{store.location} was begun with engine {store.engine}, but --engine "
+            f"{options.engine} was asked for. Leave --engine out to resume, or give another "
+            "--store."
+        )
+    if options.tile not in (None, store.tile):
+        raise StoreMismatchError(
+            f"{store.location} has tiles of side {store.tile}, but --tile {options.tile} was asked "
+            "for. Leave --tile out to resume, or give another --store."
+        )
+    if options.per_term not in (None, per_term):
+        raise StoreMismatchError(
+            f"{store.location} was made {'with' if per_term else 'without'} "
+            f"{store.matrix.plural} of the single loss terms. Resume it that way, or give another "
+            "--store."
+        )
+    return store.engine, store.tile, per_term

@@ -1,0 +1,161 @@
+"""Verification: is the stored array the matrix of the recorded loss?
+
+Four questions, from cheap to dear: are all block rows there, are their stored objects
+undamaged, is the array symmetric, and does it act on random vectors as the Hessian
+does,
+
+    ‖H v - ∇⟨∇L(θ), v⟩‖ / ‖∇⟨∇L(θ), v⟩‖ ≤ tolerance,
+
+where the right-hand side is computed by automatic differentiation along another path
+than the engine's. An array that differs from the Hessian in any entry passes this with
+probability 0 for Gaussian v up to the tolerance, which is √eps of the dtype. A
+Gauss-Newton matrix G is compared with Jᵀ(J v) in the same way, and so are the stored
+Jacobians with J v, since G does not decide them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.store.store import HessianStore
+
+__all__ = ["Certificate", "certify"]
+
+Product = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+JacobianProduct = Callable[[npt.NDArray[Any]], Mapping[str, npt.NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The result of a verification.
+
+    Attributes:
+        matrix: Name of the matrix, ``"hessian"`` or ``"ggn"``.
+        passed: Whether everything below is as it should be.
+        num_missing: Block rows that are not stored.
+        damaged: Keys of stored objects that are missing or altered.
+        product_errors: Relative error of ``H v`` for each random ``v``; empty if block rows
+            are missing or damaged.
+        jacobian_errors: Relative error of ``J v``, the largest of all terms; empty without
+            Jacobians.
+        tolerance: Largest error that passes.
+        symmetry_defect: ``‖H - Hᵀ‖_F / ‖H‖_F``, or None. Tiles off the diagonal are stored
+            with their transposes, so this is the rounding error within the diagonal
+            tiles, each entry of which is computed twice.
+        seed: Seed of the random vectors.
+        dtype: Dtype of the array.
+        created: Time in UTC.
+    """
+
+    matrix: str
+    passed: bool
+    num_missing: int
+    damaged: list[str]
+    product_errors: list[float]
+    jacobian_errors: list[float]
+    tolerance: float
+    symmetry_defect: float | None
+    seed: int
+    dtype: str
+    created: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The certificate as JSON data."""
+        return asdict(self)
+
+
+def certify(
+    store: HessianStore,
+    product: Product,
+    num_vectors: int = 3,
+    jacobian_product: JacobianProduct | None = None,
+) -> Certificate:
+    """Verify a store.
+
+    Args:
+        store: The store; it is not changed.
+        product: Maps vectors ``[K, P]``, one a row, to ``H v`` ``[K, P]``.
+        num_vectors: Number K of random vectors.
+        jacobian_product: Maps them to ``J v`` ``[K, N C]`` by term, if the store has Jacobians.
+    """
+    records = store.records()
+    num_missing = len(store.block_rows) - len(records)
+    damaged = sorted(store.damaged_objects(records.values()))
+    tolerance = float(np.sqrt(np.finfo(store.dtype).eps))
+    errors: list[float] = []
+    jacobian_errors: list[float] = []
+    symmetry_defect: float | None = None
+    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    if not num_missing and not damaged:
+        vectors = np.random.default_rng(seed).standard_normal((num_vectors, store.num_params))
+        vectors = vectors.astype(store.dtype)
+        stored, symmetry_defect = _read_once(store, vectors)
+        errors = _relative(stored, product(vectors))
+        jacobian_errors = _jacobian_errors(store, vectors, jacobian_product)
+    # NaN compares false, so a NaN error or defect does not pass.
+    defects = [*errors, *jacobian_errors, symmetry_defect or 0.0]
+    return Certificate(
+        matrix=store.matrix.name,
+        passed=bool(errors) and all(defect <= tolerance for defect in defects),
+        num_missing=num_missing,
+        damaged=damaged,
+        product_errors=errors,
+        jacobian_errors=jacobian_errors,
+        tolerance=tolerance,
+        symmetry_defect=symmetry_defect,
+        seed=seed,
+        dtype=str(store.dtype),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _read_once(
+    store: HessianStore, vectors: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.float64], float]:
+    # One block row and its mirror image in memory at a time; sums in float64.
+    products = np.empty(vectors.shape, np.float64)
+    squares = asymmetry = 0.0
+    for row in store.block_rows:
+        rows, everything = slice(row.start, row.stop), slice(0, store.num_params)
+        block = store.read_part(rows, everything).astype(np.float64)
+        mirror = store.read_part(slice(row.start, store.num_params), rows).astype(np.float64).T
+        products[:, row.start : row.stop] = vectors @ block.T
+        asymmetry += _counted(block[:, row.start :] - mirror, row.num_rows)
+        squares += float(np.sum(block**2))
+    return products, float(np.sqrt(asymmetry / squares)) if squares else 0.0
+
+
+def _jacobian_errors(
+    store: HessianStore, vectors: npt.NDArray[Any], product: JacobianProduct | None
+) -> list[float]:
+    if product is None:
+        return []
+    errors = np.zeros(len(vectors))
+    for term, expected in product(vectors).items():
+        name = store.jacobians[term]
+        images = np.zeros(expected.shape, np.float64)
+        for row in store.block_rows:
+            columns = slice(row.start, row.stop)
+            part = store.read_part(slice(0, expected.shape[1]), columns, name).astype(np.float64)
+            images += vectors[:, columns] @ part.T
+        # NaN stays.
+        errors = np.maximum(errors, _relative(images, expected))
+    return [float(error) for error in errors]
+
+
+def _counted(difference: npt.NDArray[np.float64], side: int) -> float:
+    # Beyond the diagonal tile each pair is seen once, in it twice.
+    return float(np.sum(difference[:, :side] ** 2) + 2 * np.sum(difference[:, side:] ** 2))
+
+
+def _relative(values: npt.NDArray[Any], references: npt.NDArray[Any]) -> list[float]:
+    # A zero Hessian must be reproduced exactly.
+    scales = np.linalg.norm(references.astype(np.float64), axis=1)
+    defects = np.linalg.norm(values - references, axis=1)
+    return [float(d / s if s else d) for d, s in zip(defects, scales, strict=True)]

@@ -1,0 +1,62 @@
+"""Where stores are: directories and object storage, behind one interface.
+
+- :mod:`~pipeline.store.places.location`: what everything above knows of a place;
+- :mod:`~pipeline.store.places.directory`: a directory of a local or shared file system;
+- :mod:`~pipeline.store.places.bucket`: a prefix of a bucket of object storage;
+- :mod:`~pipeline.store.places.lease`: how clients exclude each other there;
+- :mod:`~pipeline.store.places.chunks`: how entries become objects;
+- :mod:`~pipeline.store.places.guard`: bounds on what is read from a place that others can write.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TypeAlias
+
+from pipeline.errors import StoreError
+from pipeline.store.places.bucket import SCHEMES, Bucket
+from pipeline.store.places.directory import Directory, filling, free_bytes, writing
+from pipeline.store.places.location import Location
+
+__all__ = [
+    "Bucket",
+    "Directory",
+    "Location",
+    "Place",
+    "filling",
+    "free_bytes",
+    "locate",
+    "writing",
+]
+
+Place: TypeAlias = str | Path | Location
+"""A store as users name it: a path, or an URL."""
+
+
+def locate(place: Place) -> Location:
+    """Where a path or an URL leads.
+
+    Raises:
+        StoreError: If an URL is of no kind that can hold a store.
+
+    Example:
+        >>> locate("runs/poisson.zarr")
+        Directory(path=PosixPath('runs/poisson.zarr'))
+        >>> locate("s3://bucket/poisson.zarr/")
+        Bucket(url='s3://bucket/poisson.zarr')
+    """
+    if isinstance(place, Location):
+        return place
+    scheme, separator, rest = str(place).partition("://")
+    if isinstance(place, Path) or not separator:
+        return Directory(Path(place))
+    if scheme == "file":
+        return Directory(Path(rest))
+    # Without a path the whole bucket would be the store, with no place beside it.
+    if scheme not in SCHEMES or not re.fullmatch(r"[^/]+(/[^/]+)+/*", rest):
+        raise StoreError(
+            f"No store can be at {place}. Expected a path, or an URL like "
+            f"s3://bucket/path/h.zarr, of {', '.join(SCHEMES)}."
+        )
+    return Bucket(str(place).rstrip("/"))

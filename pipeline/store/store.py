@@ -1,0 +1,271 @@
+"""The store of a run: one Zarr group with matrices, inputs, labels and records.
+
+Plain ``zarr``, ``dask.array.from_zarr`` and ``xarray.open_zarr`` open it as well. A
+store is data: opening one runs no code from it.
+"""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy.typing as npt
+import zarr
+
+from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.spec import BlockRow, EngineName, matrix_of
+from pipeline.errors import StoreError, StoreMismatchError, StoreWarning
+from pipeline.store.agreement import differing_inputs
+from pipeline.store.metadata import SelfCheck, check_arrays, read_attributes
+from pipeline.store.opened import HoldsInputs
+from pipeline.store.places import Place, locate
+from pipeline.store.places.chunks import checksum, write_chunks
+from pipeline.store.records import GROUP, BlockRecord, group_json, record_key
+from pipeline.store.tiling import split_rows
+
+__all__ = ["HessianStore"]
+
+
+class HessianStore(HoldsInputs):
+    """An open store.
+
+    Attributes:
+        tile: Side of the square tiles.
+        dtype: Dtype of the matrices.
+        engine: Name of the engine that computes it.
+        matrix: Which matrix it holds.
+        arrays: Names of the matrix's arrays, by loss term; the total's term is None.
+        jacobians: Names of the arrays of the residuals' Jacobians, by loss term; none beside a
+            Hessian.
+        self_check: What the run that completed it found when it checked itself, or that failed.
+        left_out: Terms that have no such matrix, and why; the total's is the sum of the others.
+    """
+
+    def __init__(self, place: Place, *, warn: bool = True) -> None:
+        """Open a store that exists.
+
+        Args:
+            place: A path, or an URL such as ``s3://bucket/path/h.zarr``.
+            warn: Whether to warn of a failed self-check; not where the store is computed.
+
+        Raises:
+            StoreError: If there is none, or it is damaged or of another format.
+        """
+        location = locate(place)
+        if not location.exists():
+            raise StoreError(f"There is no Hessian store at {place}. Start one with: hessian run")
+        checked, attributes = read_attributes(location)
+        self.tile = checked.tile
+        self.engine: EngineName = checked.engine
+        self.matrix = matrix_of(checked.engine)
+        self.arrays: dict[str | None, str] = {a.term: a.name for a in checked.arrays}
+        self.jacobians = {a.term: a.name for a in checked.jacobians}
+        self.left_out = {t.term: t.reason for t in checked.left_out}
+        names = [*self.arrays.values(), *self.jacobians.values()]
+        super().__init__(location, attributes, checked, names)
+        check_arrays(location, checked, self.metadata)
+        self.dtype = self.hessian().dtype
+        self.self_check = checked.self_check
+        if warn and self.self_check is not None and not self.self_check.passed:
+            warnings.warn(
+                f"{location} failed the check of the run that computed it, and its numbers are "
+                f"not to be used. {self.self_check.failure}",
+                StoreWarning,
+                # The same line each time, so that Python says it once for each store.
+                stacklevel=1,
+            )
+
+    def hessian(self, name: str | None = None) -> zarr.Array[Any]:
+        """One of the arrays by name, by default the total loss's matrix ``[P, P]``.
+
+        Raises:
+            StoreError: If there is none of that name.
+        """
+        return self.array(self.arrays[None] if name is None else name)
+
+    def read_part(self, rows: slice, columns: slice, name: str | None = None) -> npt.NDArray[Any]:
+        """Entries of a matrix or of a Jacobian, as they are stored, not to be changed.
+
+        Raises:
+            StoreError: If a tile is damaged, or they do not fit into memory.
+        """
+        return self.read_entries(rows, columns, self.arrays[None] if name is None else name)
+
+    @property
+    def resume_command(self) -> str:
+        """The shell command that computes what is missing."""
+        return f"hessian run --store {shlex.quote(str(self.location))}"
+
+    @cached_property
+    def block_rows(self) -> list[BlockRow]:
+        """All block rows."""
+        return split_rows(self.num_params, self.tile)
+
+    @property
+    def num_block_rows(self) -> int:
+        """Number of block rows, also of tiles along a side."""
+        return len(self.block_rows)
+
+    def records(self) -> dict[int, BlockRecord]:
+        """The completion records by block row index; unreadable ones are left out."""
+        rows = {record_key(row): row for row in self.block_rows}
+        there = sorted(rows.keys() & {f"{GROUP}/{n}" for n in self.location.children(GROUP)})
+        found = self.location.each(lambda key: self._record(key, rows[key]), there)
+        return {record.row.index: record for record in found if record is not None}
+
+    def _record(self, key: str, row: BlockRow) -> BlockRecord | None:
+        try:
+            record = BlockRecord.from_json(self.location.read(f"{key}/zarr.json"))
+        except (FileNotFoundError, ValueError):
+            # A damaged record is as good as none: its block row is computed again.
+            return None
+        names = set(self.arrays.values())
+        keys = set(self.object_keys(row))
+        fits = record.row == row and set(record.checksums) == keys
+        return record if fits and set(record.statistics) == names else None
+
+    def pending(self) -> list[BlockRow]:
+        """Block rows that are not stored, or whose stored objects are damaged."""
+        done = self.records()
+        damaged = set(self.damaged_objects(done.values()).values())
+        return [row for row in self.block_rows if row.index not in done or row in damaged]
+
+    def damaged_objects(self, records: Iterable[BlockRecord]) -> dict[str, BlockRow]:
+        """Find stored objects that are missing or whose checksum differs.
+
+        Returns:
+            Keys of the damaged objects, with the block row that wrote each.
+        """
+        written = {key: record for record in records for key in record.checksums}
+        sums = self.location.each(self._checksum, written)
+        return {
+            key: record.row
+            for (key, record), found in zip(written.items(), sums, strict=True)
+            if found != record.checksums[key]
+        }
+
+    def _checksum(self, key: str) -> int | None:
+        try:
+            return checksum(self.location.read(key, self.objects.limit(key)))
+        except FileNotFoundError:
+            return None
+
+    def object_keys(self, row: BlockRow) -> list[str]:
+        """Keys of the objects that its task writes: tiles, and chunks of Jacobians."""
+        keys = []
+        for name in self.arrays.values():
+            encode = self.hessian(name).metadata.encode_chunk_key
+            tiles = [(row.index, other) for other in range(row.index, self.num_block_rows)]
+            tiles += [(other, row.index) for other in range(row.index + 1, self.num_block_rows)]
+            keys += [f"{name}/{encode(tile)}" for tile in tiles]
+        for name in self.jacobians.values():
+            array = self.hessian(name)
+            encode = array.metadata.encode_chunk_key
+            chunks = range(-(-array.shape[0] // array.chunks[0]))
+            keys += [f"{name}/{encode((chunk, row.index))}" for chunk in chunks]
+        return keys
+
+    def write_block_row(self, row: BlockRow, name: str, block: npt.NDArray[Any]) -> dict[str, int]:
+        """Write a block row and its transpose, whole tiles only.
+
+        Args:
+            row: The block row.
+            name: Name of the array.
+            block: Its entries from column ``row.start`` on, ``[rows, P - start]``.
+
+        Returns:
+            CRC-32C of what was meant to be written, by key.
+
+        Raises:
+            ValueError: If the block row does not fall on tiles, or the shape is wrong:
+                a partly written tile would race with its neighbour's.
+        """
+        if row != self.block_rows[row.index] or block.shape != (
+            row.num_rows,
+            self.num_params - row.start,
+        ):
+            raise ValueError(f"{row} with shape {block.shape} is not one of {self.location}")
+        parts = {}
+        for other in self.block_rows[row.index :]:
+            part = block[:, other.start - row.start : other.stop - row.start]
+            parts[row.index, other.index] = part
+            if other != row:
+                parts[other.index, row.index] = part.T
+        return self._write(name, parts)
+
+    def write_columns(self, row: BlockRow, name: str, columns: npt.NDArray[Any]) -> dict[str, int]:
+        """Write the columns of a Jacobian that belong to a block row, whole chunks only.
+
+        Args:
+            row: The block row.
+            name: Name of the array.
+            columns: ``J[:, start:stop]`` ``[N C, rows]``.
+
+        Returns:
+            CRC-32C of what was meant to be written, by key.
+
+        Raises:
+            ValueError: If the block row does not fall on tiles, or the shape is wrong.
+        """
+        array = self.hessian(name)
+        if row != self.block_rows[row.index] or columns.shape != (array.shape[0], row.num_rows):
+            raise ValueError(
+                f"columns of {row} with shape {columns.shape} are not of {self.location}"
+            )
+        height = array.chunks[0]
+        parts = {
+            (chunk, row.index): columns[chunk * height : (chunk + 1) * height]
+            for chunk in range(-(-len(columns) // height))
+        }
+        return self._write(name, parts)
+
+    def _write(
+        self, name: str, parts: Mapping[tuple[int, int], npt.NDArray[Any]]
+    ) -> dict[str, int]:
+        array = self.hessian(name)
+        encode = array.metadata.encode_chunk_key
+        by_key = {f"{name}/{encode(place)}": part for place, part in parts.items()}
+        return write_chunks(self.location, by_key, array.chunks)
+
+    def check_inputs(self, frozen: FrozenInputs) -> None:
+        """Refuse inputs other than those that the store was made from.
+
+        Raises:
+            StoreMismatchError: Naming what differs.
+            StoreError: If the recorded gradient cannot be read.
+        """
+        differing = differing_inputs(self, frozen)
+        if differing:
+            raise StoreMismatchError(
+                f"{self.location} was made from other inputs: {differing}. Give this run another "
+                "--store, or run with the inputs that the store was made from. The store was left "
+                "as it was."
+            )
+
+    def set_certificate(self, certificate: dict[str, Any] | None) -> None:
+        """Record the result of a verification, or drop it."""
+        self._set("certificate", certificate)
+
+    def set_self_check(self, found: SelfCheck | None) -> None:
+        """Record the result of a run's check of itself, or drop it."""
+        self._set("self_check", None if found is None else found.model_dump())
+        self.self_check = found
+
+    @property
+    def verified(self) -> bool | None:
+        """Whether its last verification and its run's check passed; None before a verification."""
+        if self.self_check is not None and not self.self_check.passed:
+            return False
+        certificate = self.attributes.get("certificate")
+        return None if certificate is None else bool(certificate["passed"])
+
+    def _set(self, key: str, value: dict[str, Any] | None) -> None:
+        if value is None and key not in self.attributes:
+            return
+        kept = {name: other for name, other in self.attributes.items() if name != key}
+        self.attributes = kept if value is None else {**kept, key: value}
+        with self.location.writing():
+            self.location.write("zarr.json", group_json(self.attributes))
