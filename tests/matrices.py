@@ -70,16 +70,15 @@ def store_matrix(
         state=np.zeros(0),
         gradient=theta,
         layout=layout or two_layers(size),
-        terms=tuple(FrozenTerm(name, "loss", 1.0, 1.0, (), {}) for name in terms or ["all"]),
+        terms=tuple(FrozenTerm(name, "loss", 1.0, 1.0, {}) for name in terms or ["all"]),
         coordinates=("x",),
         source=ProblemSource(LIVE),
         source_digest="",
         model_config=None,
     )
     request = Request(size, matrix.itemsize, 1 + len(terms), 1, 2**40, tile)
-    create_template(
-        locate(path), frozen, make_plan(request, Cost(0, 0, 0, 1.0)), EngineChoice("autodiff", "")
-    )
+    tiling = make_plan(request, Cost(0, 0, 0, 1.0)).tiling
+    create_template(locate(path), frozen, tiling, EngineChoice("autodiff", ""))
     store = HessianStore(path)
     engine = _Rows({None: matrix, **terms})
     task = BlockTask(engine, store, threading.Event(), lambda record: None)

@@ -157,7 +157,7 @@ def test_any_cut_on_any_threads_gives_the_dense_hessian(
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "h.zarr"
         plan = Plan(request, tile, num_threads, 0, 0, 0, 0.0)
-        create_template(locate(path), frozen, plan, EngineChoice("autodiff", ""))
+        create_template(locate(path), frozen, plan.tiling, EngineChoice("autodiff", ""))
         store = HessianStore(path)
         task = BlockTask(engine_of(row_batch), store, threading.Event(), lambda record: None)
         get_executor(executor)(task, store.pending(), num_threads)
