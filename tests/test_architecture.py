@@ -3,14 +3,19 @@
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 import hessian_tasks
 import pipeline
 from hessian_tasks.problems import BUILTIN
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_public_names_exist_and_are_sorted() -> None:
@@ -54,3 +59,15 @@ def test_status_needs_no_tensorflow() -> None:
     modules = "pipeline.store.store, pipeline.cli.render"
     code = f"import sys, {modules}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_page_on_architecture_has_the_floors_that_are_checked() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = {c["name"]: c for c in settings["tool"]["importlinter"]["contracts"]}
+    for package in ("hessian_tasks", "pipeline"):
+        floors = contracts[f"{package}: imports run one way"]["layers"]
+        rooms = [re.findall(rf"{package}\.(\w+)", floor) for floor in floors]
+        table = page.partition(f"| {package} | what it is for |")[2].partition("\n\n")[0]
+        rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+        assert [re.findall(r"`(\w+)`", row) for row in rows] == rooms
