@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from hessian_tasks import BlockRow, LossTerm, Problem, ResidualTerm, batches
+from hessian_tasks import BlockRow, LossTerm, Problem, ResidualTerm
 from hessian_tasks.autodiff import AutodiffEngine, hessian_vector_product
 from hessian_tasks.autodiff.directions import LossesAlong
 from hessian_tasks.autodiff.generalised import find_kinds, gauss_newton_vector_product
@@ -26,7 +26,7 @@ from hessian_tasks.autodiff.matrices import AutodiffCurvature
 from hessian_tasks.autodiff.products import ShardProducts, cut_points
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.frozen import NAMES
-from hessian_tasks.loss import losses_and_gradient
+from hessian_tasks.loss import batches, losses_and_gradient
 from hessian_tasks.loss.means import check_means
 from hessian_tasks.loss.regularization import REGULARIZATION, with_regularization
 from hessian_tasks.networks.models import dtype_of, get_theta, set_theta, trainable_variables

@@ -105,8 +105,8 @@ def test_tensorflow_computes_on_the_device(
     def watched(*arguments: Any) -> Any:
         function = compiled(*arguments)
 
-        def call(*bounds: Any) -> Any:
-            found = function(*bounds)
+        def call(*bounds: Any, **options: Any) -> Any:
+            found = function(*bounds, **options)
             devices.extend(tensor.device for tensor in tf.nest.flatten(found))
             return found
 

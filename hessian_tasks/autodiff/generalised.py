@@ -44,7 +44,7 @@ from hessian_tasks.networks.models import dtype_of, trainable_variables
 from hessian_tasks.networks.trainables import networks_of
 from hessian_tasks.problem import Problem, ResidualTerm, Term
 from hessian_tasks.problem.terms import is_batched
-from hessian_tasks.reading import Reading, functions_inlined, view_of_stand_ins
+from hessian_tasks.reading import Known, Reading, below, functions_inlined, view_of_stand_ins
 
 __all__ = [
     "KeptLoss",
@@ -220,7 +220,7 @@ class KeptLoss:
             # The stand-in differentiates them itself: they would count twice.
             return tf.stop_gradient(evaluated[call](index))
 
-        view, calls = view_of_stand_ins(self._model, true)
+        view, calls = view_of_stand_ins(self._model, Known(true))
         self._evaluate(view)
         jets = {(call, index): evaluated[call](index) for call, index in calls.asked}
         self._shapes = {place: tuple(jet.shape) for place, jet in jets.items()}
@@ -237,4 +237,6 @@ class KeptLoss:
                 return tf.reshape(parts[call, index], shapes[call])
             return tf.zeros(shapes[call], jets.dtype)
 
-        return view_of_stand_ins(self._model, known)[0]
+        inner = {call: below([i for c, i in parts if c == call]) for call in shapes}
+        needed = Known(known, lambda call, index: index in inner[call])
+        return view_of_stand_ins(self._model, needed)[0]

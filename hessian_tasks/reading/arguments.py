@@ -15,7 +15,7 @@ from hessian_tasks.loss.terms import View
 from hessian_tasks.networks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import Problem
 from hessian_tasks.reading.evaluations import Dependence, functions_inlined, shifted
-from hessian_tasks.reading.stand_in import view_of_stand_ins
+from hessian_tasks.reading.stand_in import Known, below, view_of_stand_ins
 
 __all__ = ["Arguments", "Evaluate", "gradients", "view_of_jets"]
 
@@ -165,7 +165,12 @@ def view_of_jets(
         width = len(range(*outputs.indices(jets[place].shape[2])))
         return tf.fill((parts[0].shape[0], width), others)
 
-    return view_of_stand_ins(problem.model, known)[0]
+    inner = [below(evaluation.indices) for evaluation in dependence.evaluations]
+
+    def needed(call: int, index: Index) -> bool:
+        return shifted(index, dependence.starts[call]) in inner[dependence.calls[call]]
+
+    return view_of_stand_ins(problem.model, Known(known, needed))[0]
 
 
 def gradients(y: Tensor, arguments: Sequence[Tensor]) -> list[Tensor]:

@@ -25,7 +25,7 @@ from hessian_tasks.networks.joint import Joint
 from hessian_tasks.networks.models import dtype_of, trainable_variables
 from hessian_tasks.networks.trainables import networks_of
 from hessian_tasks.problem import Problem, Term
-from hessian_tasks.reading.stand_in import MAX_COLUMNS, Calls, view_of_stand_ins
+from hessian_tasks.reading.stand_in import MAX_COLUMNS, Calls, Known, view_of_stand_ins
 
 __all__ = [
     "Dependence",
@@ -149,7 +149,7 @@ def _trace(
             shapes[call] = tuple(shape)
         return tf.zeros(shapes[call], dtype)
 
-    view, calls = view_of_stand_ins(problem.model, zeros)
+    view, calls = view_of_stand_ins(problem.model, Known(zeros))
 
     def trace() -> list[list[Tensor]]:
         loss = seen_loss(problem, term, view)

@@ -13,9 +13,9 @@ which are known, too, and have such gradients themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import accumulate, combinations, pairwise
 from typing import Any
 
 import tensorflow as tf
@@ -27,13 +27,30 @@ from hessian_tasks.networks.inputs import Inputs
 from hessian_tasks.networks.models import dtype_of
 from hessian_tasks.networks.trainables import networks_of
 
-__all__ = ["MAX_COLUMNS", "Calls", "StandIn", "view_of_stand_ins"]
+__all__ = ["MAX_COLUMNS", "Calls", "Known", "StandIn", "below", "view_of_stand_ins"]
 
 # Columns of an input by which the stand-in can be differentiated. Each costs operations whenever a
 # gradient passes, whether it is needed or not, and by the pixels of an image none is.
 MAX_COLUMNS = 256
 
-Known = Callable[[int, Index, Sequence[Tensor]], Tensor]
+
+def _always(_: int, __: Index) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of networks.
+
+    Attributes:
+        derivative: Gives one ``[N, outputs]`` from the number of the call, its axes, which number
+            the columns of all inputs, and the inputs.
+        needed: Whether that derivative is to have derivatives itself. Gradients by points that are
+            one tensor pass all of its columns, so that there are d times as many with every order.
+    """
+
+    derivative: Callable[[int, Index, Sequence[Tensor]], Tensor]
+    needed: Callable[[int, Index], bool] = _always
 
 
 @dataclass
@@ -55,13 +72,25 @@ class Calls:
     unknown: list[Tensor] = field(default_factory=list)
 
 
+def below(indices: Collection[Index]) -> set[Index]:
+    """The derivatives of which one of these is a derivative.
+
+    Example:
+        >>> sorted(below([(0, 1), (1,)]))
+        [(), (0,), (1,)]
+    """
+    found: set[Index] = set()
+    for index in indices:
+        found.update(part for n in range(len(index)) for part in combinations(index, n))
+    return found
+
+
 def view_of_stand_ins(model: Any, known: Known) -> tuple[View, Calls]:
     """What a loss term sees of stand-ins for all networks, and what it will have asked of them.
 
     Args:
         model: The resolved problem's model.
-        known: Gives a derivative ``[N, outputs]`` from the number of the call, its axes, which
-            number the columns of all inputs, and the inputs.
+        known: What is known of them.
     """
     calls = Calls()
     stand_ins = {n: StandIn(n, network, known, calls) for n, network in networks_of(model).items()}
@@ -77,7 +106,7 @@ class StandIn:
         Args:
             name: Its name.
             model: The network; its attributes are those of the stand-in.
-            known: What is known, see :func:`view_of_stand_ins`.
+            known: What is known of it.
             calls: Where to note.
         """
         self._name = name
@@ -126,9 +155,11 @@ class StandIn:
         return lambda index: self._wrap(call, parts, index)
 
     def _wrap(self, call: int, parts: Sequence[Tensor], index: Index) -> Tensor:
-        value = self._known(call, index, parts)
+        value = self._known.derivative(call, index, parts)
         self._calls.asked.append((call, index))
         self._calls.given.append(value)
+        if not self._known.needed(call, index):
+            return value
         edges = list(pairwise(accumulate((part.shape[1] for part in parts), initial=0)))
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
