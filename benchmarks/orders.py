@@ -12,12 +12,12 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from hessian_tasks.networks.models import get_theta, set_theta
 from threadpoolctl import threadpool_limits
 
 from hessian_tasks import BlockRow, Problem, ResidualTerm
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.layered.engine import LayeredEngine
-from hessian_tasks.models import get_theta, set_theta
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.process import configure_tensorflow
 

@@ -15,10 +15,10 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from hessian_tasks.networks.models import parameter_layout
+from hessian_tasks.networks.trainables import resolve
 
-from hessian_tasks.models import parameter_layout
 from hessian_tasks.problem import DensityTerm, LossTerm, Problem, ResidualTerm
-from hessian_tasks.trainables import resolve
 from tests.networks import draw_network
 
 __all__ = ["NOTATIONS", "ZERO", "draw_losses"]
@@ -108,7 +108,7 @@ class _Draw:
         self.outputs = {name: int(rng.integers(1, 4)) for name in names}
         # Graphs to compile grow with either.
         depth = 3 if order + len(names) <= 2 else 1
-        self.packs = {name: self.pack() for name in names}
+        self.packs = {name: self.pack() if order < 3 else "points" for name in names}
         trunks = {
             name: draw_network(rng, len(self.coordinates), number, "float64", depth)
             for name, number in self.outputs.items()

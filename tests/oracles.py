@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from hessian_tasks.networks.inputs import Inputs, evaluate_inputs
+from hessian_tasks.networks.models import get_theta, set_theta, trainable_variables
+from hessian_tasks.networks.trainables import networks_of, parameters_of
 
-from hessian_tasks.inputs import Inputs, evaluate_inputs
 from hessian_tasks.jets import reverse_derivative
 from hessian_tasks.loss import View, compile_losses_and_gradient, seen_loss
-from hessian_tasks.models import get_theta, set_theta, trainable_variables
 from hessian_tasks.problem import Problem
-from hessian_tasks.trainables import networks_of, parameters_of
 
 __all__ = [
     "FiniteDifferenceJet",

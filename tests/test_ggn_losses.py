@@ -11,26 +11,26 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorflow as tf
+from hessian_tasks.autodiff.generalised import find_kinds, gauss_newton_vector_product
+from hessian_tasks.autodiff.matrices import AutodiffCurvature, AutodiffJacobian
+from hessian_tasks.autodiff.products import ShardProducts, cut_points
+from hessian_tasks.networks.models import get_theta, set_theta, trainable_variables
+from hessian_tasks.networks.trainables import resolve
+from pipeline.curvature.gauss_newton import neural_tangent_kernel, residual_curvature
+from pipeline.run.engines import choose_engine
+from pipeline.run.options import RunOptions
+from pipeline.store.store import HessianStore
 
 from hessian_tasks import BlockRow, DensityTerm, LossTerm, Problem, ResidualTerm
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.gauss_newton import GaussNewtonEngine
-from hessian_tasks.generalised import find_kinds, gauss_newton_vector_product
 from hessian_tasks.layered.gauss_newton import layered_matrices
-from hessian_tasks.models import get_theta, set_theta, trainable_variables
 from hessian_tasks.problems import classification
 from hessian_tasks.problems.networks import mlp
-from hessian_tasks.products import ShardProducts, cut_points
 from hessian_tasks.reading import read_terms
 from hessian_tasks.spec import GAUSS_NEWTON
-from hessian_tasks.term_matrices import AutodiffCurvature, AutodiffJacobian
-from hessian_tasks.trainables import resolve
 from pipeline.api import compute_hessian, verify_hessian
-from pipeline.engines import choose_engine
 from pipeline.errors import StoreMismatchError
-from pipeline.gauss_newton import neural_tangent_kernel, residual_curvature
-from pipeline.run import RunOptions
-from pipeline.store import HessianStore
 from tests.oracles import dense_jacobian
 
 Array = npt.NDArray[Any]

@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorflow as tf
+from hessian_tasks.autodiff.generalised import gauss_newton_vector_product
+from hessian_tasks.networks.models import parameter_layout, trainable_variables
+from hessian_tasks.networks.trainables import resolve
 from keras import layers, ops
 
 from hessian_tasks import BlockRow, DensityTerm, LossTerm, Problem, ResidualTerm
 from hessian_tasks.autodiff import AutodiffEngine, hessian_vector_product
 from hessian_tasks.errors import NotLayeredError, ProblemError
-from hessian_tasks.generalised import gauss_newton_vector_product
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_matrices
-from hessian_tasks.models import parameter_layout, trainable_variables
 from hessian_tasks.reading import read_terms
-from hessian_tasks.trainables import resolve
 from pipeline import compute_hessian, verify_hessian
 from pipeline.train import train
 from tests.oracles import dense_hessian

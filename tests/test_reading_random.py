@@ -8,18 +8,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hessian_tasks.autodiff.generalised import gauss_newton_vector_product
+from hessian_tasks.autodiff.products import ShardProducts, cut_points
+from hessian_tasks.networks.models import get_theta, parameter_layout
+from hessian_tasks.networks.trainables import (
+    Trainables,
+    held_of,
+    networks_of,
+    parameters_of,
+    resolve,
+)
+from pipeline.run.engines import choose_engine, uses_numpy
 
 from hessian_tasks.autodiff import AutodiffEngine, hessian_vector_product
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.generalised import gauss_newton_vector_product
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.loss import losses_and_gradient, term_values
-from hessian_tasks.models import get_theta, parameter_layout
 from hessian_tasks.problem import Problem, ResidualTerm
-from hessian_tasks.products import ShardProducts, cut_points
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow, Matrix
-from hessian_tasks.trainables import Trainables, held_of, networks_of, parameters_of, resolve
-from pipeline.engines import choose_engine, uses_numpy
 from pipeline.errors import PlanError
 from tests.hostile import HOSTILE, draw_hostile
 from tests.losses import draw_losses

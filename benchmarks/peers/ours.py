@@ -25,7 +25,8 @@ MAX_WHOLE_PARAMS = 25_000
 
 def make_case(width: int, dtype: str, seed: int = 0) -> Case:
     """The built-in Poisson problem at slightly perturbed initial weights, no bias being zero."""
-    from hessian_tasks.models import get_theta
+    from hessian_tasks.networks.models import get_theta
+
     from hessian_tasks.problems.poisson import problem as poisson
 
     problem = poisson(width=width, dtype=dtype)
@@ -43,7 +44,8 @@ def make_case(width: int, dtype: str, seed: int = 0) -> Case:
 
 
 def _problem(case: Case, dtype: str) -> Any:
-    from hessian_tasks.models import set_theta
+    from hessian_tasks.networks.models import set_theta
+
     from hessian_tasks.problems.poisson import problem as poisson
 
     problem = poisson(width=case.width, dtype=dtype)
@@ -88,7 +90,7 @@ class _EngineWay:
 class _Autodiff(_EngineWay):
     def measure(self, num_rows: int) -> Measurement:
         """Time the first rows of every block row of the plan, or all of them."""
-        from pipeline.plan import split_rows
+        from pipeline.run.plan import split_rows
 
         blocks = split_rows(self.num_params, self.tile)
         wanted = math.ceil(num_rows / len(blocks)) if num_rows < self.num_params else self.tile
@@ -100,7 +102,7 @@ class _Autodiff(_EngineWay):
 class _Layered(_EngineWay):
     def measure(self, num_rows: int) -> Measurement:
         """Time all block rows, or every fourth in proportion to its entries."""
-        from pipeline.plan import split_rows
+        from pipeline.run.plan import split_rows
 
         def entries(rows: Iterable[BlockRow]) -> int:
             return sum(row.num_rows * (self.num_params - row.start) for row in rows)
@@ -118,16 +120,17 @@ def autodiff(case: Case, batches: list[int]) -> dict[str, Way]:
     from hessian_tasks.autodiff import AutodiffEngine
 
     engine = AutodiffEngine(_problem(case, case.dtype))
-    # pipeline.plan wants about 16 block rows, their side a multiple of 64.
+    # pipeline.run.plan wants about 16 block rows, their side a multiple of 64.
     tile = min(case.num_params, math.ceil(case.num_params / 16 / 64) * 64)
     return {f"tile {tile}": _Autodiff(engine, tile, part=1)}
 
 
 def layered(case: Case, batches: list[int]) -> dict[str, Way]:
     """The engine for dense networks, cut into block rows as the planner does."""
+    from pipeline.run.plan import Cost, Request, make_plan
+    from pipeline.run.run import BLOCK_ROWS_PER_THREAD
+
     from hessian_tasks.layered.engine import LayeredEngine
-    from pipeline.plan import Cost, Request, make_plan
-    from pipeline.run import BLOCK_ROWS_PER_THREAD
 
     engine = LayeredEngine(_problem(case, case.dtype))
     request = Request(

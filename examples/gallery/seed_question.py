@@ -19,7 +19,7 @@ import tensorflow as tf
 from style import BLUE, GREEN, ORANGE, arguments, figure, save
 
 from hessian_tasks.loss import flatten, gradient
-from hessian_tasks.models import trainable_variables
+from hessian_tasks.networks.models import trainable_variables
 from hessian_tasks.problems.poisson import problem
 from hessian_tasks.process import peak_bytes
 from pipeline import compute_hessian

@@ -12,7 +12,7 @@ from style import BLUE, ORANGE, arguments, figure, save
 from hessian_tasks.problems.poisson import problem
 from pipeline import compute_hessian, verify_hessian
 from pipeline.analysis.spectrum import spectrum
-from pipeline.store import HessianStore
+from pipeline.store.store import HessianStore
 from pipeline.train import train
 
 # %%

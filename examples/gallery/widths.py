@@ -14,7 +14,7 @@ from hessian_tasks.problems.poisson import problem
 from pipeline import compute_hessian
 from pipeline.analysis.spectrum import spectrum
 from pipeline.analysis.steps import effective_dimension
-from pipeline.store import HessianStore
+from pipeline.store.store import HessianStore
 from pipeline.train import train
 
 options = arguments(__doc__)

@@ -20,11 +20,12 @@ def tell(event: object) -> None:
 
 def main(path: str, scheduler_file: str, tile: str, options: str) -> None:
     configure_tensorflow(2)
+    from pipeline.run.cluster.connect import connect
+    from pipeline.run.inputs import freeze_source
+    from pipeline.run.run import RunOptions, execute
+    from pipeline.settings.profiles import Address
+
     from hessian_tasks.source import ProblemSource
-    from pipeline.cluster.connect import connect
-    from pipeline.inputs import freeze_source
-    from pipeline.profiles import Address
-    from pipeline.run import RunOptions, execute
 
     inputs = freeze_source(ProblemSource("regression", json.loads(options)))
     profile = Address(kind="address", scheduler_file=Path(scheduler_file), wait=300)

@@ -19,7 +19,7 @@ def hold() -> None:
 
 
 def hold_rows(number: int) -> None:
-    from pipeline.blocks import BlockTask
+    from pipeline.run.blocks import BlockTask
 
     begin, begun = BlockTask.__call__, itertools.count()
 
@@ -32,7 +32,7 @@ def hold_rows(number: int) -> None:
 
 
 def hold_products(number: int) -> None:
-    from pipeline.matrix_free import operator
+    from pipeline.estimates import operator
 
     whole = operator.threaded_product
 
