@@ -1,22 +1,27 @@
-"""Losses drawn at random: with jets and as a notebook would write them, and some that are hostile.
+"""Losses drawn at random: with jets, and as a notebook would write them.
 
 A formula asks for derivatives of networks, of which it does not know how they are made: by the jets
-of a residual or density, or by tapes and ``tf.gradients`` in a loss of the user's own.
+of a residual or density, or by tapes and ``tf.gradients`` in a loss of the user's own. A network
+takes the points, or several inputs, and the Hessian is now and then that of some variables alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from hessian_tasks.networks.models import parameter_layout
+from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.problem import DensityTerm, LossTerm, Problem, ResidualTerm
 from tests.networks import draw_network
 
-__all__ = ["HOSTILE", "draw_hostile", "draw_losses"]
+__all__ = ["NOTATIONS", "ZERO", "draw_losses"]
 
 Array = npt.NDArray[Any]
 Tensor = Any
@@ -61,10 +66,19 @@ def by_batch_jacobian(function: Callable[[Tensor], Tensor], x: Tensor, axis: int
 
 NOTATIONS: list[Differentiate] = [by_gradients, by_tapes, by_columns, by_batch_jacobian]
 
-CALLS: list[Callable[[Any, Tensor], Tensor]] = [
+CALLS: list[Callable[[Any, Any], Tensor]] = [
     lambda model, x: model(x),
     lambda model, x: model(x, training=False),
 ]
+
+# What networks are called with: of the points, and of data v that a branch takes.
+PACKS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "points": lambda x, v: x,
+    "columns": lambda x, v: tf.split(x, x.shape[1], axis=1),
+    "branch first": lambda x, v: [v, x],
+    "branch last": lambda x, v: [x, v],
+    "named": lambda x, v: {"v": v, "points": x},
+}
 
 # Of components ``[N, C]``, a point at a time.
 OUTER: list[Callable[[Tensor], Tensor]] = [
@@ -85,7 +99,8 @@ def draw_losses(rng: Rng) -> tuple[Problem, Problem]:
 
 class _Draw:
     def __init__(self, rng: Rng) -> None:
-        self.rng = rng
+        # Inputs and ``only`` are drawn beside it, so that formulas stay those of their seeds.
+        self.rng, self.beside = rng, rng.spawn(1)[0]
         self.coordinates = "xy"[: rng.integers(1, 3)]
         order = int(rng.choice(4, p=[0.2, 0.35, 0.4, 0.05]))
         self.top = "".join(sorted(rng.choice(list(self.coordinates), order)))
@@ -93,15 +108,19 @@ class _Draw:
         self.outputs = {name: int(rng.integers(1, 4)) for name in names}
         # Graphs to compile grow with either.
         depth = 3 if order + len(names) <= 2 else 1
-        self.models = {
+        self.packs = {name: self.pack() if order < 3 else "points" for name in names}
+        trunks = {
             name: draw_network(rng, len(self.coordinates), number, "float64", depth)
             for name, number in self.outputs.items()
         }
+        self.models = {name: self.with_inputs(name, trunk) for name, trunk in trunks.items()}
         self.points = rng.uniform(-1.0, 1.0, (rng.integers(1, 9), len(self.coordinates)))
         # A residual of two components at two points is refused, as what [N] - [N, 1] makes.
         if len(self.points) == 2:
             self.points = np.concatenate([self.points, self.points[:1] / 2])
-        self.data = rng.normal(size=(len(self.points), 1))
+        self.data = {"y": rng.normal(size=(len(self.points), 1))}
+        if not {"points", "columns"}.issuperset(self.packs.values()):
+            self.data["v"] = self.beside.normal(size=(len(self.points), 2))
         # Numbers where they are not declared.
         self.constants = {"nu": np.float64(rng.normal()), "matrix": rng.normal(size=(2, 3))}
         self.parameters = {n: value for n, value in self.constants.items() if self.chance(0.5)}
@@ -110,6 +129,23 @@ class _Draw:
 
     def chance(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)
+
+    def pack(self) -> str:
+        """What a network is to be called with: half of them with the points alone."""
+        kinds = [name for name in PACKS if name != "columns" or len(self.coordinates) > 1]
+        return str(self.beside.choice(kinds)) if self.beside.random() < 0.5 else "points"
+
+    def with_inputs(self, name: str, trunk: Any) -> Any:
+        """The network with its coordinates one by one, or times a branch that takes data."""
+        if self.packs[name] == "points":
+            return trunk
+        if self.packs[name] == "columns":
+            columns = [keras.Input((1,), dtype="float64") for _ in self.coordinates]
+            return keras.Model(columns, trunk(keras.layers.Concatenate(dtype="float64")(columns)))
+        branch = draw_network(self.beside, 2, self.outputs[name], "float64", 1)
+        points = keras.Input((len(self.coordinates),), name="points", dtype="float64")
+        v = keras.Input((2,), name="v", dtype="float64")
+        return keras.Model(PACKS[self.packs[name]](points, v), trunk(points) * branch(v))
 
     def losses(self) -> tuple[Problem, Problem]:
         weight = float(self.rng.choice([1.0, 0.3, -0.7]))
@@ -130,14 +166,21 @@ class _Draw:
             return tf.reduce_mean(found**2 if squared else found)
 
         kind = ResidualTerm if squared else DensityTerm
-        declared = kind("own", self.points, self.declare(values), weight, data={"y": self.data})
-        written = LossTerm("own", self.write(mean), weight, data={"y": self.data})
-        return self.problem(declared), self.problem(written)
-
-    def problem(self, term: Any) -> Problem:
+        declared = kind("own", self.points, self.declare(values), weight, data=self.data)
+        written = LossTerm("own", self.write(mean), weight, data=self.data)
         model = self.models if len(self.models) > 1 else self.models["u"]
         parameters = {**self.parameters, "mine": self.mine}
-        return Problem(model, [term], self.coordinates, parameters=parameters)
+        problem = Problem(model, [declared], self.coordinates, parameters=parameters)
+        problem = replace(problem, only=self.some(problem))
+        return problem, replace(problem, terms=[written])
+
+    def some(self, problem: Problem) -> list[str] | None:
+        """One in four times some of the variables, for the Hessian of these alone."""
+        if self.beside.random() < 0.75:
+            return None
+        paths = [variable.path for variable in parameter_layout(resolve(problem).model).variables]
+        number = self.beside.integers(1, len(paths) + 1)
+        return list(map(str, self.beside.choice(paths, number, replace=False)))
 
     def declare(self, values: Callable[..., Tensor]) -> Callable[..., Tensor]:
         nu, matrix = self.constants.values()
@@ -161,13 +204,16 @@ class _Draw:
 
         nu, matrix = self.constants.values()
 
-        def loss(u: Any, y: Tensor, k: Any = None, nu: Any = nu, matrix: Any = matrix) -> Tensor:
+        def loss(
+            u: Any, y: Tensor, v: Any = None, k: Any = None, nu: Any = nu, matrix: Any = matrix
+        ) -> Tensor:
             models, known = {"u": u, "k": k}, {"nu": nu, "matrix": matrix}
             x = tf.constant(self.points)
 
             def ask(name: str, output: int, names: str, elsewhere: bool) -> Tensor:
                 def value(points: Tensor) -> Tensor:
-                    return call(models[name], points)[:, output : output + 1]
+                    given = PACKS[self.packs[name]](points, v)
+                    return call(models[name], given)[:, output : output + 1]
 
                 return self.differentiate(notation, value, x + SHIFT if elsewhere else x, names)
 
@@ -209,116 +255,3 @@ class _Draw:
             lambda ask, x, known, y: tf.stop_gradient(value(ask)) * top(ask) - x[:, :1],
         ]
         return parts[self.rng.integers(len(parts))]
-
-
-def draw_hostile(rng: Rng, kind: str) -> Problem:
-    """A loss that is no function of jets point by point, or that does not look like one.
-
-    Args:
-        rng: What to draw from.
-        kind: One of :data:`HOSTILE`.
-    """
-    width, num_points = int(rng.integers(1, 3)), int(rng.integers(3, 8))
-    model = draw_network(rng, width, int(rng.integers(1, 3)), "float64", 1)
-    points, other = rng.uniform(-1.0, 1.0, (2, num_points, width))
-    nu, hidden = (tf.Variable(rng.uniform(0.5, 1.5), dtype=tf.float64) for _ in range(2))
-    differentiate = NOTATIONS[rng.integers(len(NOTATIONS))] if rng.random() < 0.5 else None
-    make = HOSTILE[kind]
-
-    def loss(model: Any) -> Tensor:
-        def values(x: Any) -> Tensor:
-            def first(x: Tensor) -> Tensor:
-                return model(x)[:, :1]
-
-            x = tf.convert_to_tensor(x)
-            return first(x) if differentiate is None else differentiate(first, x, 0) + first(x)
-
-        special = make(values, points, {"nu": nu, "hidden": hidden, "model": model})
-        return special + nu * tf.reduce_mean(tf.square(values(other)))
-
-    return Problem(model, [LossTerm("own", loss)], "xy"[:width], parameters={"nu": nu})
-
-
-Values = Callable[[Any], Tensor]
-Given = Mapping[str, Any]
-mean = tf.reduce_mean
-
-
-def _filtered(values: Values, x: Array, given: Given) -> Tensor:
-    loss = mean(tf.square(values(x)))
-    variables = [weight.value for weight in given["model"].trainable_weights]
-    slopes = [s for s in tf.gradients(loss, variables) if s is not None]
-    return loss + sum((tf.reduce_sum(tf.square(s)) for s in slopes), tf.zeros_like(loss))
-
-
-def _forwards(values: Values, x: Array, given: Given) -> Tensor:
-    x = tf.constant(x)
-    with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
-        u = given["model"](x)
-    return mean(tf.square(accumulator.jvp(u, unconnected_gradients=ZERO) + u))
-
-
-def _chosen(values: Values, x: Array, given: Given) -> Tensor:
-    worst = tf.argsort(tf.square(values(x))[:, 0])[: len(x) // 2]
-    return mean(tf.square(values(tf.gather(tf.constant(x), worst))))
-
-
-def _opaque(values: Values, x: Array, given: Given) -> Tensor:
-    return mean(tf.py_function(lambda u: tf.sin(u) * u, [values(x)], tf.float64))
-
-
-def _blind(values: Values, x: Array, given: Given) -> Tensor:
-    """A function of NumPy's, which has no gradient: a constant to all."""
-    weights = tf.numpy_function(np.square, [values(x)], tf.float64)
-    return mean(tf.ensure_shape(weights, (len(x), 1)) * values(x))
-
-
-def _looped(values: Values, x: Array, given: Given) -> Tensor:
-    u = values(x)
-    return mean(tf.while_loop(lambda i, s: i < 3, lambda i, s: (i + 1, s * u), (0, u))[1])
-
-
-def _branched(values: Values, x: Array, given: Given) -> Tensor:
-    u = values(x)
-    return tf.cond(mean(u) > 0, lambda: mean(u**2), lambda: mean(tf.sin(u)))
-
-
-HOSTILE: dict[str, Callable[[Values, Array, Given], Tensor]] = {
-    "mean inside": lambda values, x, _: tf.square(mean(values(x))),
-    "small coupling": lambda values, x, _: mean(values(x) ** 2) + 1e-4 * mean(values(x)) ** 2,
-    "variance": lambda values, x, _: tf.math.reduce_variance(values(x)),
-    "neighbours": lambda values, x, _: mean(tf.square(values(x)[1:] - values(x)[:-1])),
-    "neighbours' points": lambda values, x, _: mean(tf.square(values(x[1:]) - values(x[:-1]))),
-    "reversed": lambda values, x, _: mean(values(x) * values(x)[::-1]),
-    "reversed alone": lambda values, x, given: mean(
-        (values(x)[::-1] * given["nu"] - x[:, :1]) ** 2
-    ),
-    "products": lambda values, x, _: mean(tf.matmul(values(x), values(x), transpose_b=True) ** 2),
-    "one point": lambda values, x, _: mean(tf.square(values(x) - values(x[:1]))),
-    "largest": lambda values, x, _: tf.reduce_max(values(x) ** 2),
-    "soft maximum": lambda values, x, _: tf.reduce_logsumexp(values(x)),
-    "history": lambda values, x, _: mean(tf.exp(-tf.cumsum(values(x) ** 2)) * values(x) ** 2),
-    "moved points": lambda values, x, _: mean(tf.square(values(x + 0.1 * tf.tanh(values(x))))),
-    "held points": lambda values, x, _: mean(values(x + tf.stop_gradient(values(x))) ** 2),
-    "learned points": lambda values, x, given: mean(tf.square(values(x + given["nu"]))),
-    "held learned points": lambda values, x, given: mean(
-        values(x + tf.stop_gradient(given["nu"])) ** 2
-    ),
-    "chosen points": _chosen,
-    "undeclared": lambda values, x, given: given["hidden"] * mean(values(x) ** 2),
-    "weights' gradients": _filtered,
-    "forwards": _forwards,
-    "one by one": lambda values, x, given: mean(
-        tf.vectorized_map(lambda row: given["model"](row[None])[0, 0] ** 4, tf.constant(x))
-    ),
-    "mapped": lambda values, x, given: mean(
-        tf.map_fn(lambda row: given["model"](row[None])[0, 0] ** 4, tf.constant(x))
-    ),
-    "opaque": _opaque,
-    "without gradient": _blind,
-    "loop": _looped,
-    "branch": _branched,
-    "weights": lambda values, x, given: tf.add_n(
-        [tf.reduce_sum(tf.sin(w.value) ** 2) for w in given["model"].trainable_weights]
-    ),
-}

@@ -31,6 +31,7 @@ from pipeline.errors import StoreMismatchError
 from pipeline.run.engines import choose_engine
 from pipeline.run.options import RunOptions
 from pipeline.store.store import HessianStore
+from tests.oracles import dense_jacobian
 
 Array = npt.NDArray[Any]
 Cli = Callable[..., tuple[int, str, str]]
@@ -92,28 +93,11 @@ def assert_all_close(found: dict[str, Array], expected: Array, tolerance: float 
         assert np.abs(matrix - expected).max() <= tolerance * scale, way
 
 
-def jacobian(problem: Problem, values: Callable[[], Any]) -> tuple[Array, Array]:
-    """Values ``[N, C]`` and their derivatives ``[N, C, P]``, a reverse pass each."""
-    variables = trainable_variables(problem.model)
-
-    def compute() -> Any:
-        with tf.GradientTape() as tape:
-            found = values()
-        zero = tf.UnconnectedGradients.ZERO
-        parts = tape.jacobian(
-            found, variables, unconnected_gradients=zero, experimental_use_pfor=False
-        )
-        return found, tf.concat([tf.reshape(part, (*found.shape, -1)) for part in parts], axis=2)
-
-    found, derivatives = tf.function(compute, autograph=False).get_concrete_function()()
-    return found.numpy(), derivatives.numpy()
-
-
 def test_of_a_cross_entropy_it_is_the_fisher_matrix() -> None:
     """Σ Jᵀ (diag p - p pᵀ) J / N, with J of the logits."""
     problem = shifted(classification.problem(4, 2, 14, 3, dtype="float64"))
     points = tf.constant(problem.terms[0].arrays["points"])
-    logits, derivatives = jacobian(problem, lambda: problem.model(points))
+    logits, derivatives = dense_jacobian(problem, lambda: problem.model(points))
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     p = odds / odds.sum(axis=1, keepdims=True)
     bends = [np.diag(q) - np.outer(q, q) for q in p]

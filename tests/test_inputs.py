@@ -24,6 +24,7 @@ from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.reading import read_terms
 from pipeline import compute_hessian, verify_hessian
 from pipeline.train import train
+from tests.oracles import dense_hessian
 
 Array = npt.NDArray[Any]
 Tensor = Any
@@ -74,28 +75,6 @@ def own_loss(model: Any, packed: str = "list") -> Tensor:
             u = model(given if packed == "dict" else list(given.values()))
         u_x, u_t = inner.gradient(u, x), inner.gradient(u, t)
     return tf.reduce_mean((u_t - 0.3 * outer.gradient(u_x, x) + u**2 - F) ** 2)
-
-
-def dense_hessian(variables: list[Any], loss: Callable[[], Tensor]) -> Array:
-    """By plain tapes."""
-    zero = tf.UnconnectedGradients.ZERO
-
-    def rows() -> Tensor:
-        with tf.GradientTape(persistent=True) as tape:
-            with tf.GradientTape() as inner:
-                value = loss()
-            slopes = inner.gradient(value, variables, unconnected_gradients=zero)
-            flat = tf.concat([tf.reshape(slope, [-1]) for slope in slopes], axis=0)
-
-        def row(unit: Tensor) -> Tensor:
-            found = tape.gradient(
-                flat, variables, output_gradients=unit, unconnected_gradients=zero
-            )
-            return tf.concat([tf.reshape(part, [-1]) for part in found], axis=0)
-
-        return tf.map_fn(row, tf.eye(flat.shape[0], dtype=tf.float64))
-
-    return np.asarray(tf.function(rows, autograph=False)().numpy())
 
 
 def assert_close(found: Array, expected: Array) -> None:
