@@ -19,6 +19,7 @@ from hessian_tasks.autodiff.generalised import gauss_newton_vector_product
 from hessian_tasks.errors import NotLayeredError, ProblemError
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.gauss_newton import layered_matrices
+from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.networks.models import parameter_layout, trainable_variables
 from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.reading import read_terms
@@ -226,6 +227,16 @@ def test_an_input_that_nothing_belongs_to_is_named() -> None:
     message = r"what the network's inputs are \(branch \[N, 6\], trunk \[N, 2\]\)"
     with pytest.raises(ProblemError, match=message):
         AutodiffEngine(resolve(Problem(deeponet(), [term], "xt"))).block_row(BlockRow(0, 0, 1))
+
+
+def test_data_with_the_name_of_a_coordinate_that_is_an_input_are_refused() -> None:
+    """Labels y, which would be taken for the coordinate y."""
+    fit = ResidualTerm("fit", X, lambda x, u, y: u.value - y, data={"y": F})
+    problem = Problem(two_inputs(("x", "y")), [fit], "xy")
+    with pytest.raises(ProblemError, match=r"'y' is a coordinate, an input .* and data of term"):
+        losses_and_gradient(problem)
+    # Of one input no part has a name.
+    losses_and_gradient(Problem(small(2, 1), [fit], "xy"))
 
 
 def test_inputs_that_are_not_paired_point_by_point_are_left_to_autodiff() -> None:

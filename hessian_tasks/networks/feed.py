@@ -46,7 +46,8 @@ class Feed:
             name: The network's name.
 
         Raises:
-            ProblemError: If that leaves columns over or inputs without.
+            ProblemError: If that leaves columns over or inputs without, or an input could take
+                both.
         """
         coordinates = tuple(problem.coordinates)
         inputs = Inputs.of(networks_of(problem.model)[name], len(coordinates))
@@ -54,6 +55,8 @@ class Feed:
             whole = tuple(range(len(coordinates)))
             return cls((whole,), whole)
         named = [entry in term.data for entry in inputs.names]
+        if both := {*inputs.names} & term.data.keys() & {*coordinates}:
+            raise ProblemError(_ambiguous(min(both), term))
         others = [i for i, is_data in enumerate(named) if not is_data]
         if all(inputs.names[i] in coordinates and inputs.widths[i] == 1 for i in others):
             columns = [tuple([coordinates.index(inputs.names[i])]) for i in others]
@@ -109,6 +112,13 @@ def _axes(
 
 def _columns(array: Tensor, points: Tensor) -> Tensor:
     return tf.cast(tf.reshape(array, (array.shape[0], -1)), points.dtype)
+
+
+def _ambiguous(name: str, term: PointTerm) -> str:
+    return (
+        f"{name!r} is a coordinate, an input of the network, and data of term {term.name!r}, so "
+        "that the input could take either. Give the data another name."
+    )
 
 
 def _unfed(inputs: Inputs, term: PointTerm, coordinates: Sequence[str]) -> str:
