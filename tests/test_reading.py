@@ -164,9 +164,26 @@ def high_order(model: Any) -> Any:
     return 1e-2 * tf.reduce_mean(u**2)
 
 
+def leftovers(model: Any) -> Any:
+    """Derivatives that are computed on the way, and not used."""
+    points = tf.constant(X)
+    with tf.GradientTape() as third:
+        third.watch(points)
+        with tf.GradientTape() as second:
+            second.watch(points)
+            with tf.GradientTape() as first:
+                first.watch(points)
+                u = model(points)
+            slope = first.gradient(u, points)
+            u_x = slope[:, 0:1]
+        u_xx = second.gradient(u_x, points)[:, 0:1]
+    _ = 2.0 * third.gradient(u_xx, points)[:, 1:2] + u_xx
+    return tf.reduce_mean((u * slope[:, 1:2]) ** 2)
+
+
 LOSSES = [
-    gradients, tapes, batch_jacobian, jacobian, hessians, causal, branches, loops, columns,
-    decorated, high_order,
+    gradients, leftovers, tapes, batch_jacobian, jacobian, hessians, causal, branches, loops,
+    columns, decorated, high_order,
 ]  # fmt: skip
 
 

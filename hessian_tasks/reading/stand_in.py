@@ -45,8 +45,9 @@ class Known:
     Attributes:
         derivative: Gives one ``[N, outputs]`` from the number of the call, its axes, which number
             the columns of all inputs, and the inputs.
-        needed: Whether that derivative is to have derivatives itself. Gradients by points that are
-            one tensor pass all of its columns, so that there are d times as many with every order.
+        needed: Whether derivatives of that derivative may matter. Gradients by points that are one
+            tensor pass all of its columns, so that there are d times as many with every order; of
+            one that is not needed the slopes by all columns are the same.
     """
 
     derivative: Callable[[int, Index, Sequence[Tensor]], Tensor]
@@ -158,8 +159,7 @@ class StandIn:
         value = self._known.derivative(call, index, parts)
         self._calls.asked.append((call, index))
         self._calls.given.append(value)
-        if not self._known.needed(call, index):
-            return value
+        needed = self._known.needed(call, index)
         edges = list(pairwise(accumulate((part.shape[1] for part in parts), initial=0)))
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
@@ -172,6 +172,8 @@ class StandIn:
                 if edge[1] - edge[0] > MAX_COLUMNS:
                     self._calls.unknown.append(tf.fill(part.shape, nan))
                     return self._calls.unknown[-1]
+                if not needed:
+                    return tf.repeat(slope(edge[0], cotangent), edge[1] - edge[0], axis=1)
                 return tf.concat([slope(axis, cotangent) for axis in range(*edge)], axis=1)
 
             nan = tf.constant(math.nan, value.dtype)
