@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,70 +16,114 @@ from hessian_tasks.source import ProblemSource
 from pipeline.settings.config import Settings, load_settings, parse_options
 
 __all__ = [
-    "Assignments",
-    "Config",
-    "Engine",
+    "COMPUTING",
+    "INPUTS",
+    "PLACES",
     "Json",
-    "Memory",
-    "Options",
-    "PerTerm",
     "Picture",
-    "Problem",
-    "Profile",
     "Store",
-    "StoreFlag",
-    "TakeNetwork",
     "Term",
-    "Threads",
-    "Tile",
-    "Weights",
-    "make_settings",
+    "takes_settings",
 ]
 
-Problem = Annotated[
-    str | None, typer.Argument(help="Built-in problem, problem.py or problem.py:name.")
-]
 Store = Annotated[str, typer.Argument(help="Path or URL of the Zarr store.")]
-StoreFlag = Annotated[
-    str | None, typer.Option("--store", help="Path or URL of the store (runs/<problem>.zarr).")
-]
-Options = Annotated[
-    list[str], typer.Option("--option", "-o", help="Argument of the problem: width=20.")
-]
-Weights = Annotated[
-    Path | None, typer.Option("--weights", help="Trained weights, .keras or .weights.h5.")
-]
-TakeNetwork = Annotated[
-    bool | None,
-    typer.Option(
-        "--take-network", help="Take the .keras file's network too, not its values alone."
-    ),
-]
-Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
-Profile = Annotated[
-    str | None, typer.Option(help="Where to compute: threads, serial, processes, or your own.")
-]
-Assignments = Annotated[
-    list[str], typer.Option("--set", help="Another setting: profiles.slurm.workers=4.")
-]
-Threads = Annotated[int | None, typer.Option(help="Cores to use (all).")]
-Memory = Annotated[str | None, typer.Option(help="Memory budget, as 4GiB (half of what is free).")]
-Tile = Annotated[int | None, typer.Option(help="Side of the stored tiles (chosen).")]
-PerTerm = Annotated[
-    bool | None, typer.Option("--per-term/--total-only", help="Also each loss term's matrix.")
-]
-Engine = Annotated[
-    str | None, typer.Option(help="auto, layered, autodiff, or ggn (Gauss-Newton) (auto).")
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Term = Annotated[str | None, typer.Option(help="A loss term's matrix instead of the total's.")]
 Picture = Annotated[Path | None, typer.Option(help="Write a picture, .png, .svg or .pdf.")]
 
+# What settings are made from: type, and the argument or option that typer makes of it.
+_FLAGS: dict[str, tuple[Any, Any]] = {
+    "problem": (
+        str | None, typer.Argument(help="Built-in problem, problem.py or problem.py:name."),
+    ),
+    "option": (
+        list[str], typer.Option("--option", "-o", help="Argument of the problem: width=20."),
+    ),
+    "weights": (
+        Path | None, typer.Option("--weights", help="Trained weights, .keras or .weights.h5."),
+    ),
+    "take_network": (
+        bool | None,
+        typer.Option(
+            "--take-network", help="Take the .keras file's network too, not its values alone."
+        ),
+    ),
+    "store": (
+        str | None, typer.Option("--store", help="Path or URL of the store (runs/<problem>.zarr)."),
+    ),
+    "config": (Path | None, typer.Option("--config", help="YAML file with settings.")),
+    "profile": (
+        str | None,
+        typer.Option(help="Where to compute: threads, serial, processes, or your own."),
+    ),
+    "assignments": (
+        list[str], typer.Option("--set", help="Another setting: profiles.slurm.workers=4."),
+    ),
+    "threads": (int | None, typer.Option(help="Cores to use (all).")),
+    "memory": (str | None, typer.Option(help="Memory budget, as 4GiB (half of what is free).")),
+    "tile": (int | None, typer.Option(help="Side of the stored tiles (chosen).")),
+    "per_term": (
+        bool | None, typer.Option("--per-term/--total-only", help="Also each loss term's matrix."),
+    ),
+    "engine": (
+        str | None, typer.Option(help="auto, layered, autodiff, or ggn (Gauss-Newton) (auto)."),
+    ),
+}  # fmt: skip
 
-def make_settings(
-    config: Path | None,
+# What is computed, where it is kept and computed, and how.
+INPUTS = ("problem", "option", "weights", "take_network")
+PLACES = ("store", "config", "profile", "assignments")
+COMPUTING = ("threads", "memory", "tile", "per_term", "engine")
+
+
+def takes_settings(
+    *flags: str, **texts: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these flags, and the settings that they make as its first argument.
+
+    Args:
+        flags: Names in the order of the help.
+        texts: What the help says of some of them where the command means something else by it.
+
+    Example:
+        >>> @takes_settings("problem", "threads")
+        ... def show(settings: Settings, loud: bool = False) -> None:
+        ...     print(settings.problem, settings.threads, loud)
+        >>> list(inspect.signature(show).parameters)
+        ['problem', 'threads', 'loud']
+        >>> show(problem="poisson", threads=2, loud=True)
+        poisson 2 True
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def call(**values: Any) -> None:
+            settings = _make_settings(**{name: values.pop(name) for name in flags})
+            command(settings, **values)
+
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+        parameters = [*(_parameter(name, texts.get(name)) for name in flags), *own]
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def _parameter(name: str, text: str | None) -> Parameter:
+    kind, shown = _FLAGS[name]
+    if text is not None:
+        shown = copy.copy(shown)
+        shown.help = text
+    default: Any = [] if kind == list[str] else None
+    return Parameter(
+        name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, shown]
+    )
+
+
+def _make_settings(
     problem: str | None,
-    option: list[str],
+    option: Sequence[str] = (),
+    config: Path | None = None,
     assignments: Sequence[str] = (),
     **flags: Any,
 ) -> Settings:
@@ -85,7 +133,7 @@ def make_settings(
         ConfigError: If a key or value is not valid, or the profile is unknown.
         ProblemError: If there is no such problem.
     """
-    values = {"problem": problem, "options": parse_options(option), **flags}
+    values = {"problem": problem, "options": parse_options(list(option)), **flags}
     settings = load_settings(config, values, assignments)
     _ = settings.chosen  # before anything is computed
     if settings.problem is not None:

@@ -18,25 +18,7 @@ from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.spec import matrix_of
 from pipeline.cli import render
 from pipeline.cli.app import app, print_result
-from pipeline.cli.parameters import (
-    Assignments,
-    Config,
-    Engine,
-    Json,
-    Memory,
-    Options,
-    PerTerm,
-    Problem,
-    Profile,
-    Store,
-    StoreFlag,
-    TakeNetwork,
-    Term,
-    Threads,
-    Tile,
-    Weights,
-    make_settings,
-)
+from pipeline.cli.parameters import COMPUTING, INPUTS, PLACES, Json, Store, Term, takes_settings
 from pipeline.errors import ConfigError
 from pipeline.settings.config import Settings
 from pipeline.settings.profiles import InProcess, Queue
@@ -45,27 +27,12 @@ __all__ = ["cancel", "estimate", "plan", "run", "status", "submit", "train"]
 
 
 @app.command()
-def plan(
-    problem: Problem = None,
-    option: Options = [],  # noqa: B006  (typer copies it)
-    weights: Weights = None,
-    take_network: TakeNetwork = None,
-    config: Config = None,
-    threads: Threads = None,
-    memory: Memory = None,
-    tile: Tile = None,
-    per_term: PerTerm = None,
-    engine: Engine = None,
-    as_json: Json = False,
-) -> None:
+@takes_settings(*INPUTS, "config", *COMPUTING)
+def plan(settings: Settings, as_json: Json = False) -> None:
     """Say what a run would cost, what products without the matrix would, and which to prefer.
 
     Computes a few rows and a few products to know.
     """
-    settings = make_settings(
-        config, problem, option, weights=weights, take_network=take_network, threads=threads,
-        memory=memory, tile=tile, per_term=per_term, engine=engine,
-    )  # fmt: skip
     configure_tensorflow(settings.threads)
     from pipeline.cli.commands import run_options, settings_inputs
     from pipeline.estimates.outlook import look_ahead
@@ -75,30 +42,12 @@ def plan(
 
 
 @app.command()
-def run(
-    problem: Problem = None,
-    option: Options = [],  # noqa: B006
-    weights: Weights = None,
-    take_network: TakeNetwork = None,
-    store: StoreFlag = None,
-    config: Config = None,
-    profile: Profile = None,
-    assignments: Assignments = [],  # noqa: B006
-    threads: Threads = None,
-    memory: Memory = None,
-    tile: Tile = None,
-    per_term: PerTerm = None,
-    engine: Engine = None,
-) -> None:
+@takes_settings(*INPUTS, *PLACES, *COMPUTING)
+def run(settings: Settings) -> None:
     """Compute the Hessian, or with --engine ggn the Gauss-Newton matrix, into a store.
 
     The same command resumes an interrupted run.
     """
-    settings = make_settings(
-        config, problem, option, assignments, weights=weights, take_network=take_network,
-        store=store, profile=profile,
-        threads=threads, memory=memory, tile=tile, per_term=per_term, engine=engine,
-    )  # fmt: skip
     _configure_client(settings)
     from pipeline.cli.commands import run_settings
 
@@ -108,19 +57,12 @@ def run(
 
 
 @app.command()
+@takes_settings(
+    *INPUTS, *PLACES, "threads", "engine",
+    store="Where to keep the answers, a Zarr group (nowhere).",
+)  # fmt: skip
 def estimate(
-    problem: Problem = None,
-    option: Options = [],  # noqa: B006
-    weights: Weights = None,
-    take_network: TakeNetwork = None,
-    store: Annotated[
-        str | None, typer.Option(help="Where to keep the answers, a Zarr group (nowhere).")
-    ] = None,
-    config: Config = None,
-    profile: Profile = None,
-    assignments: Assignments = [],  # noqa: B006
-    threads: Threads = None,
-    engine: Engine = None,
+    settings: Settings,
     term: Term = None,
     pairs: Annotated[int, typer.Option(min=1, help="Eigenvalues at each end.")] = 5,
     tolerance: Annotated[
@@ -145,11 +87,6 @@ def estimate(
     For networks whose matrix would not fit; hessian plan says which do. With --store the same
     command goes on with an interrupted estimate.
     """
-    settings = make_settings(
-        config, problem, option, assignments, weights=weights, take_network=take_network,
-        store=store, profile=profile,
-        threads=threads, engine=engine,
-    )  # fmt: skip
     _configure_client(settings)
     from pipeline.cli.commands import estimate_settings
     from pipeline.estimates.estimates import EstimateOptions
@@ -165,30 +102,12 @@ def estimate(
 
 
 @app.command()
-def submit(
-    problem: Problem = None,
-    option: Options = [],  # noqa: B006
-    weights: Weights = None,
-    take_network: TakeNetwork = None,
-    store: StoreFlag = None,
-    config: Config = None,
-    profile: Profile = None,
-    assignments: Assignments = [],  # noqa: B006
-    threads: Threads = None,
-    memory: Memory = None,
-    tile: Tile = None,
-    per_term: PerTerm = None,
-    engine: Engine = None,
-) -> None:
+@takes_settings(*INPUTS, *PLACES, *COMPUTING)
+def submit(settings: Settings) -> None:
     """Hand the whole run to the queue of a profile, and return.
 
     What it does is: hessian run, with the same arguments, as a job.
     """
-    settings = make_settings(
-        config, problem, option, assignments, weights=weights, take_network=take_network,
-        store=store, profile=profile,
-        threads=threads, memory=memory, tile=tile, per_term=per_term, engine=engine,
-    )  # fmt: skip
     from pipeline.run.cluster.submit import submit_job
 
     chosen = settings.chosen
@@ -238,9 +157,9 @@ def status(store: Store, as_json: Json = False) -> None:
 
 
 @app.command()
+@takes_settings("problem", "option")
 def train(
-    problem: Problem = None,
-    option: Options = [],  # noqa: B006
+    settings: Settings,
     out: Annotated[Path, typer.Option(help="Where to save, .keras or .weights.h5.")] = Path(
         "trained.keras"
     ),
@@ -252,7 +171,6 @@ def train(
     ] = None,
 ) -> None:
     """Train a problem's network: Adam, then L-BFGS."""
-    settings = make_settings(None, problem, option)
     configure_tensorflow(settings.threads)
     from pipeline.cli.commands import train_settings
 
