@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
 
 import hessian_tasks
@@ -71,3 +73,40 @@ def test_the_page_on_architecture_has_the_floors_that_are_checked() -> None:
         table = page.partition(f"| {package} | what it is for |")[2].partition("\n\n")[0]
         rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
         assert [re.findall(r"`(\w+)`", row) for row in rows] == rooms
+
+
+def _imports(package: str) -> set[tuple[str, str]]:
+    graph = grimp.build_graph(package)
+    rooms = graph.find_children(package)
+    return {
+        (a.rpartition(".")[2], b.rpartition(".")[2])
+        for a in rooms
+        for b in rooms - {a}
+        if graph.direct_import_exists(importer=a, imported=b, as_packages=True)
+    }
+
+
+def _drawn(lines: str) -> set[tuple[str, str]]:
+    """The arrows of lines such as ``a & b --> c --> d``."""
+    found = set()
+    for line in lines.splitlines():
+        steps = [re.findall(r"\w+", step) for step in line.split("-->")]
+        for sources, targets in itertools.pairwise(steps):
+            found |= set(itertools.product(sources, targets))
+    return found
+
+
+def _followed(arrows: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """With every arrow that follows from two others."""
+    more = {(a, d) for a, b in arrows for c, d in arrows if b == c} - arrows
+    return _followed(arrows | more) if more else arrows
+
+
+@pytest.mark.parametrize("package", ["pipeline", "hessian_tasks"])
+def test_the_page_on_architecture_draws_what_imports_what(package: str) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    drawings = re.findall(r"```mermaid\nflowchart TD\n(.*?)```", page, re.DOTALL)
+    drawn = _drawn(drawings[["pipeline", "hessian_tasks"].index(package)])
+    imports = _imports(package)
+    assert drawn <= imports
+    assert _followed(drawn) == _followed(imports)
