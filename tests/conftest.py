@@ -18,7 +18,7 @@ from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.problem import Problem
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.source import ProblemSource
-from tests import clusters
+from tests.run.cluster import clusters
 
 if TYPE_CHECKING:
     from pipeline.run.cluster.workers import Workers
