@@ -7,15 +7,13 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 
 import hessian_tasks
 import pipeline
 from hessian_tasks.problems import BUILTIN
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers.runs import ROOT
 
 
 def test_public_names_exist_and_are_sorted() -> None:

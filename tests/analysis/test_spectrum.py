@@ -16,8 +16,8 @@ from pipeline.analysis.pictures import eigenvalue_picture, matrix_picture, save
 from pipeline.analysis.spectrum import eigenvalues_between, spectrum
 from pipeline.errors import PlanError, StoreError
 from pipeline.store.store import HessianStore
-from tests.conftest import Cli
 from tests.helpers import matrices
+from tests.helpers.runs import Cli
 
 EIGENVALUES = np.concatenate([np.linspace(-1.0, -0.5, 4), np.zeros(6), np.geomspace(1e-3, 1e3, 30)])
 

@@ -33,9 +33,9 @@ from pipeline.errors import PlanError, StoreError, StoreMismatchError
 from pipeline.run.options import RunOptions
 from tests.analysis.pairs import Pair, compute_pair, expect_spectra
 from tests.helpers.closed_forms import least_squares
+from tests.helpers.runs import Cli
 
 Array = npt.NDArray[Any]
-Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")

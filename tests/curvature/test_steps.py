@@ -29,9 +29,9 @@ from pipeline.errors import StoreError
 from pipeline.run.options import RunOptions
 from tests.analysis.test_spectrum import EIGENVALUES, quadratic_problem
 from tests.analysis.test_terms import linear_problem
+from tests.helpers.runs import Cli
 
 Array = npt.NDArray[Any]
-Cli = Callable[..., tuple[int, str, str]]
 
 
 def indefinite(size: int = 12) -> tuple[Array, Array]:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,10 +20,9 @@ from pipeline.estimates.estimates import best_method
 from pipeline.estimates.journal import Journal
 from pipeline.estimates.products import Product
 from pipeline.store.places import locate
-from tests.run.cluster.clusters import read_until, start_held, wait_for
+from tests.helpers.runs import HESSIAN, Cli, read_until, start_held, wait_for
 
 Array = Any
-Cli = Callable[..., tuple[int, str, str]]
 
 RNG = np.random.default_rng(0)
 MATRIX = RNG.standard_normal((7, 7))
@@ -242,7 +240,7 @@ QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVN
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The answers of a process that was not interrupted."""
     path = tmp_path_factory.mktemp("whole") / "e.zarr"
-    command = [Path(sys.executable).with_name("hessian"), *COMMAND, "--store", path]
+    command = [HESSIAN, *COMMAND, "--store", path]
     subprocess.run([*map(str, command)], check=True, **QUIET)
     assert list(path.parent.iterdir()) == [path]
     return path

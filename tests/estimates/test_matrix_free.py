@@ -27,15 +27,12 @@ from pipeline.estimates.distributed import distributed_product
 from pipeline.estimates.estimates import EstimateOptions, estimate
 from pipeline.estimates.kept import check_replaceable
 from pipeline.estimates.operator import operator_of
-from pipeline.run.cluster.connect import connect
 from pipeline.run.cluster.workers import Workers
 from pipeline.run.inputs import freeze_source
 from pipeline.store.store import HessianStore
-from tests.run.cluster.clusters import processes
+from tests.helpers.runs import Cli, Run, connected, processes
 
 Array = npt.NDArray[Any]
-Run = Callable[..., list[Any]]
-Cli = Callable[..., tuple[int, str, str]]
 
 OPTIONS = {"width": 8, "depth": 2, "num_interior": 60, "num_boundary": 50, "dtype": "float64"}
 FEW_POINTS = ["-o", "num_interior=20", "-o", "num_boundary=10"]
@@ -133,7 +130,7 @@ def test_workers_give_the_stored_spectrum(
 @pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_worker_that_is_killed(poisson: FrozenInputs, stored: Array, num_workers: int) -> None:
     """Also if it was the only one, and had all that was sent."""
-    with connect(processes(workers=num_workers), threading.Event()) as workers:
+    with connected(processes(workers=num_workers)) as workers:
         shards = cut_points(poisson.source.load(), max_batch=4, num_shards=8)
         product = distributed_product(workers, poisson, HESSIAN, shards)
         unit = np.eye(len(stored))
@@ -180,7 +177,7 @@ def test_a_product_is_stopped(workers: Workers, poisson: FrozenInputs, on_worker
 
 @pytest.mark.slow
 def test_no_workers_any_more(poisson: FrozenInputs) -> None:
-    with connect(processes(workers=1), threading.Event()) as workers:
+    with connected(processes(workers=1)) as workers:
         shards = cut_points(poisson.source.load())
         impatient = Workers(workers.client, processes(wait=2.0))
         product = distributed_product(impatient, poisson, HESSIAN, shards)

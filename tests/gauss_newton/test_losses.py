@@ -32,9 +32,9 @@ from pipeline.run.engines import choose_engine
 from pipeline.run.options import RunOptions
 from pipeline.store.store import HessianStore
 from tests.helpers.oracles import dense_jacobian
+from tests.helpers.runs import Cli
 
 Array = npt.NDArray[Any]
-Cli = Callable[..., tuple[int, str, str]]
 POINTS = np.random.default_rng(0).uniform(-1, 1, (9, 2))
 SLOPE = 0.4  # the parameter a
 

@@ -41,9 +41,9 @@ from pipeline.estimates.operator import operator_of
 from pipeline.run.engines import choose_engine
 from pipeline.run.events import BlockRowStored
 from pipeline.train import train
+from tests.helpers.runs import Run
 
 Array = npt.NDArray[Any]
-Run = Callable[..., list[Any]]
 
 # Batches of 151 and of 150.
 NUM = 301

@@ -26,8 +26,8 @@ from pipeline.errors import StoreMismatchError
 from pipeline.estimates.journal import Journal
 from pipeline.store.agreement import differing_inputs
 from pipeline.store.store import HessianStore
+from tests.helpers.runs import Cli, snapshot
 
-Cli = Callable[..., tuple[int, str, str]]
 POINTS = np.random.default_rng(0).uniform(-1, 1, (6, 2))
 
 
@@ -199,9 +199,7 @@ def test_digests_agree_between_processes_and_threads() -> None:
 # ---- stores -------------------------------------------------------------------------------------
 
 
-def test_a_complete_store_refuses_another_problem(
-    tmp_path: Path, snapshot: Callable[[Path], dict[str, bytes]]
-) -> None:
+def test_a_complete_store_refuses_another_problem(tmp_path: Path) -> None:
     store = tmp_path / "h.zarr"
     compute_hessian(pde(0.01), store)
     before = snapshot(store)
@@ -324,9 +322,7 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_a_problem_file_reads_is_an_input(
-    folder: Path, hessian: Cli, change: str, snapshot: Callable[[Path], dict[str, bytes]]
-) -> None:
+def test_what_a_problem_file_reads_is_an_input(folder: Path, hessian: Cli, change: str) -> None:
     file, store = folder / "own.py", folder / "h.zarr"
     estimates = folder / "e.zarr"
     assert hessian("run", file, "--store", store)[0] == 0

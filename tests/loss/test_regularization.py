@@ -19,8 +19,8 @@ from hessian_tasks.rebuild import freeze, rebuild
 from hessian_tasks.source import LIVE, ProblemSource
 from pipeline import RunOptions, compute_hessian, open_store, verify_hessian
 from pipeline.train import train
+from tests.helpers.runs import Cli
 
-Cli = Callable[..., tuple[int, str, str]]
 POINTS = np.random.default_rng(0).uniform(-1, 1, (6, 2))
 KERNEL, BIAS = 8, 4  # weights of the regularised layer
 

@@ -20,8 +20,8 @@ from pipeline import compute_hessian, matrix_free_operator, open_store, verify_h
 from pipeline.curvature.steps import try_steps
 from pipeline.run.cluster.workers import Workers
 from pipeline.run.inputs import freeze_source
-from tests.conftest import Run
 from tests.helpers.oracles import finite_difference_hessian
+from tests.helpers.runs import Run
 from tests.networks.architectures import MAKES, POINTS, sequential, subclassed
 
 layers = keras.layers

@@ -40,8 +40,8 @@ from pipeline.run.engines import choose_engine
 from pipeline.run.inputs import freeze_source
 from pipeline.run.options import RunOptions
 from pipeline.store.store import HessianStore
-from tests.conftest import Cli, Run
 from tests.helpers.networks import randomise
+from tests.helpers.runs import Cli, Run
 
 Array = npt.NDArray[Any]
 layers = keras.layers

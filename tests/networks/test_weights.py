@@ -17,7 +17,7 @@ from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.source import ProblemSource
 from pipeline import compute_hessian, matrix_free_operator, open_store, verify_hessian
 from pipeline.run.inputs import freeze_source
-from tests.conftest import Cli
+from tests.helpers.runs import Cli
 from tests.networks.architectures import F64, MAKES, POINTS, dense, sequential, subclassed
 
 layers = keras.layers

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,11 @@ from pipeline.report.layers import DIAGONAL, diagonal_section
 from pipeline.report.page import Page
 from pipeline.run.inputs import freeze_source, stored_inputs
 from pipeline.store.store import HessianStore
+from tests.helpers.runs import Cli
 from tests.report.chromium import browser
 from tests.report.test_pages import HOSTILE, Tags, left_out, numbers, read_table
 from tests.store.test_hostile import TRAPS, change, json_values, places
 
-Cli = Callable[..., tuple[int, str, str]]
 Array = Any
 
 FILE = """

@@ -27,8 +27,8 @@ from pipeline.run.engines import choose_engine
 from pipeline.run.events import Event, RunStarted
 from pipeline.run.inputs import freeze_source
 from pipeline.store.store import HessianStore
+from tests.helpers.runs import WAIT, Run
 from tests.layered.test_engine import of
-from tests.run.cluster.clusters import WAIT, Run
 
 DEVICES = ["/device:CPU:0", "/device:CPU:1"]
 

@@ -34,7 +34,7 @@ from hessian_tasks.spec import BlockRow, EngineChoice
 from pipeline.api import compute_hessian, open_hessian, verify_hessian
 from pipeline.errors import StoppedError, StoreError
 from pipeline.run.blocks import BlockTask
-from pipeline.run.events import BlockRowStored, RunFinished, RunStarted
+from pipeline.run.events import RunFinished, RunStarted
 from pipeline.run.executors import ExecutorName, get_executor
 from pipeline.run.inputs import stored_inputs
 from pipeline.run.options import RunOptions
@@ -42,10 +42,9 @@ from pipeline.run.plan import Plan, Request
 from pipeline.store.places import locate
 from pipeline.store.store import HessianStore
 from pipeline.store.template import create_template
+from tests.helpers.runs import Run, computed, objects, snapshot
 
 Array = npt.NDArray[Any]
-Run = Callable[..., list[Any]]
-Snapshot = Callable[[Path], dict[str, bytes]]
 
 # Parameters of the Poisson network with 6 hidden units, and of the regression's with 12.
 NUM_PARAMS, NUM_INPUTS = 25, 37
@@ -88,14 +87,6 @@ def poisson_terms(problem: Problem) -> dict[str, Callable[[], Any]]:
 
 def assert_equal_to_rounding(actual: Any, expected: Array) -> None:
     assert np.abs(np.asarray(actual) - expected).max() <= 1e-12 * np.abs(expected).max()
-
-
-def objects(files: dict[str, bytes]) -> dict[str, bytes]:
-    return {name: data for name, data in files.items() if name.startswith("hessian")}
-
-
-def computed(events: list[Any]) -> list[int]:
-    return sorted(e.record.row.index for e in events if isinstance(e, BlockRowStored))
 
 
 @pytest.fixture(scope="module")
@@ -231,11 +222,11 @@ def test_events_tell_the_run(complete: tuple[Path, list[Any]]) -> None:
     assert len(events) == 10
 
 
-def test_every_object_has_one_writer(complete: tuple[Path, list[Any]], snapshot: Snapshot) -> None:
+def test_every_object_has_one_writer(complete: tuple[Path, list[Any]]) -> None:
     store = HessianStore(complete[0])
     keys = [key for row in store.block_rows for key in store.object_keys(row)]
     assert len(keys) == len(set(keys)) == 8**2
-    stored = {name for name in objects(snapshot(complete[0])) if "/c/" in name}
+    stored = {name for name in objects(complete[0]) if "/c/" in name}
     assert stored == set(keys)
 
 
@@ -246,7 +237,6 @@ def test_resume_computes_only_lost_block_rows(
     run: Run,
     inputs: FrozenInputs,
     complete: tuple[Path, list[Any]],
-    snapshot: Snapshot,
 ) -> None:
     path = shutil.copytree(complete[0], tmp_path / "h.zarr")
     for index in lost:
@@ -255,11 +245,11 @@ def test_resume_computes_only_lost_block_rows(
     assert computed(events) == lost
     assert events[0].resumed
     assert events[0].num_stored == 8 - len(lost)
-    assert objects(snapshot(path)) == objects(snapshot(complete[0]))
+    assert objects(path) == objects(complete[0])
 
 
 def test_resume_of_a_complete_store_changes_nothing(
-    run: Run, inputs: FrozenInputs, complete: tuple[Path, list[Any]], snapshot: Snapshot
+    run: Run, inputs: FrozenInputs, complete: tuple[Path, list[Any]]
 ) -> None:
     before = snapshot(complete[0])
     assert computed(run(complete[0], inputs)) == []
@@ -273,7 +263,6 @@ def test_stopped_run_leaves_a_store_that_opens_and_goes_on(
     run: Run,
     inputs: FrozenInputs,
     complete: tuple[Path, list[Any]],
-    snapshot: Snapshot,
 ) -> None:
     path, stop, seen = tmp_path / "h.zarr", threading.Event(), []
 
@@ -291,7 +280,7 @@ def test_stopped_run_leaves_a_store_that_opens_and_goes_on(
         block = hessian[row.start : row.stop, row.start :]
         assert np.isfinite(block).all() if row.index in stored else np.isnan(block).all()
     assert computed(run(path, inputs)) == sorted(set(range(8)) - stored)
-    assert objects(snapshot(path)) == objects(snapshot(complete[0]))
+    assert objects(path) == objects(complete[0])
 
 
 @pytest.mark.parametrize("executor", ["serial", "threads"])

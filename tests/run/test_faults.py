@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,28 +28,27 @@ from hessian_tasks.source import ProblemSource
 from pipeline.api import open_hessian, verify_hessian
 from pipeline.cli.commands import run_settings
 from pipeline.errors import PlanError, StoppedError, StoreError
-from pipeline.run.events import BlockRowStored, RunStarted
+from pipeline.run.events import RunStarted
 from pipeline.run.inputs import freeze_source
 from pipeline.run.verify import certify
 from pipeline.settings.config import Settings
 from pipeline.store.store import HessianStore
-from tests.run.cluster.clusters import read_until, start_held, wait_for
+from tests.helpers.runs import (
+    HESSIAN,
+    Cli,
+    Run,
+    computed,
+    objects,
+    read_until,
+    run_and_kill,
+    snapshot,
+    start_held,
+    wait_for,
+)
 
-Run = Callable[..., list[Any]]
-Snapshot = Callable[[Path], dict[str, bytes]]
 Product = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
-Cli = Callable[..., tuple[int, str, str]]
 
-HESSIAN = Path(sys.executable).with_name("hessian")
 LAST_TILE = "hessian/c/7/7"
-
-
-def objects(files: dict[str, bytes]) -> dict[str, bytes]:
-    return {name: data for name, data in files.items() if name.startswith("hessian")}
-
-
-def computed(events: list[Any]) -> list[int]:
-    return sorted(e.record.row.index for e in events if isinstance(e, BlockRowStored))
 
 
 def litter(path: Path) -> list[str]:
@@ -81,44 +78,6 @@ def product(inputs: FrozenInputs) -> Product:
 
 # ---- kill -9 ---------------------------------------------------------------------------------
 
-DRIVER = """
-import sys, time
-from hessian_tasks.process import configure_tensorflow
-configure_tensorflow(2)
-from hessian_tasks.source import ProblemSource
-from pipeline.run.events import BlockRowStored
-from pipeline.run.inputs import freeze_source
-from pipeline.run.options import RunOptions
-from pipeline.run.execute import execute
-
-def tell(event):
-    print(type(event).__name__, flush=True)
-    if isinstance(event, BlockRowStored):
-        time.sleep(0.03)
-
-inputs = freeze_source(ProblemSource("regression", {options}))
-execute(sys.argv[1], inputs, RunOptions(num_threads=2, tile=2, allowed_bytes=2**34), [tell])
-"""
-
-
-def run_and_kill(path: Path, options: dict[str, Any], rng: random.Random) -> int:
-    """Start a run in a process of its own, and kill it a random while after a random event.
-
-    Returns:
-        The process's return code: -9, or 0 if the run was complete by then.
-    """
-    command = [sys.executable, "-c", DRIVER.replace("{options}", repr(options)), str(path)]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        for _ in range(rng.randint(1, 7)):
-            process.stdout.readline()
-        try:
-            process.wait(rng.uniform(0.0, 0.1))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        return process.wait()
-
 
 def record_files(path: Path) -> dict[str, tuple[bytes, int]]:
     """Content and time of every completion record."""
@@ -140,26 +99,25 @@ def check_killed(path: Path, before: dict[str, tuple[bytes, int]]) -> None:
 
 @pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_runs_resume_to_the_same_bytes(
-    num_kills: int, tmp_path: Path, run: Run, inputs: FrozenInputs, snapshot: Snapshot
+    num_kills: int, tmp_path: Path, run: Run, inputs: FrozenInputs
 ) -> None:
     run(tmp_path / "undisturbed.zarr", inputs, tile=2)
-    undisturbed = objects(snapshot(tmp_path / "undisturbed.zarr"))
+    undisturbed = objects(tmp_path / "undisturbed.zarr")
     rng = random.Random(20)
     kills, stores = 0, 0
     while kills < num_kills:
         stores += 1
         path = tmp_path / f"{stores}.zarr"
-        returncode = -signal.SIGKILL
-        while returncode and kills < num_kills:
+        killed = True
+        while killed and kills < num_kills:
             before = record_files(path)
-            returncode = run_and_kill(path, dict(inputs.source.options), rng)
-            assert returncode in (0, -signal.SIGKILL)
-            kills += returncode != 0
+            killed = run_and_kill(path, inputs, rng)
+            kills += killed
             check_killed(path, before)
         stored = set(record_files(path))
         missing = [i for i in range(19) if f"{i:06d}" not in stored]
         assert computed(run(path, inputs)) == missing
-        assert objects(snapshot(path)) == undisturbed
+        assert objects(path) == undisturbed
         assert litter(path) == []
 
 
@@ -193,7 +151,6 @@ def test_damaged_tile_is_found_and_repaired(
     run: Run,
     inputs: FrozenInputs,
     product: Product,
-    snapshot: Snapshot,
 ) -> None:
     DAMAGES[damage](store / key)
     certificate = certify(HessianStore(store), product)
@@ -202,7 +159,7 @@ def test_damaged_tile_is_found_and_repaired(
     events = run(store, inputs)
     # The writer of a tile is the block row of its smaller index.
     assert computed(events) == [min(int(i) for i in key.split("/")[2:])]
-    assert objects(snapshot(store)) == objects(snapshot(complete))
+    assert objects(store) == objects(complete)
     assert certify(HessianStore(store), product).passed
 
 
@@ -236,13 +193,7 @@ def test_wrong_entry_with_a_right_checksum_is_found(store: Path, product: Produc
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_record_is_computed_again(
-    damage: str,
-    store: Path,
-    complete: Path,
-    run: Run,
-    inputs: FrozenInputs,
-    product: Product,
-    snapshot: Snapshot,
+    damage: str, store: Path, complete: Path, run: Run, inputs: FrozenInputs, product: Product
 ) -> None:
     record = store / "records" / "000001" / "zarr.json"
     if damage == "flipped":
@@ -253,7 +204,7 @@ def test_damaged_record_is_computed_again(
     certificate = certify(HessianStore(store), product)
     assert (certificate.passed, certificate.num_missing) == (False, 1)
     assert computed(run(store, inputs)) == [1]
-    assert objects(snapshot(store)) == objects(snapshot(complete))
+    assert objects(store) == objects(complete)
     assert certify(HessianStore(store), product).passed
 
 
@@ -283,7 +234,7 @@ def test_damaged_inputs_are_refused(store: Path) -> None:
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("file", ["zarr.json", "hessian/zarr.json"])
 def test_damaged_metadata_is_refused(
-    damage: str, file: str, store: Path, run: Run, inputs: FrozenInputs, snapshot: Snapshot
+    damage: str, file: str, store: Path, run: Run, inputs: FrozenInputs
 ) -> None:
     if damage == "flipped":
         data = (store / file).read_bytes()
@@ -308,11 +259,7 @@ def fill(disk: Path, *, leave: int) -> Path:
 
 
 def test_full_disk_is_one_clear_message_and_the_run_goes_on(
-    small_disk: Callable[[str], Path],
-    complete: Path,
-    run: Run,
-    inputs: FrozenInputs,
-    snapshot: Snapshot,
+    small_disk: Callable[[str], Path], complete: Path, run: Run, inputs: FrozenInputs
 ) -> None:
     disk = small_disk("size=4m")
     path = disk / "h.zarr"
@@ -330,7 +277,7 @@ def test_full_disk_is_one_clear_message_and_the_run_goes_on(
     open_hessian(path)
     (disk / "ballast").unlink()
     assert computed(run(path, inputs)) == sorted(set(range(8)) - stored)
-    assert objects(snapshot(path)) == objects(snapshot(complete))
+    assert objects(path) == objects(complete)
     assert litter(path) == []
 
 
@@ -353,11 +300,7 @@ def test_disk_too_small_for_the_template_leaves_nothing_behind(
 
 
 def test_read_only_store_is_left_alone(
-    small_disk: Callable[[str], Path],
-    complete: Path,
-    run: Run,
-    inputs: FrozenInputs,
-    snapshot: Snapshot,
+    small_disk: Callable[[str], Path], complete: Path, run: Run, inputs: FrozenInputs
 ) -> None:
     disk = small_disk("size=4m")
     path = Path(shutil.copytree(complete, disk / "h.zarr"))
@@ -442,11 +385,7 @@ def check_refusal(code: int, errors: str, expected_code: int, message: str) -> N
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_is_one_message_and_changes_nothing(
-    mistake: str,
-    workplace: Path,
-    hessian: Cli,
-    monkeypatch: pytest.MonkeyPatch,
-    snapshot: Snapshot,
+    mistake: str, workplace: Path, hessian: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments, expected_code, message = MISTAKES[mistake]
     monkeypatch.chdir(workplace)
@@ -469,7 +408,7 @@ def test_mistake_is_one_message_and_changes_nothing(
     ],
 )
 def test_changed_problem_file_is_refused(
-    old: str, new: str, message: str, workplace: Path, hessian: Cli, snapshot: Snapshot
+    old: str, new: str, message: str, workplace: Path, hessian: Cli
 ) -> None:
     file, path = workplace / "problem.py", workplace / "h.zarr"
     before = snapshot(path)
@@ -515,7 +454,7 @@ def test_verify_exits_with_4_when_it_fails(store: Path, hessian: Cli) -> None:
 # ---- real processes --------------------------------------------------------------------------
 
 
-def test_refusal_of_a_real_process_is_one_line(workplace: Path, snapshot: Snapshot) -> None:
+def test_refusal_of_a_real_process_is_one_line(workplace: Path) -> None:
     before = snapshot(workplace)
     command = [HESSIAN, "run", "problem.py", "--store", "h.zarr", "--weights", "nan.keras"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=workplace, check=False)

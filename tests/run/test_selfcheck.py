@@ -37,10 +37,9 @@ from pipeline.run.options import RunOptions
 from pipeline.run.references import References
 from pipeline.store.store import HessianStore
 from pipeline.train import train
+from tests.helpers.runs import Cli, Run
 
 Array = npt.NDArray[Any]
-Cli = Callable[..., tuple[int, str, str]]
-Run = Callable[..., list[Any]]
 
 # Tiles of side 8 make several block rows.
 POISSON = ["poisson", "-o", "width=4", "-o", "depth=2", "-o", "num_interior=12"]

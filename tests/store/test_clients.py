@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,7 @@ from pipeline.errors import StoreError
 from pipeline.run.events import RunStarted
 from pipeline.store.places import locate
 from pipeline.store.store import HessianStore
-from tests.run.cluster.clusters import WAIT
-
-Run = Callable[..., list[Any]]
-Snapshot = Callable[[Path], dict[str, bytes]]
+from tests.helpers.runs import WAIT, Run, snapshot
 
 # Takes the lock of a store, says so, and keeps it until it is ended or told to give it back.
 HOLD = """
@@ -42,7 +38,7 @@ def hold(path: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("end", ["killed", "finished"])
 def test_second_client_is_refused_until_the_first_has_ended(
-    end: str, tmp_path: Path, run: Run, inputs: FrozenInputs, snapshot: Snapshot
+    end: str, tmp_path: Path, run: Run, inputs: FrozenInputs
 ) -> None:
     path = tmp_path / "h.zarr"
     run(path, inputs, tile=5)

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,7 @@ from pipeline.run.inputs import freeze_source
 from pipeline.store.metadata import Attributes
 from pipeline.store.places import locate
 from pipeline.store.store import HessianStore
-
-Run = Callable[..., list[Any]]
-Cli = Callable[..., tuple[int, str, str]]
+from tests.helpers.runs import Cli, Run
 
 
 @pytest.fixture(scope="module")

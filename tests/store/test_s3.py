@@ -10,13 +10,11 @@ import pickle
 import re
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,14 +23,10 @@ from hessian_tasks.frozen import FrozenInputs
 from pipeline import open_store, verify_hessian
 from pipeline.analysis.spectrum import spectrum
 from pipeline.errors import ClusterError, ConfigError, HessianError, StoreError
-from pipeline.run.events import BlockRowStored
 from pipeline.settings.profiles import Processes
 from pipeline.store.places import Bucket, bucket, lease, locate
 from pipeline.store.store import HessianStore
-from tests.run.cluster.clusters import start_held, wait_for
-
-Run = Callable[..., list[Any]]
-Cli = Callable[..., tuple[int, str, str]]
+from tests.helpers.runs import Cli, Run, computed, connected, start_held, wait_for
 
 TILE, NUM_BLOCK_ROWS = 5, 8
 PROBLEM = ["regression", "-o", "width=12", "-o", "depth=1", "-o", "num_samples=20"]
@@ -72,10 +66,6 @@ def server() -> Iterator[str]:
 def url(server: str, counter: Iterator[int] = itertools.count()) -> str:  # noqa: B008
     """A place where nothing is yet."""
     return f"s3://bucket/some/where/{next(counter)}.zarr"
-
-
-def computed(events: list[Any]) -> list[int]:
-    return sorted(e.record.row.index for e in events if isinstance(e, BlockRowStored))
 
 
 def matrix_objects(store: HessianStore) -> dict[str, bytes]:
@@ -198,10 +188,9 @@ def test_server_that_fails_one_time_in_ten_changes_nothing(
 def test_two_workers_write_to_it(
     url: str, run: Run, inputs: FrozenInputs, local: HessianStore
 ) -> None:
-    from pipeline.run.cluster.connect import connect
 
     profile = Processes(kind="processes", workers=2, threads=1)
-    with connect(profile, threading.Event()) as workers:
+    with connected(profile) as workers:
         assert computed(run(url, inputs, tile=TILE, workers=workers)) == list(range(NUM_BLOCK_ROWS))
     assert matrix_objects(HessianStore(url)) == matrix_objects(local)
 
@@ -211,9 +200,7 @@ def test_worker_without_credentials_is_said(
 ) -> None:
     import os
 
-    from pipeline.run.cluster.connect import connect
-
-    with connect(Processes(kind="processes", workers=1), threading.Event()) as workers:
+    with connected(Processes(kind="processes", workers=1)) as workers:
         workers.client.run(os.environ.__setitem__, "AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         with pytest.raises(
             ClusterError, match=r"does not see s3://bucket/complete.zarr.*not answer"

@@ -7,66 +7,29 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 import pytest
 
-from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.spec import BlockRow
-from pipeline.run.events import BlockRowStored
-from pipeline.settings.profiles import Address, ClusterProfile, Cuda, Processes, Queue, Ssh, Tls
-from pipeline.store.store import HessianStore
+from pipeline.settings.profiles import Address, ClusterProfile, Cuda, Queue, Ssh, Tls
+from tests.helpers.runs import ROOT, WAIT, processes, wait_for
 
-Run = Callable[..., list[Any]]
-Snapshot = Callable[[Path], dict[str, bytes]]
-Cli = Callable[..., tuple[int, str, str]]
-
-ROOT = Path(__file__).parents[3]
 SERVERS = Path(__file__).parent / "servers"
 DASK = Path(sys.executable).with_name("dask")
 # Of the session's small problem.
 TILE = 2
 NUM_BLOCK_ROWS = 19
-# For whatever comes sooner or later: minutes, as other processes may take most of the machine.
-WAIT = 300.0
 # The scheduler's, for as many deaths as there are.
 PATIENT = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1000"}
 
 
-def processes(**keys: Any) -> Processes:
-    given = {"kind": "processes", "workers": 2, "memory": "4GiB", "wait": WAIT}
-    return Processes.model_validate({**given, **keys})
-
-
 def rows(number: int) -> list[BlockRow]:
     return [BlockRow(i, i, i + 1) for i in range(number)]
-
-
-def objects(path: Path, snapshot: Snapshot) -> dict[str, bytes]:
-    """What was computed: tiles, not records with their times."""
-    return {key: data for key, data in snapshot(path).items() if key.startswith("hessian/c/")}
-
-
-def intact(path: Path) -> bool:
-    """Whether every record's objects are those that were stored."""
-    store = HessianStore(path)
-    return store.damaged_objects(store.records().values()) == {}
-
-
-def computed(events: list[Any]) -> list[int]:
-    return sorted(e.record.row.index for e in events if isinstance(e, BlockRowStored))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 class Standing:
@@ -80,17 +43,20 @@ class Standing:
     def __init__(
         self,
         directory: Path,
+        num_workers: int = 0,
         tls: Tls | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.file = directory / "scheduler.json"
-        self.tls, self.environment = tls, environment or {}
+        self.num_workers, self.tls, self.environment = num_workers, tls, environment or {}
         self.processes = ExitStack()
 
     def __enter__(self) -> Standing:
         where = ["--port", "0", "--no-show", "--scheduler-file", self.file]
         self.scheduler = self.start("scheduler", where, self.environment)
         wait_for(lambda: self.file.exists() and self.file.read_text().endswith("}"))
+        for _ in range(self.num_workers):
+            self.work()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -134,54 +100,6 @@ class Standing:
         _, _, where = json.loads(self.file.read_text())["address"].partition("://")
         host, _, port = where.partition(":")
         return host, int(port)
-
-
-@contextmanager
-def standing_scheduler(
-    directory: Path, tls: Tls | None = None, num_workers: int = 2
-) -> Iterator[str]:
-    """A scheduler and workers; its file."""
-    with Standing(directory, tls) as standing:
-        for _ in range(num_workers):
-            standing.work()
-        yield str(standing.file)
-
-
-def start_held(
-    kind: str, number: int, arguments: Sequence[object], **pipes: Any
-) -> subprocess.Popen[str]:
-    """Start the command, which waits after so many block rows or products until it is let go.
-
-    Args:
-        kind: ``rows`` or ``products``.
-        number: Of them.
-        arguments: Of the command.
-        **pipes: Of the process, besides standard input.
-    """
-    command = [sys.executable, ROOT / "tests" / "helpers" / "held.py", kind, number, *arguments]
-    return subprocess.Popen([*map(str, command)], stdin=subprocess.PIPE, text=True, **pipes)
-
-
-def read_until(stream: IO[str] | None, text: str) -> None:
-    """Read lines of what a process writes, until one of them has the text."""
-    lines: list[str] = []
-    while not lines or text not in lines[-1]:
-        assert stream is not None
-        lines.append(stream.readline())
-        assert lines[-1], f"the process ended without {text!r}: {lines}"
-
-
-def start_client(
-    path: Path, standing: Standing, inputs: FrozenInputs, environment: Mapping[str, str]
-) -> subprocess.Popen[str]:
-    """Start a run of the small problem in a process of its own, which tells of its events."""
-    command = [sys.executable, SERVERS / "client.py", path, standing.file, TILE]
-    return subprocess.Popen(
-        [*map(str, command), json.dumps(dict(inputs.source.options))],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
-    )
 
 
 def make_certificate(directory: Path) -> Tls:
@@ -285,10 +203,7 @@ def profile_of(kind: str, directory: Path) -> Iterator[ClusterProfile]:
             yield stack.enter_context(ssh_server(directory))
         elif kind.startswith("address"):
             tls = make_certificate(directory) if kind == "address with TLS" else None
-            standing = stack.enter_context(Standing(directory, tls))
-            standing.work()
-            standing.work()
-            yield standing.profile
+            yield stack.enter_context(Standing(directory, 2, tls)).profile
         else:
             stack.enter_context(queue_programs(directory))
             name, _, tls_too = kind.partition(" ")

@@ -35,18 +35,13 @@ from pipeline.run.cluster.versions import own_versions
 from pipeline.run.cluster.workers import Workers
 from pipeline.settings.profiles import Address, Queue, Tls
 from pipeline.store.store import HessianStore
+from tests.helpers.runs import WAIT, Run, connected, objects, processes, wait_for
 from tests.run.cluster.clusters import (
     TILE,
-    WAIT,
-    Run,
-    Snapshot,
+    Standing,
     in_queue,
-    objects,
-    processes,
     queue_jobs,
     queue_programs,
-    standing_scheduler,
-    wait_for,
 )
 
 
@@ -68,7 +63,7 @@ def test_nothing_listens_on_a_public_interface(workers: Workers) -> None:
 def test_nothing_in_a_queue_listens_on_a_public_interface(tmp_path: Path) -> None:
     with (
         queue_programs(tmp_path) as programs,
-        connect(in_queue("pbs", tmp_path), threading.Event()),
+        connected(in_queue("pbs", tmp_path)),
     ):
         found = listening(queue_jobs(programs))
     assert len(found) >= 2
@@ -79,7 +74,7 @@ def test_the_dashboard_listens_where_it_is_told_to(monkeypatch: pytest.MonkeyPat
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     profile = processes(workers=1, dashboard=f"127.0.0.1:{port}")
-    with connect(profile, threading.Event()) as workers:
+    with connected(profile) as workers:
         assert workers.dashboard is None  # without bokeh there are no pages for people
         monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
         assert workers.dashboard == f"http://127.0.0.1:{port}/status"
@@ -117,8 +112,8 @@ def stranger(file: str, package: str, version: str) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One without workers."""
-    with standing_scheduler(tmp_path_factory.mktemp("scheduler"), num_workers=0) as file:
-        yield file
+    with Standing(tmp_path_factory.mktemp("scheduler")) as standing:
+        yield str(standing.file)
 
 
 def name_or_die(doomed: str, dask_worker: Any) -> str:
@@ -128,7 +123,7 @@ def name_or_die(doomed: str, dask_worker: Any) -> str:
 
 
 def test_a_worker_that_is_lost_before_it_answers_is_left_out() -> None:
-    with connect(processes(), threading.Event()) as workers:
+    with connected(processes()) as workers:
         workers.client.wait_for_workers(2, timeout=WAIT)
         doomed, other = workers.client.scheduler_info(n_workers=-1)["workers"]
         assert ask_workers(workers.client, name_or_die, doomed) == {other: other}
@@ -148,7 +143,7 @@ def test_workers_with_other_packages_are_refused(
     profile = Address(kind="address", scheduler_file=Path(scheduler), wait=WAIT)
     with (
         stranger(scheduler, package, version),
-        connect(profile, threading.Event()) as workers,
+        connected(profile) as workers,
         pytest.raises(ClusterError, match=message),
     ):
         workers.check(ProblemSource("regression"))
@@ -160,7 +155,7 @@ def test_workers_that_come_later_are_checked_too(scheduler: str, tmp_path: Path)
     profile = Address(kind="address", scheduler_file=Path(scheduler), wait=WAIT)
     with (
         stranger(scheduler, "zarr", "3.9.9"),
-        connect(profile, threading.Event()) as workers,
+        connected(profile) as workers,
         pytest.raises(ClusterError, match=r"has 3\.9\.9 of zarr, but the client has 3"),
     ):
         workers.client.submit(job, BlockRow(0, 0, 5)).result()
@@ -202,24 +197,24 @@ def test_memory_of_workers_bounds_the_plan(tmp_path: Path, run: Run, inputs: Fro
 
     small = processes(workers=1, memory="100MiB")
     with (
-        connect(small, threading.Event()) as workers,
+        connected(small) as workers,
         pytest.raises(PlanError, match="allowed 100 MiB"),
     ):
         run(tmp_path / "h.zarr", inputs, workers=workers)
 
 
 def test_a_restart_of_the_only_worker_is_waited_out(
-    tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes], snapshot: Snapshot
+    tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes]
 ) -> None:
     """Between connecting and planning, which is for what the worker has."""
-    with connect(processes(workers=1), threading.Event()) as workers:
+    with connected(processes(workers=1)) as workers:
         (worker,) = workers.client.run(os.getpid).values()
         os.kill(worker, signal.SIGKILL)
         wait_for(lambda: not workers.client.nthreads())
         assert workers.memory == 4 * 2**30
         assert workers.num_threads == 1
         run(tmp_path / "h.zarr", inputs, tile=TILE, workers=workers)
-    assert objects(tmp_path / "h.zarr", snapshot) == expected
+    assert objects(tmp_path / "h.zarr") == expected
 
 
 def test_workers_that_do_not_come_back_are_not_waited_for_for_ever() -> None:
@@ -239,13 +234,13 @@ def test_no_worker_and_no_scheduler_are_said(tmp_path: Path) -> None:
     nobody = Address(kind="address", address="tcp://127.0.0.1:1", wait=1)
     with (
         pytest.raises(ClusterError, match=r"tcp://127.0.0.1:1 cannot be reached"),
-        connect(nobody, threading.Event()),
+        connected(nobody),
     ):
         pass
     missing = Tls(ca=tmp_path / "ca.pem", cert=tmp_path / "c.pem", key=tmp_path / "k.pem")
     with (
         pytest.raises(ConfigError, match=r"tls.ca, .*ca.pem, does not exist"),
-        connect(Address(kind="address", address="tls://h:1", tls=missing), threading.Event()),
+        connected(Address(kind="address", address="tls://h:1", tls=missing)),
     ):
         pass
 
@@ -254,7 +249,7 @@ def test_queue_without_its_programs_is_said(tmp_path: Path) -> None:
     profile = Queue.model_validate({"kind": "lsf", "memory": "1GiB"})
     with (
         pytest.raises(ConfigError, match="There is no bsub here"),
-        connect(profile, threading.Event()),
+        connected(profile),
     ):
         pass
 
@@ -270,6 +265,6 @@ def test_workers_are_not_looked_at_while_they_compute(workers: Workers) -> None:
 def test_neither_are_those_in_a_queue_and_jobs_begin_as_told(kind: str, tmp_path: Path) -> None:
     profile = in_queue(kind, tmp_path)
     profile.options["job_script_prologue"] = ["export MARK=begun"]
-    with queue_programs(tmp_path), connect(profile, threading.Event()) as workers:
+    with queue_programs(tmp_path), connected(profile) as workers:
         assert set(workers.client.run(dask.config.get, PROFILED).values()) == {False}
         assert set(workers.client.run(os.getenv, "MARK").values()) == {"begun"}

@@ -19,20 +19,11 @@ from typing import Any
 import pytest
 
 from pipeline.store.store import HessianStore
-from tests.run.cluster.clusters import (
-    NUM_BLOCK_ROWS,
-    PATIENT,
-    ROOT,
-    SERVERS,
-    TILE,
-    Snapshot,
-    Standing,
-    objects,
-)
+from tests.helpers.runs import HESSIAN, ROOT, objects
+from tests.run.cluster.clusters import NUM_BLOCK_ROWS, PATIENT, SERVERS, TILE, Standing
 from tests.run.cluster.faults import Counted, at_random_moments
 
 pytestmark = pytest.mark.slow
-HESSIAN = Path(sys.executable).with_name("hessian")
 TTL = "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL"
 PROBLEM = ["regression", "-owidth=12", "-odepth=1", "-onum_samples=20", "-odtype=float64"]
 
@@ -129,7 +120,7 @@ def counting(directory: Path) -> dict[str, str]:
     [(one_machine, 120), (four_machines, 300), (hasty_scheduler, 2)],
 )
 def test_clocks_that_jump_change_no_byte(
-    where: Where, period: int, tmp_path: Path, expected: dict[str, bytes], snapshot: Snapshot
+    where: Where, period: int, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     counted, clocks, store = Counted(tmp_path / "begun"), Clocks(tmp_path), tmp_path / "h.zarr"
     command = [HESSIAN, "run", *PROBLEM, "--tile", TILE, "--store", store]
@@ -147,7 +138,7 @@ def test_clocks_that_jump_change_no_byte(
         )
         elapsed = time.monotonic() - since
     assert done.returncode == 0, done.stderr
-    assert objects(store, snapshot) == expected
+    assert objects(store) == expected
     for record in HessianStore(store).records().values():
         assert 0 <= record.compute_seconds < elapsed
         assert 0 <= record.store_seconds < elapsed

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
 
 from hessian_tasks.frozen import FrozenInputs
-from pipeline.run.cluster.connect import connect
-from tests.run.cluster.clusters import (
-    NUM_BLOCK_ROWS,
-    TILE,
-    Cli,
-    Run,
-    Snapshot,
-    computed,
-    objects,
-    profile_of,
-)
+from tests.helpers.runs import Cli, Run, computed, connected, objects
+from tests.run.cluster.clusters import NUM_BLOCK_ROWS, TILE, profile_of
 
 # Slow are those that differ from others by a name, or by less, and that other tests start, too: the
 # test of the command below, and those of what is found out of workers.
@@ -39,29 +29,28 @@ def test_every_cluster_gives_the_same_bytes(
     run: Run,
     inputs: FrozenInputs,
     expected: dict[str, bytes],
-    snapshot: Snapshot,
 ) -> None:
     if kind == "slurm":
         request.getfixturevalue("slurm")
     path = tmp_path / "h.zarr"
     with (
         profile_of(kind, tmp_path) as profile,
-        connect(profile, threading.Event()) as workers,
+        connected(profile) as workers,
     ):
         events = run(path, inputs, tile=TILE, workers=workers)
     assert computed(events) == list(range(NUM_BLOCK_ROWS))
-    assert objects(path, snapshot) == expected
+    assert objects(path) == expected
 
 
 def test_threads_give_the_same_bytes(
-    tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes], snapshot: Snapshot
+    tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes]
 ) -> None:
     run(tmp_path / "h.zarr", inputs, tile=TILE)
-    assert objects(tmp_path / "h.zarr", snapshot) == expected
+    assert objects(tmp_path / "h.zarr") == expected
 
 
 def test_the_command_runs_on_processes_and_resumes(
-    tmp_path: Path, hessian: Cli, snapshot: Snapshot, expected: dict[str, bytes]
+    tmp_path: Path, hessian: Cli, expected: dict[str, bytes]
 ) -> None:
     store = tmp_path / "h.zarr"
     options = [f"-o{o}" for o in ("width=12", "depth=1", "num_samples=20", "dtype=float64")]
@@ -70,9 +59,9 @@ def test_the_command_runs_on_processes_and_resumes(
     code, output, errors = hessian(*arguments)
     assert (code, errors) == (0, "")
     assert f"computed {NUM_BLOCK_ROWS} of {NUM_BLOCK_ROWS} block rows" in output
-    assert objects(store, snapshot) == expected
+    assert objects(store) == expected
     (store / "hessian" / "c" / "0" / "3").unlink()
     code, output, _ = hessian("run", "--store", store, *where)
     assert code == 0
     assert f"computed 1 of {NUM_BLOCK_ROWS} block rows" in output
-    assert objects(store, snapshot) == expected
+    assert objects(store) == expected

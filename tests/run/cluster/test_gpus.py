@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import HESSIAN
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.estimates.distributed import distributed_product
-from pipeline.run.cluster.connect import connect
 from pipeline.run.cluster.gpus import visible_gpus, visible_uuids
 from pipeline.run.cluster.workers import Workers
 from pipeline.settings.profiles import Cuda
-from tests.run.cluster.clusters import TILE, WAIT, Run, processes, profile_of
+from tests.helpers.runs import WAIT, Run, connected, processes
+from tests.run.cluster.clusters import TILE, profile_of
 
 # As nvidia-smi -L prints it: two whole GPUs, and one that is split into two MIG devices.
 LISTED = """\
@@ -79,20 +78,20 @@ def test_a_machine_without_gpus_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     with (
         pytest.raises(ConfigError, match="Use --profile processes"),
-        connect(Cuda(kind="cuda"), threading.Event()),
+        connected(Cuda(kind="cuda")),
     ):
         pass
 
 
 def test_every_worker_has_a_gpu_of_its_own(driver: Path) -> None:
-    with connect(Cuda(kind="cuda"), threading.Event()) as workers:
+    with connected(Cuda(kind="cuda")) as workers:
         workers.client.wait_for_workers(len(ALL), timeout=WAIT)
         workers.check(ProblemSource("regression"))
         assert sorted(workers.client.run(visible_gpus).values()) == [[gpu] for gpu in sorted(ALL)]
 
 
 def test_workers_that_would_share_a_gpu_are_refused(driver: Path) -> None:
-    with connect(processes(), threading.Event()) as workers:
+    with connected(processes()) as workers:
         workers.client.wait_for_workers(2, timeout=WAIT)
         with pytest.raises(ClusterError, match=r"would both compute on GPU-aaaa.*--profile cuda"):
             workers.check(ProblemSource("regression"))
@@ -149,7 +148,7 @@ def test_a_worker_uses_the_first_of_the_gpus_that_it_sees(
 ) -> None:
     with (
         profile_of("cuda", tmp_path) as profile,
-        connect(profile, threading.Event()) as workers,
+        connected(profile) as workers,
     ):
         workers.client.register_plugin(TwoGpus())
         use(workers, tmp_path / "h.zarr", run, inputs)

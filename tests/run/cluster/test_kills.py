@@ -10,7 +10,6 @@ import random
 import shutil
 import signal
 import subprocess
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,24 +21,11 @@ import pytest
 from hessian_tasks.frozen import FrozenInputs
 from pipeline.errors import ClusterError
 from pipeline.run.cluster import connect as connect_module
-from pipeline.run.cluster.connect import connect
-from pipeline.run.cluster.workers import Workers
 from pipeline.run.events import BlockRowStored
 from pipeline.settings.profiles import Address
 from pipeline.store.store import HessianStore
-from tests.run.cluster.clusters import (
-    NUM_BLOCK_ROWS,
-    PATIENT,
-    TILE,
-    WAIT,
-    Run,
-    Snapshot,
-    Standing,
-    computed,
-    intact,
-    objects,
-    start_client,
-)
+from tests.helpers.runs import WAIT, Run, computed, connected, intact, objects, run_and_kill
+from tests.run.cluster.clusters import NUM_BLOCK_ROWS, PATIENT, TILE, Standing
 from tests.run.cluster.faults import Counted, Proxy, at_random_moments
 
 pytestmark = pytest.mark.slow
@@ -91,19 +77,17 @@ def test_killed_workers_cost_what_they_were_computing(
     run: Run,
     inputs: FrozenInputs,
     expected: dict[str, bytes],
-    snapshot: Snapshot,
 ) -> None:
     """Whole jobs, the nanny included: SIGKILL of a machine, or SIGTERM of the queue."""
     counted = Counted(tmp_path / "begun", seconds=0.5)
     path, runs = tmp_path / "h.zarr", 0
     with Standing(tmp_path, environment=PATIENT) as standing:
         killer = Killer(standing, number, counted)
-        with connect(standing.profile, threading.Event()) as workers:
-            workers.client.register_plugin(counted)
+        with connected(standing.profile, counted) as workers:
             while killer.killed < num_kills:
                 with at_random_moments(lambda: killer(num_kills), 0.2, 2.0):
                     assert computed(run(path, inputs, tile=TILE, workers=workers)) == ALL
-                assert objects(path, snapshot) == expected
+                assert objects(path) == expected
                 shutil.rmtree(path)
                 runs += 1
     assert runs * NUM_BLOCK_ROWS <= counted.begun().total()
@@ -111,7 +95,7 @@ def test_killed_workers_cost_what_they_were_computing(
 
 
 def test_lost_connections_are_made_again(
-    tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes], snapshot: Snapshot
+    tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes]
 ) -> None:
     """Of the client, all the time; of the workers once, which then end, and are replaced."""
     counted = Counted(tmp_path / "begun", seconds=0.5)
@@ -133,55 +117,33 @@ def test_lost_connections_are_made_again(
 
         work()
         profile = Address(kind="address", address=here.address, wait=WAIT, attempts=100)
-        workers = stack.enter_context(connect(profile, threading.Event()))
-        workers.client.register_plugin(counted)
+        workers = stack.enter_context(connected(profile, counted))
         stack.enter_context(at_random_moments(cut, 0.5, 2.0))
         assert computed(run(path, inputs, tile=TILE, workers=workers)) == ALL
-    assert objects(path, snapshot) == expected
+    assert objects(path) == expected
     assert sum(map(bool, cuts)) >= 3
     # A cut takes with it the futures that are open, of which two are computed.
     assert counted.begun().total() <= NUM_BLOCK_ROWS + 4 * len(cuts)
 
 
 def test_killed_clients_leave_a_store_that_resumes(
-    tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes], snapshot: Snapshot
+    tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes]
 ) -> None:
     """Twenty of them."""
     counted = Counted(tmp_path / "begun")
     path, rng, kills, runs = tmp_path / "h.zarr", random.Random(5), 0, 0
-    with Standing(tmp_path) as standing:
-        standing.work()
-        standing.work()
-        with connect(standing.profile, threading.Event()) as workers:
-            workers.client.register_plugin(counted)
-            while kills < 20:
-                done = start_and_kill_client(path, standing, inputs, rng)
-                kills += not done
-                assert intact(path)
-                if done or kills == 20:
-                    runs += 1
-                    run(path, inputs, workers=workers)
-                    assert objects(path, snapshot) == expected
-                    shutil.rmtree(path)
+    with Standing(tmp_path, 2) as standing, connected(standing.profile, counted) as workers:
+        while kills < 20:
+            killed = run_and_kill(path, inputs, rng, standing.file)
+            kills += killed
+            assert intact(path)
+            if not killed or kills == 20:
+                runs += 1
+                run(path, inputs, workers=workers)
+                assert objects(path) == expected
+                shutil.rmtree(path)
     # Of each killed client's futures, at most two a worker, some were computed once more.
     assert counted.begun().total() <= runs * NUM_BLOCK_ROWS + 4 * kills
-
-
-def start_and_kill_client(
-    path: Path, standing: Standing, inputs: FrozenInputs, rng: random.Random
-) -> bool:
-    """Start a client, and kill it a random while after a random event; whether it was faster."""
-    with start_client(path, standing, inputs, {}) as process:
-        assert process.stdout is not None
-        for _ in range(rng.randint(1, 6)):
-            process.stdout.readline()
-        try:
-            process.wait(rng.uniform(0.0, 0.2))
-        except subprocess.TimeoutExpired:
-            process.kill()
-        returncode = process.wait()
-    assert returncode in (0, -signal.SIGKILL)
-    return returncode == 0
 
 
 def test_killed_schedulers_leave_a_store_that_resumes(
@@ -189,7 +151,6 @@ def test_killed_schedulers_leave_a_store_that_resumes(
     run: Run,
     inputs: FrozenInputs,
     expected: dict[str, bytes],
-    snapshot: Snapshot,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ten of them; workers end with their scheduler, so that each has its own."""
@@ -198,24 +159,17 @@ def test_killed_schedulers_leave_a_store_that_resumes(
     # For so long a client looks for a scheduler that it has lost; 30 s are of no use here.
     monkeypatch.setattr(connect_module, "CONNECT_SECONDS", 10.0)
     for kills in range(1, 11):
-        with Standing(tmp_path) as standing:
-            standing.work()
-            standing.work()
+        with Standing(tmp_path, 2) as standing:
             kill = after_block_rows(rng.randint(1, 6), standing.scheduler.kill)
-            with pytest.raises(ClusterError), connect(standing.profile, threading.Event()) as lost:
-                run(path, inputs, [kill], tile=TILE, workers=counting(lost, counted))
+            with pytest.raises(ClusterError), connected(standing.profile, counted) as lost:
+                run(path, inputs, [kill], tile=TILE, workers=lost)
         assert intact(path)
         if kills == 10 or len(HessianStore(path).records()) > NUM_BLOCK_ROWS - 8:
             here += len(computed(run(path, inputs)))
             runs += 1
-            assert objects(path, snapshot) == expected
+            assert objects(path) == expected
             shutil.rmtree(path)
     assert counted.begun().total() <= runs * NUM_BLOCK_ROWS - here + 4 * kills
-
-
-def counting(workers: Workers, counted: Counted) -> Workers:
-    workers.client.register_plugin(counted)
-    return workers
 
 
 def after_block_rows(number: int, act: Callable[[], object]) -> Callable[[Any], None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import re
 import sys
-import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,18 +17,10 @@ import yaml
 
 from hessian_tasks.frozen import FrozenInputs
 from pipeline.errors import ClusterError, ConfigError
-from pipeline.run.cluster.connect import connect
 from pipeline.run.cluster.kubernetes import cluster_spec
 from pipeline.settings.profiles import Kubernetes as Profile
-from tests.run.cluster.clusters import (
-    NUM_BLOCK_ROWS,
-    TILE,
-    WAIT,
-    Run,
-    Snapshot,
-    objects,
-    standing_scheduler,
-)
+from tests.helpers.runs import WAIT, Run, connected, objects
+from tests.run.cluster.clusters import NUM_BLOCK_ROWS, TILE, Standing
 from tests.run.cluster.kubernetes_api import Kubernetes, access_to, kubernetes_api
 
 # The library below dask-kubernetes leaves its connections to the garbage collector, which warns.
@@ -148,7 +139,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubernetes]
 
 
 def refusal(given: Profile) -> str:
-    with pytest.raises(ClusterError) as caught, connect(given, threading.Event()):
+    with pytest.raises(ClusterError) as caught, connected(given):
         pass
     return str(caught.value)
 
@@ -180,26 +171,20 @@ def test_a_missing_package_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.raises(
             ConfigError, match=r"needs dask-kubernetes.*'hessian-pipeline\[kubernetes\]'"
         ),
-        connect(profile(), threading.Event()),
+        connected(profile()),
     ):
         pass
 
 
 def test_a_run_on_what_the_operator_starts(
-    api: Kubernetes,
-    tmp_path: Path,
-    run: Run,
-    inputs: FrozenInputs,
-    expected: dict[str, bytes],
-    snapshot: Snapshot,
+    api: Kubernetes, tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes]
 ) -> None:
     given = profile(adapt={"maximum": 2 * NUM_BLOCK_ROWS})
-    with standing_scheduler(tmp_path, num_workers=1) as file:
-        address = yaml.safe_load(Path(file).read_text())["address"]
-        api.scheduler = int(address.rpartition(":")[2])
-        with connect(given, threading.Event()) as workers:
+    with Standing(tmp_path, 1) as standing:
+        _, api.scheduler = standing.address
+        with connected(given) as workers:
             run(tmp_path / "h.zarr", inputs, tile=TILE, workers=workers)
-    assert objects(tmp_path / "h.zarr", snapshot) == expected
+    assert objects(tmp_path / "h.zarr") == expected
     cluster, scaler = api.created
     jsonschema.validate(scaler, published_schema("daskautoscaler"))
     # No more workers than there are block rows.

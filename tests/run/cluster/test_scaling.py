@@ -17,18 +17,11 @@ from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
 from pipeline.run.cluster import watch as watch_module
 from pipeline.run.cluster import workers as workers_module
-from pipeline.run.cluster.connect import connect
 from pipeline.run.cluster.workers import Workers
 from pipeline.settings.profiles import ScaledProfile
 from pipeline.store.places import locate
-from tests.run.cluster.clusters import (
-    in_queue,
-    processes,
-    queue_jobs,
-    queue_programs,
-    rows,
-    wait_for,
-)
+from tests.helpers.runs import connected, processes, wait_for
+from tests.run.cluster.clusters import in_queue, queue_jobs, queue_programs, rows
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ def test_workers_come_and_go(
     # The first block row waits for the others, and is not to be copied.
     monkeypatch.setattr(watch_module, "SLOW_SECONDS", 1000.0)
     profile = processes(adapt={"minimum": minimum, "maximum": maximum}, memory="1GiB")
-    with connect(profile, threading.Event()) as workers:
+    with connected(profile) as workers:
         assert workers.number == maximum
         assert len(workers.client.nthreads()) == 1
 
@@ -100,7 +93,7 @@ def test_a_lost_job_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         # A worker that its nanny starts again is back by then; here there is none.
         dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}),
         queue_programs(tmp_path) as programs,
-        connect(in_queue("sge", tmp_path), threading.Event()) as workers,
+        connected(in_queue("sge", tmp_path)) as workers,
     ):
         killed = queue_jobs(programs)
 

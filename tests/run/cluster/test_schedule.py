@@ -15,13 +15,13 @@ import pytest
 from pipeline.errors import BlockRowError
 from pipeline.run.cluster import schedule as schedule_module
 from pipeline.run.cluster import watch
-from pipeline.run.cluster.connect import connect
 from pipeline.run.cluster.schedule import Schedule, run_block_rows
 from pipeline.run.cluster.watch import Watch
 from pipeline.run.cluster.workers import Workers
 from pipeline.store.tiling import split_rows
+from tests.helpers.runs import WAIT, connected, processes, wait_for
 from tests.run.cluster import faults
-from tests.run.cluster.clusters import WAIT, processes, rows, wait_for
+from tests.run.cluster.clusters import rows
 from tests.run.cluster.faults import Counted
 
 NUM_BLOCK_ROWS = 19
@@ -42,7 +42,7 @@ def compute(workers: Workers, task: Counted, **keys: Any) -> list[int]:
 
 def test_the_largest_block_rows_come_first(tmp_path: Path) -> None:
     task = Counted(tmp_path / "begun", seconds=0.02)
-    with connect(processes(workers=1), threading.Event()) as workers:
+    with connected(processes(workers=1)) as workers:
         compute(workers, task)
     assert task.order() == ALL
     sizes = [row.num_rows * (103 - row.start) for row in split_rows(103, 5)]
@@ -57,7 +57,7 @@ def test_a_worker_lost_in_any_way_costs_what_it_was_computing(
 ) -> None:
     """Killed, in a task that never returns, suspended: at its first block row and later."""
     task = Counted(tmp_path / "begun", {0: (fault, 1), 4: (fault, 1)}, seconds=0.1)
-    with connect(processes(), threading.Event()) as workers:
+    with connected(processes()) as workers:
         assert compute(workers, task, limit=10.0) == ALL
     begun = task.begun()
     assert min(begun[0], begun[4]) >= 2
@@ -69,7 +69,7 @@ def test_a_worker_lost_in_any_way_costs_what_it_was_computing(
 def test_a_block_row_that_never_ends_is_set_aside(tmp_path: Path) -> None:
     task = Counted(tmp_path / "begun", {3: (faults.hang, 2)})
     with (
-        connect(processes(), threading.Event()) as workers,
+        connected(processes()) as workers,
         pytest.raises(BlockRowError, match=r"1 of 19 .*: block row 3 .*longer than 10 s"),
     ):
         compute(workers, task, limit=10.0, attempts=2)
@@ -119,7 +119,7 @@ def test_waiting_behind_another_block_row_does_not_count(
     turns = Turns(tmp_path)
     monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: turns.seconds))
     done: list[Any] = []
-    with connect(processes(workers=1), threading.Event()) as workers:
+    with connected(processes(workers=1)) as workers:
         monkeypatch.setattr(Watch, "look", turns.watched(Watch.look))
         run_block_rows(workers.client, turns.task, rows(3), schedule(done, limit=1.5))
     assert sorted(done) == [0, 1, 2]
@@ -133,7 +133,7 @@ def test_an_idle_worker_copies_the_slowest_block_row(
 ) -> None:
     monkeypatch.setattr(watch, "SLOW_SECONDS", 5.0)
     task = Counted(tmp_path / "begun", {16: (faults.hang, 1)})
-    with connect(processes(), threading.Event()) as workers:
+    with connected(processes()) as workers:
         assert compute(workers, task) == ALL
         # Its worker was restarted, and does not write any more.
         assert not any(workers.client.processing().values())
@@ -144,7 +144,7 @@ def test_a_block_row_that_kills_its_workers_is_set_aside(tmp_path: Path) -> None
     done: list[Any] = []
     task = Counted(tmp_path / "begun", {2: (faults.kill, 3)}, seconds=0.3)
     with (
-        connect(processes(), threading.Event()) as workers,
+        connected(processes()) as workers,
         pytest.raises(BlockRowError, match=r"1 of 6 block rows .*: block row 2 .*workers died"),
     ):
         run_block_rows(workers.client, task, rows(6), schedule(done))
@@ -160,7 +160,7 @@ def test_workers_that_die_with_their_results_lose_none(tmp_path: Path) -> None:
     deaths = {i: (partial(faults.die_later, 0.002 * i), 1) for i in range(8)}
     done: list[Any] = []
     task = Counted(tmp_path / "begun", deaths)
-    with connect(processes(attempts=100), threading.Event()) as workers:
+    with connected(processes(attempts=100)) as workers:
         run_block_rows(workers.client, task, rows(8), schedule(done, attempts=100))
     assert sorted(done) == list(range(8))
 

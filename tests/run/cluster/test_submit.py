@@ -10,15 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.store.store import HessianStore
-from tests.run.cluster.clusters import (
-    TILE,
-    Cli,
-    Snapshot,
-    objects,
-    queue_jobs,
-    queue_programs,
-    wait_for,
-)
+from tests.helpers.runs import Cli, objects, wait_for
+from tests.run.cluster.clusters import TILE, queue_jobs, queue_programs
 
 PROFILE = """
 problem: regression
@@ -50,7 +43,7 @@ def is_complete(store: Path) -> bool:
 
 
 def test_a_whole_run_is_submitted_cancelled_and_resumed(
-    slurm: None, directory: Path, hessian: Cli, expected: dict[str, bytes], snapshot: Snapshot
+    slurm: None, directory: Path, hessian: Cli, expected: dict[str, bytes]
 ) -> None:
     write_profile(directory, "slurm")
     code, output, errors = hessian("submit", "--config", "run.yaml", "--tile", TILE)
@@ -67,12 +60,12 @@ def test_a_whole_run_is_submitted_cancelled_and_resumed(
     assert hessian("submit", "--config", "run.yaml", "--tile", TILE)[0] == 0
     store = directory / "h.zarr"
     wait_for(lambda: is_complete(store))
-    assert objects(store, snapshot) == expected
+    assert objects(store) == expected
 
 
 @pytest.mark.parametrize("kind", ["pbs", pytest.param("lsf", marks=pytest.mark.slow)])
 def test_a_whole_run_is_submitted_to_other_queues(
-    kind: str, directory: Path, hessian: Cli, expected: dict[str, bytes], snapshot: Snapshot
+    kind: str, directory: Path, hessian: Cli, expected: dict[str, bytes]
 ) -> None:
     write_profile(directory, kind)
     store = directory / "h.zarr"
@@ -87,7 +80,7 @@ def test_a_whole_run_is_submitted_to_other_queues(
         wait_for(lambda: is_complete(store))
         wait_for(lambda: not queue_jobs(programs))
     assert json.loads(hessian("status", "h.zarr", "--json")[1])["fraction"] == 1
-    assert objects(store, snapshot) == expected
+    assert objects(store) == expected
 
 
 def test_a_job_of_another_kind_of_queue_is_cancelled(directory: Path, hessian: Cli) -> None:
