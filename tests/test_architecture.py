@@ -69,3 +69,12 @@ def test_the_page_on_architecture_has_the_floors_that_are_checked() -> None:
         table = page.partition(f"| {package} | what it is for |")[2].partition("\n\n")[0]
         rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
         assert [re.findall(r"`(\w+)`", row) for row in rows] == rooms
+
+
+def test_folders_of_tests_are_named_as_the_rooms_they_test() -> None:
+    tests = ROOT / "tests"
+    for folder in {file.parent for file in tests.rglob("*/test_*.py")}:
+        room = folder.relative_to(tests)
+        places = [ROOT / package / room for package in ("hessian_tasks", "pipeline")]
+        assert any(p.is_dir() or p.with_suffix(".py").is_file() for p in places), room
+        assert (folder / "conftest.py").read_text().startswith('"""'), room

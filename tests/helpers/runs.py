@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,8 +54,18 @@ def intact(path: Path) -> bool:
     return store.damaged_objects(store.records().values()) == {}
 
 
+def litter(path: Path) -> list[str]:
+    """What an interrupted run would leave behind."""
+    return [p.name for p in path.parent.rglob("*") if p.suffix in (".partial", ".creating")]
+
+
 def computed(events: list[Any]) -> list[int]:
     return sorted(e.record.row.index for e in events if isinstance(e, BlockRowStored))
+
+
+def fill(disk: Path, *, leave: int) -> None:
+    """Fill a disk up to some bytes."""
+    (disk / "ballast").write_bytes(bytes(max(0, shutil.disk_usage(disk).free - leave)))
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

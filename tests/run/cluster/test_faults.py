@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from pipeline.errors import BlockRowError, ClusterError, StoppedError, StoreErro
 from pipeline.run.cluster.workers import Workers
 from pipeline.run.events import BlockRowStored, RunStarted
 from pipeline.store.store import HessianStore
-from tests.helpers.runs import Run, computed, connected, intact, objects, processes, wait_for
+from tests.helpers.runs import Run, computed, connected, fill, intact, objects, processes, wait_for
 from tests.run.cluster import faults
 from tests.run.cluster.clusters import NUM_BLOCK_ROWS, TILE, Standing, on_slurm
 from tests.run.cluster.faults import Counted, FlakyDisk
@@ -151,14 +150,13 @@ def test_a_disk_that_is_full_for_workers_is_one_clear_message(
     path = disk / "h.zarr"
     counted = Counted(tmp_path / "begun")
 
-    def fill(event: Any) -> None:
+    def tell(event: Any) -> None:
         if isinstance(event, RunStarted):
-            free = shutil.disk_usage(disk).free
-            (disk / "ballast").write_bytes(bytes(free - 60 * 4096))
+            fill(disk, leave=60 * 4096)
 
     with connected(processes(attempts=2), counted) as workers:
         with pytest.raises(StoreError, match=r"Cannot write to .*h\.zarr: the disk is full"):
-            run(path, inputs, [fill], tile=TILE, workers=workers)
+            run(path, inputs, [tell], tile=TILE, workers=workers)
         done = set(HessianStore(path).records())
         assert intact(path)
         assert counted.begun().total() <= len(done) + 3 * 2
