@@ -1,11 +1,10 @@
-"""What the tests share: small problems, runs that report, and snapshots of stores."""
+"""What rooms share: small problems, runs that report, the command, workers, and a small disk."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.problem import Problem
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.source import ProblemSource
-from tests import clusters
+from tests.helpers.runs import Cli, Run, connected, processes
 
 if TYPE_CHECKING:
     from pipeline.run.cluster.workers import Workers
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
 # How long an example takes depends on what else the machine does, and is not what is tested.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
-
-Run = Callable[..., list[Any]]
-Snapshot = Callable[[Path], dict[str, bytes]]
-Cli = Callable[..., tuple[int, str, str]]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -102,17 +97,6 @@ def run() -> Run:
     return run
 
 
-@pytest.fixture(scope="session")
-def snapshot() -> Snapshot:
-    """Read every file below a directory: its bytes by its path."""
-
-    def read(path: Path) -> dict[str, bytes]:
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-        return {str(p.relative_to(path)): p.read_bytes() for p in files}
-
-    return read
-
-
 @pytest.fixture
 def hessian(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """The command ``hessian`` in this process: its exit code, output and errors."""
@@ -133,29 +117,11 @@ def hessian(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.fixture(scope="session")
-def expected(
-    tmp_path_factory: pytest.TempPathFactory, run: Run, inputs: FrozenInputs, snapshot: Snapshot
-) -> dict[str, bytes]:
-    """The objects of a run of the small problem in this process, one block row after the other."""
-    path = tmp_path_factory.mktemp("expected") / "h.zarr"
-    run(path, inputs, tile=clusters.TILE, executor="serial")
-    return clusters.objects(path, snapshot)
-
-
-@pytest.fixture(scope="session")
 def workers() -> Iterator[Workers]:
     """Two worker processes."""
-    from pipeline.run.cluster.connect import connect
 
-    with connect(clusters.processes(), threading.Event()) as found:
+    with connected(processes()) as found:
         yield found
-
-
-@pytest.fixture(scope="session")
-def slurm() -> Iterator[None]:
-    """SLURM on this machine."""
-    with clusters.slurm_server():
-        yield
 
 
 @pytest.fixture

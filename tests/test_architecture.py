@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import grimp
 import pytest
@@ -16,8 +15,7 @@ import pytest
 import hessian_tasks
 import pipeline
 from hessian_tasks.problems import BUILTIN
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers.runs import ROOT
 
 
 def test_public_names_exist_and_are_sorted() -> None:
@@ -110,3 +108,12 @@ def test_the_page_on_architecture_draws_what_imports_what(package: str) -> None:
     imports = _imports(package)
     assert drawn <= imports
     assert _followed(drawn) == _followed(imports)
+
+
+def test_folders_of_tests_are_named_as_the_rooms_they_test() -> None:
+    tests = ROOT / "tests"
+    for folder in {file.parent for file in tests.rglob("*/test_*.py")}:
+        room = folder.relative_to(tests)
+        places = [ROOT / package / room for package in ("hessian_tasks", "pipeline")]
+        assert any(p.is_dir() or p.with_suffix(".py").is_file() for p in places), room
+        assert (folder / "conftest.py").read_text().startswith('"""'), room

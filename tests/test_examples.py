@@ -18,7 +18,7 @@ from hessian_tasks.reading import read_terms
 from hessian_tasks.rebuild import freeze, rebuild
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
-from tests.oracles import FiniteDifferenceJet
+from tests.helpers.oracles import FiniteDifferenceJet
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

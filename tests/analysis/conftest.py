@@ -1,0 +1,1 @@
+"""Questions to a stored matrix, against dense linear algebra and known spectra."""

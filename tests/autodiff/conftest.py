@@ -1,0 +1,1 @@
+"""Rows and products by automatic differentiation, against closed forms and each other."""

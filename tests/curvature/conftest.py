@@ -1,0 +1,1 @@
+"""Steps: a stored matrix and the loss."""

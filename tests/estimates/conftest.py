@@ -1,0 +1,1 @@
+"""Answers from products alone, on threads and workers, and their journal."""

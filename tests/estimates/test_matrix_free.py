@@ -1,0 +1,306 @@
+"""Products without the array: the same matrix as the stored one, on threads and on workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import scipy.sparse.linalg
+import xarray as xr
+
+from hessian_tasks.autodiff.products import cut_points
+from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.problem import Problem
+from hessian_tasks.source import LIVE, ProblemSource
+from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
+from pipeline.errors import ClusterError, ConfigError, ProblemError, StoppedError, StoreError
+from pipeline.estimates.distributed import distributed_product
+from pipeline.estimates.estimates import EstimateOptions, estimate
+from pipeline.estimates.kept import check_replaceable
+from pipeline.estimates.operator import operator_of
+from pipeline.run.cluster.workers import Workers
+from pipeline.run.inputs import freeze_source
+from pipeline.store.store import HessianStore
+from tests.helpers.runs import Cli, Run, connected, processes
+
+Array = npt.NDArray[Any]
+
+OPTIONS = {"width": 8, "depth": 2, "num_interior": 60, "num_boundary": 50, "dtype": "float64"}
+FEW_POINTS = ["-o", "num_interior=20", "-o", "num_boundary=10"]
+
+
+@pytest.fixture(scope="module")
+def poisson() -> FrozenInputs:
+    return freeze_source(ProblemSource("poisson", OPTIONS))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory, run: Run, poisson: FrozenInputs) -> Array:
+    """The matrix as the layered engine stores it."""
+    path = tmp_path_factory.mktemp("stored") / "h.zarr"
+    run(path, poisson, per_term=True)
+    return np.asarray(HessianStore(path).hessian()[...])
+
+
+def extremes(operator: Any) -> Array:
+    found = scipy.sparse.linalg.eigsh(operator, k=8, which="BE", return_eigenvectors=False)
+    return np.sort(found)
+
+
+def assert_same_spectrum(operator: Any, matrix: Array) -> None:
+    exact = np.linalg.eigvalsh(matrix)
+    found = extremes(operator)
+    # Relative to each eigenvalue; the smallest of these is 1e-3 of the largest.
+    np.testing.assert_allclose(found, np.concatenate([exact[:4], exact[-4:]]), rtol=1e-8)
+
+
+def test_threads_give_the_stored_spectrum(poisson: FrozenInputs, stored: Array) -> None:
+    operator = operator_of(poisson, num_threads=2, max_batch=16)
+    unit = np.eye(len(stored))
+    np.testing.assert_allclose(operator @ unit, stored, rtol=0, atol=1e-12 * np.abs(stored).max())
+    assert operator.num_products == len(stored)
+    assert_same_spectrum(operator, stored)
+
+
+def test_the_error_of_products_is_measured(poisson: FrozenInputs, stored: Array) -> None:
+    operator = operator_of(poisson, num_threads=2)
+    np.testing.assert_allclose(operator.norm, np.linalg.norm(stored), rtol=0.5)
+    assert np.finfo(np.float64).eps <= operator.relative_error < 1e-13
+
+
+@pytest.mark.slow
+def test_the_measured_error_covers_that_of_float32() -> None:
+    """Against products in float64 at the same, rounded, weights and points."""
+    from dataclasses import replace
+
+    single = freeze_source(ProblemSource("poisson", {**OPTIONS, "dtype": "float32"}))
+    operator = operator_of(single, num_threads=2)
+    double = freeze_source(ProblemSource("poisson", OPTIONS))
+    problem = double.source.load()
+    from hessian_tasks.networks.models import set_theta
+
+    set_theta(problem.model, single.theta.astype(np.float64))
+    terms = [
+        replace(t, points=np.asarray(t.points, np.float32).astype(np.float64))
+        for t in problem.terms
+    ]
+    problem = replace(problem, terms=terms)
+    exact = operator_of(freeze_source(ProblemSource(LIVE, live=problem)), num_threads=2)
+    unit = np.eye(operator.shape[0])
+    error = np.linalg.norm(operator @ unit - exact @ unit) / np.linalg.norm(exact @ unit)
+    assert error / 3 < operator.relative_error < 10 * error
+
+
+def test_terms_and_the_gauss_newton_matrix(
+    tmp_path: Path, poisson: FrozenInputs, run: Run, stored: Array
+) -> None:
+    unit = np.eye(len(stored))
+    terms = [operator_of(poisson, term=t, num_threads=2) for t in ("pde", "dirichlet")]
+    assert terms[0].title == "Hessian of term pde"
+    total = sum(operator @ unit for operator in terms)
+    np.testing.assert_allclose(total, stored, rtol=0, atol=1e-12 * np.abs(stored).max())
+    run(tmp_path / "g.zarr", poisson, engine="ggn")
+    ggn = np.asarray(HessianStore(tmp_path / "g.zarr").hessian()[...])
+    found = operator_of(poisson, matrix=GAUSS_NEWTON, num_threads=2) @ unit
+    np.testing.assert_allclose(found, ggn, rtol=0, atol=1e-12 * np.abs(ggn).max())
+    with pytest.raises(ProblemError, match="no loss term 'heat'"):
+        operator_of(poisson, term="heat")
+
+
+def test_workers_give_the_stored_spectrum(
+    poisson: FrozenInputs, stored: Array, workers: Workers
+) -> None:
+    operator = operator_of(poisson, workers=workers, max_batch=16)
+    assert_same_spectrum(operator, stored)
+    np.testing.assert_allclose(operator @ np.eye(len(stored)), stored, atol=1e-11)
+    # Nothing stays on the workers but the inputs.
+    kept = {key for keys in workers.client.has_what().values() for key in keys}
+    assert not [key for key in kept if "product" in str(key)]
+
+
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_worker_that_is_killed(poisson: FrozenInputs, stored: Array, num_workers: int) -> None:
+    """Also if it was the only one, and had all that was sent."""
+    with connected(processes(workers=num_workers)) as workers:
+        shards = cut_points(poisson.source.load(), max_batch=4, num_shards=8)
+        product = distributed_product(workers, poisson, HESSIAN, shards)
+        unit = np.eye(len(stored))
+        product(unit[:, :1])  # compiles
+        victim = next(iter(workers.client.run(os.getpid).values()))
+        timer = threading.Timer(0.05, os.kill, (victim, signal.SIGKILL))
+        timer.start()
+        found = product(unit)
+        timer.join()
+    np.testing.assert_allclose(found, stored, rtol=0, atol=1e-12 * np.abs(stored).max())
+
+
+def test_what_workers_refuse(workers: Workers, tiny_problem: Callable[..., Problem]) -> None:
+    live = freeze_source(ProblemSource(LIVE, live=tiny_problem()))
+    with pytest.raises(ConfigError, match="cannot be given a problem object"):
+        operator_of(live, workers=workers)
+
+
+def test_a_problem_that_the_workers_cannot_rebuild(workers: Workers, tmp_path: Path) -> None:
+    from hessian_tasks.errors import ReproductionError
+
+    file = tmp_path / "problem.py"
+    file.write_text(
+        "import os\nfrom hessian_tasks.problems import poisson\n"
+        "def problem():\n    good = poisson.problem(4, 1, 9, 9, dtype='float64')\n"
+        f"    if os.getpid() != {os.getpid()}:\n"
+        "        import dataclasses\n"
+        "        worse = dataclasses.replace(good.terms[0], residual=lambda x, u: u.value)\n"
+        "        return dataclasses.replace(good, terms=[worse, good.terms[1]])\n"
+        "    return good\n"
+    )
+    frozen = freeze_source(ProblemSource(str(file)))
+    with pytest.raises(ReproductionError, match=r"'pde' is .* but .* was recorded"):
+        operator_of(frozen, workers=workers)
+
+
+@pytest.mark.parametrize("on_workers", [False, True])
+def test_a_product_is_stopped(workers: Workers, poisson: FrozenInputs, on_workers: bool) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(StoppedError):
+        operator_of(poisson, workers=workers if on_workers else None, stop=stop)
+
+
+@pytest.mark.slow
+def test_no_workers_any_more(poisson: FrozenInputs) -> None:
+    with connected(processes(workers=1)) as workers:
+        shards = cut_points(poisson.source.load())
+        impatient = Workers(workers.client, processes(wait=2.0))
+        product = distributed_product(impatient, poisson, HESSIAN, shards)
+        workers.client.cluster.scale(0)
+        with pytest.raises(ClusterError, match="no worker for 2 s"):
+            product(np.ones((len(poisson.theta), 1)))
+
+
+@pytest.mark.slow
+def test_a_million_parameters() -> None:
+    """Memory: the products' own, and a few vectors."""
+    from hessian_tasks.process import peak_bytes, reset_peak, resident_bytes
+
+    options = {"width": 700, "depth": 3, "num_interior": 500, "num_boundary": 100}
+    frozen = freeze_source(ProblemSource("poisson", options))
+    operator = operator_of(frozen, num_threads=2)
+    reset_peak()
+    before = resident_bytes()
+    rng = np.random.default_rng(0)
+    v, w = rng.standard_normal((2, operator.shape[0]))
+    forms = np.dot(w, operator @ v), np.dot(v, operator @ w)
+    assert abs(forms[0] - forms[1]) < 1e-5 * operator.norm
+    assert operator.shape[0] == 984_201
+    assert peak_bytes() - before < 2**30
+
+
+# ---- answers, and how they are kept --------------------------------------------------------------
+
+
+def test_answers_agree_with_the_stored_matrix(poisson: FrozenInputs, stored: Array) -> None:
+    operator = operator_of(poisson, num_threads=2)
+    options = EstimateOptions(num_pairs=3, max_products=200, num_diagonal=100)
+    found = estimate(operator, poisson.loss, options)
+    exact, vectors = np.linalg.eigh(stored)
+    ends = [0, 1, 2, -3, -2, -1]
+    np.testing.assert_allclose(found.pairs.values, exact[ends], rtol=1e-8)
+    assert np.all(np.abs(found.pairs.values - exact[ends]) <= found.eigenvalue_errors)
+    overlaps = np.abs(np.sum(found.pairs.vectors * vectors[:, ends], axis=0))
+    np.testing.assert_allclose(overlaps, 1, atol=1e-6)
+    norm = np.linalg.norm(stored)
+    for answer, truth in [(found.trace, np.trace(stored)), (found.frobenius_norm, norm)]:
+        assert abs(answer.value - truth) <= 4 * answer.standard_error
+        assert answer.standard_error <= 0.01 * 1.5 * norm  # The norm was only estimated then.
+    assert found.diagonal is not None
+    errors = np.abs(found.diagonal.value - np.diag(stored))
+    assert np.mean(errors <= 2 * found.diagonal.standard_error + 1e-12) > 0.8
+    assert operator.num_products == found.num_products
+
+
+def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
+    options = [*FEW_POINTS, "-o", "width=8", "-o", "depth=1", "-o", "dtype=float64"]
+    path = tmp_path / "e.zarr"
+    command = ["estimate", "poisson", *options, "--pairs", 2, "--max-products", 30]
+    command += ["--density", 1]
+    code, text, errors = hessian(*command, "--threads", 2)
+    assert code == 0, errors
+    assert re.search(r"^largest +\S+ ± \S+  \S+ ± \S+$", text, re.MULTILINE)
+    assert "(standard error; XTrace, " in text
+    assert re.search(r"^  above the floor +[0-9.]+ ± ", text, re.MULTILINE)
+    command += ["--store", path, "--diagonal", 12]
+    code, text, errors = hessian(*command, "--json", "--threads", 2)
+    assert code == 0, errors
+    told = json.loads(text)
+    with xr.open_zarr(path, consolidated=False) as dataset:
+        assert dataset.attrs["estimates"] == told
+        assert dataset.eigenvector.sizes == {"row": told["num_params"], "pair": 4}
+        np.testing.assert_array_equal(dataset.eigenvalue, told["eigenvalues"])
+        assert dataset.diagonal.sizes == dataset.theta.sizes
+    assert hessian(*command, "--engine", "ggn", "--threads", 2)[0] == 0  # replaced
+    other = [*command, "-o", "width=7"]
+    code, text, errors = hessian(*other)
+    assert (code, text) == (1, "")
+    assert "other inputs: shapes of the network, weights of the network (theta)" in errors
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_store_of_a_matrix_is_not_replaced(
+    tmp_path: Path, hessian: Cli, run: Run, inputs: FrozenInputs
+) -> None:
+    run(tmp_path / "h.zarr", inputs)
+    code, _, errors = hessian("estimate", "regression", "--store", tmp_path / "h.zarr")
+    assert code == 1
+    assert "hessian spectrum" in errors
+    assert HessianStore(tmp_path / "h.zarr").pending() == []
+
+
+@pytest.mark.parametrize("attributes", [{}, {"kind": "estimates"}])
+def test_damaged_answers_are_not_replaced(
+    attributes: dict[str, str], tmp_path: Path, inputs: FrozenInputs
+) -> None:
+    xr.Dataset(attrs=attributes).to_zarr(tmp_path / "e.zarr", zarr_format=3, consolidated=False)
+    with pytest.raises(StoreError, match="holds no estimates"):
+        check_replaceable(tmp_path / "e.zarr", inputs)
+
+
+def test_the_plan_knows_both_ways(hessian: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ["plan", "poisson", *FEW_POINTS, "-o", "width=4", "-o", "depth=1", "--threads", 2]
+    code, text, _ = hessian(*small)
+    assert code == 0
+    assert re.search(r"^matrix-free +\S+ s a product, memory about", text, re.MULTILINE)
+    assert re.search(r"^advice +hessian run: the matrix fits", text, re.MULTILINE)
+    told = json.loads(hessian(*small, "--json")[1])
+    assert told["advice"] == "hessian run"
+    assert told["stored_bytes"] == 4 * told["num_params"] ** 2
+    assert told["matrix_free"]["seconds_per_product"] > 0
+
+
+@pytest.mark.parametrize(
+    ("memory", "free", "reason"),
+    [
+        ("64MiB", 2**60, "does not fit into memory: projected"),
+        ("1KiB", 2**60, "the smallest block row takes .* KiB of memory, and 1 KiB are allowed"),
+        ("8GiB", 2**10, "only 1 KiB are free for .*runs/poisson"),
+    ],
+)
+def test_the_plan_says_why_a_matrix_does_not_fit(
+    memory: str, free: int, reason: str, hessian: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.store.places.directory.free_bytes", lambda path: free)
+    command = ["plan", "poisson", *FEW_POINTS, "-o", "width=8", "-o", "depth=1", "--threads", 2]
+    command += ["--memory", memory]
+    code, text, errors = hessian(*command)
+    assert code == 0, errors
+    assert re.search(rf"^stored +\S+ KiB: does not fit, .*{reason}", text, re.MULTILINE)
+    assert re.search(r"^advice +hessian estimate: the matrix does not fit", text, re.MULTILINE)
+    assert json.loads(hessian(*command, "--json")[1])["advice"] == "hessian estimate"

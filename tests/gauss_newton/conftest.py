@@ -1,0 +1,1 @@
+"""The Gauss-Newton matrix on every engine, its store, and its Jacobians."""

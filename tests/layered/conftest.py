@@ -1,0 +1,1 @@
+"""The layered engine, in NumPy and by XLA, against automatic differentiation."""

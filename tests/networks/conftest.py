@@ -1,0 +1,1 @@
+"""Networks of every make: their weights, inputs, files, digits, and a choice of weights."""

@@ -1,0 +1,1 @@
+"""Pages about stores and estimates, and what browsers do with them."""

@@ -1,0 +1,1 @@
+"""Runs: planned, on threads and devices, stopped, killed, and checked by themselves."""
