@@ -36,6 +36,9 @@ __all__ = [
     "verify_hessian",
 ]
 
+# Labels of fixed width take as much for every row as the longest name.
+MAX_LABEL_BYTES = 2**26
+
 
 def compute_hessian(
     problem: Problem | str | Path,
@@ -135,6 +138,8 @@ def _labelled(dataset: xr.Dataset) -> xr.Dataset:
     for name in [n for n in dataset.coords if "flag_meanings" in dataset[n].attrs]:
         codes = dataset[name]
         names = np.array(codes.attrs["flag_meanings"])
+        if names.itemsize * codes.size > MAX_LABEL_BYTES:
+            names = names.astype(object)
         labels[name] = (codes.dims, names[codes.to_numpy()])
     dataset = dataset.assign_coords(labels)
     for axis in ("row", "col"):

@@ -17,7 +17,7 @@ from pipeline.store.store import HessianStore
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["HessianOperator", "noise_floor", "open_operator", "recorded_sums", "relative_error"]
+__all__ = ["HessianOperator", "noise_floor", "open_operator", "relative_error"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -117,18 +117,6 @@ def relative_error(store: HessianStore) -> float:
     return max([eps, *errors, certificate.get("symmetry_defect") or 0.0])
 
 
-def recorded_sums(store: HessianStore, term: str | None = None) -> tuple[float, float]:
-    """The exact trace and Frobenius norm of a complete matrix, from the records of its block rows.
-
-    Args:
-        store: The store.
-        term: A loss term's matrix instead of the total's.
-    """
-    statistics = [record.statistics[store.arrays[term]] for record in store.records().values()]
-    norm = float(np.sqrt(sum(part.squares for part in statistics)))
-    return float(sum(part.trace for part in statistics)), norm
-
-
 def open_operator(
     store: HessianStore | Place, term: str | None = None, *, client: Client | None = None
 ) -> HessianOperator:
@@ -170,9 +158,15 @@ def open_operator(
         product,
         opened.layout,
         relative_error=relative_error(opened),
-        norm=recorded_sums(opened, term)[1],
+        norm=_recorded_norm(opened, matrix.name),
         title=opened.matrix.title + (f" of term {term}" if term else ""),
     )
+
+
+def _recorded_norm(store: HessianStore, name: str) -> float:
+    """The Frobenius norm by the records, which decides when iterations end and nothing else."""
+    squares = [record.statistics[name].squares for record in store.records().values()]
+    return float(np.sqrt(sum(squares)))
 
 
 def _multiply(tiles: Sequence[Tile], matrix: TiledMatrix, vectors: Array) -> Array:

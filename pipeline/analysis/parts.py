@@ -22,9 +22,9 @@ from pipeline.analysis.dense import dense_bytes, read_symmetric
 from pipeline.analysis.operator import (
     HessianOperator,
     open_operator,
-    recorded_sums,
     relative_error,
 )
+from pipeline.analysis.sums import exact_sums
 from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.errors import PlanError, StoreMismatchError
 from pipeline.store.agreement import differences
@@ -199,9 +199,9 @@ def open_parts(
 
 def _part(term: str | None, kind: Kind, *stores: HessianStore) -> Part:
     whole, *taken = (complete_matrix(store, term)[1] for store in stores)
-    matrix = Difference(whole.array, whole.location, taken[0]) if taken else whole
+    matrix = Difference(whole.store, whole.name, taken[0]) if taken else whole
     # Errors of two arrays are independent.
-    error = float(np.linalg.norm([relative_error(s) * recorded_sums(s, term)[1] for s in stores]))
+    error = float(np.linalg.norm([relative_error(s) * exact_sums(s, term)[1] for s in stores]))
     return Part(term, kind, stores, matrix, error)
 
 

@@ -16,9 +16,9 @@ from pipeline.analysis.operator import (
     HessianOperator,
     noise_floor,
     open_operator,
-    recorded_sums,
     relative_error,
 )
+from pipeline.analysis.sums import exact_sums
 from pipeline.analysis.tiles import complete_matrix
 from pipeline.errors import PlanError
 from pipeline.store.places import Place
@@ -235,8 +235,7 @@ def _fits(num_params: int, vectors: bool, memory: int | None) -> bool:
 
 
 def _exact(store: HessianStore, term: str | None) -> dict[str, Any]:
-    # What the records of the block rows say of the whole matrix.
-    trace, norm = recorded_sums(store, term)
+    trace, norm = exact_sums(store, term)
     return {
         "noise_floor": noise_floor(store.num_params, relative_error(store), norm),
         "trace": trace,

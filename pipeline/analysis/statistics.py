@@ -12,8 +12,10 @@ import xarray as xr
 
 from hessian_tasks.parameters import ParameterLayout
 from pipeline.analysis.operator import noise_floor, relative_error
+from pipeline.analysis.sums import exact_sums
 from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.store.places import Place
+from pipeline.store.records import Statistics
 from pipeline.store.store import HessianStore
 from pipeline.store.transposing import copy_entries
 
@@ -156,6 +158,7 @@ def matrix_statistics(
     total = parts[0]
     for part in parts[1:]:
         total.add(part)
+    _compare(opened, term, total)
     variables = np.add.reduceat(total.squares, edges, axis=0)
     norm = float(np.sqrt(variables.sum()))
     return MatrixStatistics(
@@ -194,6 +197,19 @@ class _Sums:
         self.magnitudes += other.magnitudes
         self.max_abs = max(self.max_abs, other.max_abs)
         self.asymmetry += other.asymmetry
+
+
+def _compare(store: HessianStore, term: str | None, found: _Sums) -> None:
+    """Refuse sums that are not the recorded ones, or no numbers, naming the block rows.
+
+    Raises:
+        StoreError: If so.
+    """
+    name = store.arrays[term]
+    recorded = Statistics.total([record.statistics[name] for record in store.records().values()])
+    own = Statistics(float(found.diagonal.sum()), float(found.squares.sum()), float(found.max_abs))
+    if not recorded.agree(own):
+        exact_sums(store, term)
 
 
 def _add_up(tiles: Sequence[Tile], matrix: TiledMatrix, edges: Array) -> _Sums:

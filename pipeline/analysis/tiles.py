@@ -16,11 +16,9 @@ from threadpoolctl import threadpool_limits
 from hessian_tasks.process import available_cores
 from hessian_tasks.spec import BlockRow
 from pipeline.errors import ClusterError, StoreError
-from pipeline.store.places import Location, Place
-from pipeline.store.reading import read_entries
+from pipeline.store.places import Place
 from pipeline.store.shares import deal
 from pipeline.store.store import HessianStore
-from pipeline.store.tiling import split_rows
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -38,22 +36,27 @@ class TiledMatrix:
     """A complete symmetric matrix ``[P, P]`` in square tiles; picklable.
 
     Attributes:
-        array: The stored array.
-        location: The store that it is in.
+        store: The store that it is in.
+        name: Name of its array.
     """
 
-    array: zarr.Array[Any]
-    location: Location
+    store: HessianStore
+    name: str
+
+    @property
+    def array(self) -> zarr.Array[Any]:
+        """The stored array."""
+        return self.store.hessian(self.name)
 
     @property
     def num_params(self) -> int:
         """P."""
-        return int(self.array.shape[0])
+        return self.store.num_params
 
     @property
     def block_rows(self) -> list[BlockRow]:
         """All block rows, each one tile high."""
-        return split_rows(self.num_params, self.array.chunks[0])
+        return self.store.block_rows
 
     def upper(self) -> list[Tile]:
         """The tiles on and right of the diagonal, block row by block row.
@@ -70,7 +73,7 @@ class TiledMatrix:
             StoreError: If it is damaged.
         """
         rows, columns = slice(row.start, row.stop), slice(col.start, col.stop)
-        return read_entries(self.array, self.location, rows, columns)
+        return self.store.read_part(rows, columns, self.name)
 
     def check_finite(self, found: npt.NDArray[Any]) -> None:
         """Find out, by what was computed of all entries, whether tiles are missing after all.
@@ -80,7 +83,7 @@ class TiledMatrix:
         """
         if not np.isfinite(found).all():
             raise StoreError(
-                f"{self.location}/{self.array.basename} lacks entries, although records say that "
+                f"{self.store.location}/{self.name} lacks entries, although records say that "
                 "they are stored. Which those are is found by: hessian verify"
             )
 
@@ -109,8 +112,7 @@ def complete_matrix(
         raise StoreError(
             f"{opened.location} has no {opened.matrix.title} of term {term!r}; it has {known}."
         )
-    name = opened.arrays[term]
-    return opened, TiledMatrix(opened.hessian(name), opened.location)
+    return opened, TiledMatrix(opened, opened.arrays[term])
 
 
 def map_shares(

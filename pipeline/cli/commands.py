@@ -25,6 +25,7 @@ from pipeline.run.options import RunOptions
 from pipeline.settings.config import Settings
 from pipeline.settings.profiles import InProcess
 from pipeline.store.places import Location, writing
+from pipeline.store.repair import open_mended
 from pipeline.store.store import HessianStore
 from pipeline.units import format_seconds
 
@@ -60,7 +61,7 @@ def settings_inputs(settings: Settings) -> FrozenInputs:
         return _freeze(settings)
     if settings.store is None:
         raise ConfigError("Give a problem, or the --store of a run to resume.")
-    return stored_inputs(HessianStore(settings.store))
+    return stored_inputs(open_mended(settings.store))
 
 
 def _freeze(settings: Settings) -> FrozenInputs:

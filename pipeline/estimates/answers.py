@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.store.places import Location
-from pipeline.store.vetting import Line, Name, RecordedInputs, Strict, check_attributes, read_group
+from pipeline.store.vetting import (
+    Line,
+    Name,
+    RecordedInputs,
+    Strict,
+    check_attributes,
+    check_seal,
+    read_group,
+)
 
 __all__ = ["FORMAT_VERSION", "KIND", "Answers", "KeptAttributes", "chunks_of", "read_answers"]
 
@@ -134,4 +142,5 @@ def read_answers(location: Location) -> tuple[KeptAttributes, dict[str, Any]]:
         StoreError: If they cannot be read, or are not those of estimates.
     """
     raw = read_group(location, KIND)
+    check_seal(raw, location, KIND)
     return check_attributes(KeptAttributes, raw, location, KIND), raw

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import zarr
 
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.spec import MATRICES
@@ -17,9 +16,12 @@ from pipeline.analysis.spectrum import Spectrum
 from pipeline.errors import StoreError, StoreMismatchError
 from pipeline.estimates.answers import FORMAT_VERSION, KIND, chunks_of, read_answers
 from pipeline.store.agreement import differing_inputs
+from pipeline.store.arrays import Content
 from pipeline.store.opened import HoldsInputs
-from pipeline.store.places import Location, Place, filling, locate
-from pipeline.store.template import describe_inputs, save_array, save_inputs
+from pipeline.store.places import Directory, Location, Place, filling, locate
+from pipeline.store.places.location import ROOT
+from pipeline.store.seal import group_json
+from pipeline.store.template import describe_inputs, input_contents
 from pipeline.store.vetting import ESTIMATES, damaged, read_group
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class KeptEstimates(HoldsInputs):
     """
 
     kind = KIND
-    advice = "Estimate again with: hessian estimate"
+    advice = advice_for_inputs = "Estimate again with: hessian estimate"
 
     def __init__(self, place: Place) -> None:
         """Open estimates.
@@ -75,6 +77,7 @@ class KeptEstimates(HoldsInputs):
             if not fits:
                 reason = f"array {name} does not have the recorded shape and chunks"
                 raise damaged(location, reason, KIND)
+        self.check_contents()
         self.answers = checked.estimates
         self.term = self.answers.asked.term
         self.matrix = replace(MATRICES[self.answers.asked.matrix], title=self.answers.matrix)
@@ -147,20 +150,27 @@ def save(found: Estimates, frozen: FrozenInputs, path: Path) -> None:
         StoreError: If it cannot be written.
     """
     with filling(path) as directory:
-        _write(directory, found, frozen)
+        directory.mkdir()
+        for key, data in _objects(found, frozen).items():
+            Directory(directory).write(key, data)
         if path.exists():
             shutil.rmtree(path)
 
 
-def _write(path: Path, found: Estimates, frozen: FrozenInputs) -> None:
-    attributes = {"kind": ESTIMATES, "format_version": FORMAT_VERSION}
-    attributes |= {"estimates": found.to_json(), **describe_inputs(frozen)}
-    root = zarr.create_group(path, zarr_format=3, attributes=attributes)
-    save_inputs(root, frozen)
-    save_array(root, "eigenvalue", found.pairs.values, ("pair",))
-    save_array(root, "eigenvalue_error", found.eigenvalue_errors, ("pair",))
+def _objects(found: Estimates, frozen: FrozenInputs) -> dict[str, bytes]:
+    contents = {
+        **input_contents(frozen),
+        "eigenvalue": Content(found.pairs.values, ("pair",)),
+        "eigenvalue_error": Content(found.eigenvalue_errors, ("pair",)),
+    }
     vectors = found.pairs.vectors
-    save_array(root, "eigenvector", vectors, ("row", "pair"), chunks=chunks_of(vectors.shape))
+    contents["eigenvector"] = Content(vectors, ("row", "pair"), chunks_of(vectors.shape))
     if found.diagonal is not None:
-        save_array(root, "diagonal", found.diagonal.value, ("row",))
-        save_array(root, "diagonal_error", found.diagonal.standard_error, ("row",))
+        contents["diagonal"] = Content(found.diagonal.value, ("row",))
+        contents["diagonal_error"] = Content(found.diagonal.standard_error, ("row",))
+    attributes = {"kind": ESTIMATES, "format_version": FORMAT_VERSION}
+    attributes |= {"estimates": found.to_json(), **describe_inputs(frozen, contents)}
+    objects = {ROOT: group_json(attributes)}
+    for name, content in contents.items():
+        objects |= {f"{name}/{ROOT}": content.metadata.to_json(), **content.objects(name)}
+    return objects

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from hessian_tasks.spec import HESSIAN
-from pipeline.analysis.operator import recorded_sums
 from pipeline.analysis.pictures import curvature_picture, overlaid_picture, overlap_picture
 from pipeline.analysis.spectrum import Spectrum, spectrum
+from pipeline.analysis.sums import exact_sums
 from pipeline.analysis.terms import TermAnalysis, analyse_terms
 from pipeline.curvature.gauss_newton import residual_curvature
 from pipeline.report.page import Picture, Section, Table
@@ -69,7 +69,7 @@ def _spectra(store: HessianStore, analysis: TermAnalysis | None) -> dict[str, Sp
 
 
 def _curvatures(store: HessianStore, found: Sequence[Spectrum | None]) -> dict[str, Sequence[Any]]:
-    total, _ = recorded_sums(store)
+    total, _ = exact_sums(store)
     return {
         "trace": [s and s.trace for s in found],
         "share of the trace": [s and s.trace / total if total else None for s in found],

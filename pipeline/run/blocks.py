@@ -113,6 +113,7 @@ class BlockTask:
                     compute_seconds=computed - started,
                     store_seconds=time.perf_counter() - computed,
                     peak_bytes=peak_bytes(),
+                    template=self.store.template,
                 )
                 record.save(self.store.location)
             self.on_stored(record)

@@ -24,6 +24,7 @@ from pipeline.run.prepare import Prepared, prepare
 from pipeline.run.selfcheck import Guard
 from pipeline.store.places import Location, Place, locate
 from pipeline.store.records import BlockRecord
+from pipeline.store.repair import repair
 from pipeline.store.store import HessianStore
 from pipeline.store.template import create_template
 from pipeline.units import format_bytes
@@ -66,8 +67,8 @@ def execute(
     if workers is not None:
         workers.check(frozen.source)
         options = _fit(options, workers)
-    with location.locked():
-        return _Run(location, frozen, options, stop, workers).execute(callbacks)
+    with location.locked() as hold:
+        return _Run(location, frozen, options, stop, workers, hold).execute(callbacks)
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class _Run:
     options: RunOptions
     stop: threading.Event
     workers: Workers | None
+    hold: Callable[[], None]
 
     def execute(self, callbacks: Sequence[Callback]) -> HessianStore:
         started = time.perf_counter()
@@ -105,10 +107,12 @@ class _Run:
             create_template(
                 self.location, self.frozen, prepared.plan.tiling, prepared.choice, fixed
             )
+            self.hold()
             store = HessianStore(self.location)
         return store, prepared, store.block_rows
 
     def open(self) -> tuple[HessianStore, Prepared, list[BlockRow]]:
+        repair(self.location, self.frozen)
         # Whether it is still wrong is seen at the end.
         store = HessianStore(self.location, warn=False)
         store.check_inputs(self.frozen)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hessian_tasks.spec import HESSIAN, BlockRow, Matrix
 from pipeline.errors import DoesNotFitError, PlanError
-from pipeline.store.tiling import MAX_TILE_BYTES, Tiling, split_rows
+from pipeline.store.tiling import MAX_BLOCK_ROWS, MAX_TILE_BYTES, Tiling, split_rows
 from pipeline.units import format_bytes
 
 __all__ = ["Cost", "Plan", "Request", "make_plan"]
@@ -144,7 +144,7 @@ def make_plan(request: Request, cost: Cost) -> Plan:
 
     Raises:
         DoesNotFitError: If not even one thread with the smallest tile fits.
-        PlanError: If a given tile side is not in ``[1, P]``.
+        PlanError: If a given tile side is not in ``[1, P]``, or makes too many block rows.
 
     Example:
         >>> request = Request(5301, 4, 1, num_threads=2, allowed_bytes=2**30)
@@ -157,7 +157,13 @@ def make_plan(request: Request, cost: Cost) -> Plan:
             f"The tile side is {request.tile}; expected between 1 and the number of "
             f"parameters, {request.num_params}."
         )
-    smallest = request.tile or min(MIN_TILE_SIDE, request.num_params)
+    least = math.ceil(request.num_params / MAX_BLOCK_ROWS)
+    if request.tile is not None and request.tile < least:
+        raise PlanError(
+            f"Tiles of side {request.tile} would make {request.num_params / request.tile:,.0f} "
+            f"block rows, and as many files squared. Expected at least {least}."
+        )
+    smallest = request.tile or min(max(MIN_TILE_SIDE, least), request.num_params)
     for num_threads in range(request.num_threads, 0, -1):
         tile = request.tile or _preferred_tile(request)
         while True:

@@ -1,8 +1,8 @@
 """Verification: is the stored array the matrix of the recorded loss?
 
-Four questions, from cheap to dear: are all block rows there, are their stored objects
-undamaged, is the array symmetric, and does it act on random vectors as the Hessian
-does,
+Five questions, from cheap to dear: are all block rows there, are their stored objects
+undamaged, are their recorded sums those of their tiles, is the array symmetric, and does it
+act on random vectors as the Hessian does,
 
     ‖H v - ∇⟨∇L(θ), v⟩‖ / ‖∇⟨∇L(θ), v⟩‖ ≤ tolerance,
 
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.store.checking import examine
 from pipeline.store.store import HessianStore
 
 __all__ = ["Certificate", "certify"]
@@ -40,6 +41,7 @@ class Certificate:
         passed: Whether everything below is as it should be.
         num_missing: Block rows that are not stored.
         damaged: Keys of stored objects that are missing or altered.
+        misstated: Indices of block rows whose recorded sums are not those of their tiles.
         product_errors: Relative error of ``H v`` for each random ``v``; empty if block rows
             are missing or damaged.
         jacobian_errors: Relative error of ``J v``, the largest of all terms; empty without
@@ -57,6 +59,7 @@ class Certificate:
     passed: bool
     num_missing: int
     damaged: list[str]
+    misstated: list[int]
     product_errors: list[float]
     jacobian_errors: list[float]
     tolerance: float
@@ -86,7 +89,8 @@ def certify(
     """
     records = store.records()
     num_missing = len(store.block_rows) - len(records)
-    damaged = sorted(store.damaged_objects(records.values()))
+    examined = examine(store, records.values())
+    damaged = sorted(examined.damaged)
     tolerance = float(np.sqrt(np.finfo(store.dtype).eps))
     errors: list[float] = []
     jacobian_errors: list[float] = []
@@ -102,9 +106,12 @@ def certify(
     defects = [*errors, *jacobian_errors, symmetry_defect or 0.0]
     return Certificate(
         matrix=store.matrix.name,
-        passed=bool(errors) and all(defect <= tolerance for defect in defects),
+        passed=bool(errors)
+        and not examined.misstated
+        and all(defect <= tolerance for defect in defects),
         num_missing=num_missing,
         damaged=damaged,
+        misstated=[row.index for row in examined.misstated],
         product_errors=errors,
         jacobian_errors=jacobian_errors,
         tolerance=tolerance,

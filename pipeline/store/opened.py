@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -11,9 +13,11 @@ import numpy.typing as npt
 import zarr
 
 from hessian_tasks.parameters import ParameterLayout
+from pipeline.store.arrays import object_key, read_array
 from pipeline.store.places import Location
-from pipeline.store.reading import VERIFY, read_entries, reading
-from pipeline.store.vetting import STORE, RecordedInputs, read_array
+from pipeline.store.places.chunks import checksum
+from pipeline.store.reading import read_entries, reading
+from pipeline.store.vetting import STORE, RecordedInputs
 
 __all__ = ["HoldsInputs"]
 
@@ -29,11 +33,22 @@ class HoldsInputs:
         metadata: Those of the arrays, by name.
         objects: What it consists of, as a Zarr store to be read.
         kind: What it is, for messages.
-        advice: What to do about damage, likewise.
     """
 
     kind = STORE
-    advice = VERIFY
+
+    @property
+    def advice(self) -> str:
+        """What to do about damage."""
+        return f"Mend it with: hessian run --store {shlex.quote(str(self.location))}"
+
+    @property
+    def advice_for_inputs(self) -> str:
+        """What to do about damage of what only the problem can tell."""
+        return (
+            "Write it anew from the problem, with its options and weights: hessian run PROBLEM "
+            f"--store {shlex.quote(str(self.location))}"
+        )
 
     def __init__(
         self,
@@ -63,7 +78,62 @@ class HoldsInputs:
         self.metadata = dict(zip(names, location.each(read, names), strict=True))
         self.objects = location.open()
         self.objects.object_bytes = {n: array.object_bytes for n, array in self.metadata.items()}
+        self.objects.vouch = self._vouch_for
+        self._checked = checked
         self._open: dict[str, zarr.Array[Any]] = {}
+
+    def check_contents(self) -> None:
+        """See that the arrays of inputs and labels hold what was written.
+
+        They are small beside a matrix, and what is missing of them would pass for zeros.
+
+        Raises:
+            StoreError: Naming the first that does not.
+        """
+        if self._checked.input_arrays is None:
+            return  # from before there were checksums of them
+        keys = [
+            object_key(name, [0] * len(self.metadata[name].shape))
+            for name in self._checked.inputs
+            if math.prod(self.metadata[name].shape)
+        ]
+        self.location.each(self._check_object, keys)
+
+    def _check_object(self, key: str) -> None:
+        advice = self.advice
+        if key.partition("/")[0] in self._checked.own_arrays:
+            advice = self.advice_for_inputs
+        with reading(f"Object {key} of {self.location}", advice):
+            if key not in self._checked.checksums:
+                raise ValueError("its checksum is not recorded")
+            self.vouch(key, self.location.read(key, self.objects.limit(key)))
+
+    def _vouch_for(self, key: str, data: bytes | memoryview | None) -> None:
+        with reading(f"Object {key} of {self.location}", self.advice):
+            self.vouch(key, data)
+
+    def vouch(self, key: str, data: bytes | memoryview | None) -> None:
+        """See that an object is whole, and the one that was stored there.
+
+        Args:
+            key: Its key.
+            data: Its bytes, or None if there is none.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        found = None if data is None else checksum(data)
+        if found is None and data is not None:
+            raise ValueError("its checksum is not that of its contents")
+        if not self.is_recorded(key, found):
+            raise ValueError("it is missing" if data is None else "another one was stored there")
+
+    def is_recorded(self, key: str, found: int | None) -> bool:
+        """Whether an object may have this checksum, None of one that is not there.
+
+        What nothing is recorded of may have any.
+        """
+        return self._checked.checksums.get(key, found) == found
 
     def array(self, name: str) -> zarr.Array[Any]:
         """One of the arrays.
@@ -100,4 +170,6 @@ class HoldsInputs:
         Raises:
             StoreError: If a chunk is damaged, or they do not fit into memory.
         """
-        return read_entries(self.array(name), self.location, rows, columns, self.advice)
+        return read_entries(
+            self.array(name), self.location, (rows, columns), self.vouch, self.advice
+        )

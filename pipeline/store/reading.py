@@ -18,17 +18,16 @@ import psutil
 import zarr
 
 from pipeline.errors import StoreError
+from pipeline.store.arrays import object_key
 from pipeline.store.places import Location
-from pipeline.store.places.chunks import read_chunk
+from pipeline.store.places.chunks import Vouch, read_chunk
 from pipeline.units import format_bytes
 
-__all__ = ["VERIFY", "read_entries", "reading"]
-
-VERIFY = "What is damaged is found by: hessian verify"
+__all__ = ["read_entries", "reading"]
 
 
 @contextlib.contextmanager
-def reading(what: str, advice: str = VERIFY) -> Iterator[None]:
+def reading(what: str, advice: str) -> Iterator[None]:
     """Turn errors of reading into a StoreError.
 
     Args:
@@ -49,23 +48,23 @@ def reading(what: str, advice: str = VERIFY) -> Iterator[None]:
 def read_entries(
     array: zarr.Array[Any],
     location: Location,
-    rows: slice,
-    columns: slice,
-    advice: str = VERIFY,
+    part: tuple[slice, slice],
+    vouch: Vouch,
+    advice: str,
 ) -> npt.NDArray[Any]:
     """Entries of a matrix or of a Jacobian, as they are stored, not to be changed.
 
     Args:
         array: The array, of two dimensions.
         location: The store that it is in.
-        rows: Which rows.
-        columns: Which columns.
+        part: Which rows and columns.
+        vouch: Raises ValueError for an object, by its key, that is not what was stored.
         advice: What to do about damage.
 
     Raises:
         StoreError: If a tile is damaged, or they do not fit into memory.
     """
-    spans = [range(*part.indices(n)) for part, n in zip((rows, columns), array.shape, strict=True)]
+    spans = [range(*cut.indices(n)) for cut, n in zip(part, array.shape, strict=True)]
     what = f"Rows {spans[0].start} to {spans[0].stop - 1} of {location}/{array.basename}"
     _check_memory(what, math.prod(map(len, spans)) * array.dtype.itemsize)
     tiles = [
@@ -74,13 +73,19 @@ def read_entries(
     ]
     places = list(itertools.product(*tiles))
 
+    def read(place: tuple[int, ...]) -> tuple[tuple[slice, ...], npt.NDArray[Any]]:
+        key = object_key(array.basename, place)
+        with reading(f"Object {key} of {location}", advice):
+            entries = read_chunk(location, key, array.chunks, array.dtype, vouch)
+        return _cut(entries, place, spans)
+
     with reading(what, advice):
         if len(places) == 1:
-            return _read_tile(array, location, places[0], spans)[1]
+            return read(places[0])[1]
         found = np.empty([len(span) for span in spans], array.dtype)
 
         def fill(place: tuple[int, ...]) -> None:
-            target, entries = _read_tile(array, location, place, spans)
+            target, entries = read(place)
             found[target] = entries
 
         location.each(fill, places)
@@ -95,20 +100,16 @@ def _check_memory(what: str, needed: int) -> None:
         )
 
 
-def _read_tile(
-    array: zarr.Array[Any], location: Location, place: tuple[int, ...], spans: Sequence[range]
+def _cut(
+    entries: npt.NDArray[Any], place: tuple[int, ...], spans: Sequence[range]
 ) -> tuple[tuple[slice, ...], npt.NDArray[Any]]:
-    """What a tile holds of some rows and columns, and where in these; NaN where there is none."""
-    key = f"{array.basename}/{array.metadata.encode_chunk_key(place)}"
-    found = read_chunk(location, key, array.chunks, array.dtype)
-    starts = [number * side for number, side in zip(place, array.chunks, strict=True)]
+    """What a tile holds of some rows and columns, and where in these."""
+    starts = [number * side for number, side in zip(place, entries.shape, strict=True)]
     shared = [
         range(max(span.start, start), min(span.stop, start + side))
-        for span, start, side in zip(spans, starts, array.chunks, strict=True)
+        for span, start, side in zip(spans, starts, entries.shape, strict=True)
     ]
-    if found is None:
-        found = np.full(array.chunks, np.nan, array.dtype)
-    return _from(shared, [span.start for span in spans]), found[_from(shared, starts)]
+    return _from(shared, [span.start for span in spans]), entries[_from(shared, starts)]
 
 
 def _from(spans: Sequence[range], origin: Sequence[int]) -> tuple[slice, ...]:

@@ -19,11 +19,15 @@ from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.spec import BlockRow, EngineName, matrix_of
 from pipeline.errors import StoreError, StoreMismatchError, StoreWarning
 from pipeline.store.agreement import differing_inputs
-from pipeline.store.metadata import SelfCheck, check_arrays, read_attributes
+from pipeline.store.arrays import object_key
+from pipeline.store.checking import examine
+from pipeline.store.metadata import LATER, SelfCheck, check_arrays, read_attributes
 from pipeline.store.opened import HoldsInputs
 from pipeline.store.places import Place, locate
-from pipeline.store.places.chunks import checksum, write_chunks
-from pipeline.store.records import GROUP, BlockRecord, group_json, record_key
+from pipeline.store.places.chunks import write_chunks
+from pipeline.store.places.location import ROOT
+from pipeline.store.records import GROUP, BlockRecord, record_key
+from pipeline.store.seal import SEAL, group_json, sealed
 from pipeline.store.tiling import split_rows
 
 __all__ = ["HessianStore"]
@@ -67,8 +71,10 @@ class HessianStore(HoldsInputs):
         names = [*self.arrays.values(), *self.jacobians.values()]
         super().__init__(location, attributes, checked, names)
         check_arrays(location, checked, self.metadata)
+        self.check_contents()
         self.dtype = self.hessian().dtype
         self.self_check = checked.self_check
+        self._expectations: dict[int, Mapping[str, int]] = {}
         if warn and self.self_check is not None and not self.self_check.passed:
             warnings.warn(
                 f"{location} failed the check of the run that computed it, and its numbers are "
@@ -94,6 +100,17 @@ class HessianStore(HoldsInputs):
         """
         return self.read_entries(rows, columns, self.arrays[None] if name is None else name)
 
+    @cached_property
+    def template(self) -> int | None:
+        """Which store it is, by the checksum of its attributes as they were created.
+
+        None of a store from before records said which they belong to.
+        """
+        if "input_arrays" not in self.attributes:
+            return None
+        created = {key: value for key, value in self.attributes.items() if key not in LATER}
+        return int(sealed(created)[SEAL])
+
     @property
     def resume_command(self) -> str:
         """The shell command that computes what is missing."""
@@ -118,20 +135,42 @@ class HessianStore(HoldsInputs):
 
     def _record(self, key: str, row: BlockRow) -> BlockRecord | None:
         try:
-            record = BlockRecord.from_json(self.location.read(f"{key}/zarr.json"))
-        except (FileNotFoundError, ValueError):
+            record = BlockRecord.from_json(self.location.read(f"{key}/{ROOT}"))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             # A damaged record is as good as none: its block row is computed again.
             return None
         names = set(self.arrays.values())
-        keys = set(self.object_keys(row))
-        fits = record.row == row and set(record.checksums) == keys
-        return record if fits and set(record.statistics) == names else None
+        fits = record.row == row and set(record.checksums) == set(self.object_keys(row))
+        fits &= set(record.statistics) == names and record.template == self.template
+        return record if fits else None
+
+    def is_recorded(self, key: str, found: int | None) -> bool:
+        """Whether an object may have this checksum, by the record of the block row that wrote it.
+
+        What nothing is recorded of may have any.
+        """
+        name, _, place = key.partition("/c/")
+        if name not in (*self.arrays.values(), *self.jacobians.values()):
+            return super().is_recorded(key, found)
+        tiles = [int(number) for number in place.split("/")]
+        index = tiles[1] if name in self.jacobians.values() else min(tiles)
+        if self._expected(index).get(key, found) != found:
+            # A run may have computed it again since.
+            self._expectations.pop(index, None)
+        return self._expected(index).get(key, found) == found
+
+    def _expected(self, index: int) -> Mapping[str, int]:
+        if index not in self._expectations:
+            row = self.block_rows[index]
+            record = self._record(record_key(row), row)
+            self._expectations[index] = {} if record is None else record.checksums
+        return self._expectations[index]
 
     def pending(self) -> list[BlockRow]:
-        """Block rows that are not stored, or whose stored objects are damaged."""
+        """Block rows that are not stored, or not as their records say."""
         done = self.records()
-        damaged = set(self.damaged_objects(done.values()).values())
-        return [row for row in self.block_rows if row.index not in done or row in damaged]
+        wrong = set(examine(self, done.values()).wrong)
+        return [row for row in self.block_rows if row.index not in done or row in wrong]
 
     def damaged_objects(self, records: Iterable[BlockRecord]) -> dict[str, BlockRow]:
         """Find stored objects that are missing or whose checksum differs.
@@ -139,33 +178,16 @@ class HessianStore(HoldsInputs):
         Returns:
             Keys of the damaged objects, with the block row that wrote each.
         """
-        written = {key: record for record in records for key in record.checksums}
-        sums = self.location.each(self._checksum, written)
-        return {
-            key: record.row
-            for (key, record), found in zip(written.items(), sums, strict=True)
-            if found != record.checksums[key]
-        }
-
-    def _checksum(self, key: str) -> int | None:
-        try:
-            return checksum(self.location.read(key, self.objects.limit(key)))
-        except FileNotFoundError:
-            return None
+        return examine(self, records).damaged
 
     def object_keys(self, row: BlockRow) -> list[str]:
         """Keys of the objects that its task writes: tiles, and chunks of Jacobians."""
-        keys = []
-        for name in self.arrays.values():
-            encode = self.hessian(name).metadata.encode_chunk_key
-            tiles = [(row.index, other) for other in range(row.index, self.num_block_rows)]
-            tiles += [(other, row.index) for other in range(row.index + 1, self.num_block_rows)]
-            keys += [f"{name}/{encode(tile)}" for tile in tiles]
+        tiles = [(row.index, other) for other in range(row.index, self.num_block_rows)]
+        tiles += [(other, row.index) for other in range(row.index + 1, self.num_block_rows)]
+        keys = [object_key(name, tile) for name in self.arrays.values() for tile in tiles]
         for name in self.jacobians.values():
-            array = self.hessian(name)
-            encode = array.metadata.encode_chunk_key
-            chunks = range(-(-array.shape[0] // array.chunks[0]))
-            keys += [f"{name}/{encode((chunk, row.index))}" for chunk in chunks]
+            chunks = range(self.metadata[name].grid()[0])
+            keys += [object_key(name, (chunk, row.index)) for chunk in chunks]
         return keys
 
     def write_block_row(self, row: BlockRow, name: str, block: npt.NDArray[Any]) -> dict[str, int]:
@@ -218,17 +240,15 @@ class HessianStore(HoldsInputs):
         height = array.chunks[0]
         parts = {
             (chunk, row.index): columns[chunk * height : (chunk + 1) * height]
-            for chunk in range(-(-len(columns) // height))
+            for chunk in range(self.metadata[name].grid()[0])
         }
         return self._write(name, parts)
 
     def _write(
         self, name: str, parts: Mapping[tuple[int, int], npt.NDArray[Any]]
     ) -> dict[str, int]:
-        array = self.hessian(name)
-        encode = array.metadata.encode_chunk_key
-        by_key = {f"{name}/{encode(place)}": part for place, part in parts.items()}
-        return write_chunks(self.location, by_key, array.chunks)
+        by_key = {object_key(name, place): part for place, part in parts.items()}
+        return write_chunks(self.location, by_key, tuple(self.metadata[name].chunks))
 
     def check_inputs(self, frozen: FrozenInputs) -> None:
         """Refuse inputs other than those that the store was made from.
@@ -268,4 +288,5 @@ class HessianStore(HoldsInputs):
         kept = {name: other for name, other in self.attributes.items() if name != key}
         self.attributes = kept if value is None else {**kept, key: value}
         with self.location.writing():
-            self.location.write("zarr.json", group_json(self.attributes))
+            self.attributes = sealed(self.attributes)
+            self.location.write(ROOT, group_json(self.attributes))

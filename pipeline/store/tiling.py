@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from hessian_tasks.spec import BlockRow
 
-__all__ = ["MAX_TILE_BYTES", "Tiling", "residual_chunk", "split_rows"]
+__all__ = ["MAX_BLOCK_ROWS", "MAX_TILE_BYTES", "Tiling", "residual_chunk", "split_rows"]
 
 # Tiles below 1 MiB cost more in file operations than in bytes, tiles above 16 MiB
 # in memory; measured on a local disk at P = 12,288.
 MAX_TILE_BYTES = 16 * 2**20
+# As many squared are the files of a matrix: what no run plans, no store is believed to have.
+MAX_BLOCK_ROWS = 10_000
 
 
 @dataclass(frozen=True)

@@ -10,38 +10,39 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated, Any, Literal, TypeVar
+import shlex
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     FiniteFloat,
     NonNegativeInt,
-    PositiveInt,
     StringConstraints,
     ValidationError,
+    model_validator,
 )
 
 from pipeline.errors import StoreError
 from pipeline.store.places import Location
-from pipeline.store.places.chunks import CHECKSUM_BYTES
+from pipeline.store.places.location import ROOT
+from pipeline.store.seal import SEAL, is_sealed
 
 __all__ = [
     "ESTIMATES",
-    "ArrayMetadata",
     "Line",
     "Name",
     "RecordedInputs",
     "Strict",
     "check_attributes",
+    "check_seal",
     "damaged",
-    "read_array",
+    "first_error",
     "read_group",
+    "read_object",
 ]
 
-MAX_CHUNK_BYTES = 2**32
 STORE = "Hessian store"
 # The kind of a group of estimates, by its attributes.
 ESTIMATES = "estimates"
@@ -52,6 +53,8 @@ Checked = TypeVar("Checked", bound=BaseModel)
 Name = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z][A-Za-z0-9_]*\z", max_length=200)]
 # One line without control characters, which could be orders to a terminal.
 Line = Annotated[str, StringConstraints(pattern=r"\A[^\p{C}\p{Zl}\p{Zp}]*\z")]
+# What rows and columns are labelled with, P times.
+Label = Annotated[Line, StringConstraints(max_length=1000)]
 
 
 class Strict(BaseModel):
@@ -71,8 +74,8 @@ class _Term(Strict):
 
 
 class _Variable(Strict):
-    layer: Line
-    name: Line
+    layer: Label
+    name: Label
     shape: list[NonNegativeInt] = Field(max_length=32)
 
 
@@ -96,6 +99,13 @@ class _Provenance(Strict):
     packages: dict[Line, Line]
 
 
+class InputArray(Strict):
+    """An array of the inputs."""
+
+    shape: list[NonNegativeInt] = Field(max_length=32)
+    data_type: str
+
+
 class RecordedInputs(Strict):
     """The inputs, as far as anything depends on what attributes say of them."""
 
@@ -109,6 +119,20 @@ class RecordedInputs(Strict):
     fingerprint: dict[Line, Line]
     source: _Source
     provenance: _Provenance
+    # What arrays of inputs there are, and the CRC-32C of every object that is written with them.
+    # Stores from before missing objects were told from zeros have neither.
+    input_arrays: dict[Name, InputArray] | None = None
+    checksums: dict[Line, NonNegativeInt] = Field({}, max_length=100_000)
+
+    @model_validator(mode="after")
+    def _check_arrays(self) -> Self:
+        if self.input_arrays is not None:
+            lengths = {name: [n] for name, n in self.own_arrays.items() if n is not None}
+            if self.input_arrays.keys() != self.own_arrays.keys() or any(
+                self.input_arrays[name].shape != shape for name, shape in lengths.items()
+            ):
+                raise ValueError("the arrays of the inputs are not those of the terms and of θ")
+        return self
 
     @property
     def num_params(self) -> int:
@@ -117,90 +141,35 @@ class RecordedInputs(Strict):
 
     @property
     def inputs(self) -> dict[str, int | None]:
-        """Names of the inputs' arrays, and their lengths where P decides them."""
+        """Names of the arrays that are written with the attributes, and lengths that P decides."""
+        return self.own_arrays
+
+    @property
+    def own_arrays(self) -> dict[str, int | None]:
+        """Those of the inputs among them."""
         own = [f"{term.name}_{key}" for term in self.terms for key in term.arrays]
         by_row = dict.fromkeys(["theta", "gradient"], self.num_params)
         return {**dict.fromkeys([*own, "state"]), **by_row}
 
-
-class _Chunks(Strict):
-    class Configuration(Strict):
-        chunk_shape: list[PositiveInt]
-
-    name: Literal["regular"]
-    configuration: Configuration
-
-
-class _Keys(Strict):
-    class Configuration(Strict):
-        separator: Literal["/", "."] = "/"
-
-    name: Literal["default"]
-    configuration: Configuration = Configuration()
+    def axes(self, name: str) -> list[str]:
+        """Names of the dimensions of an array of the inputs."""
+        if name in ("theta", "gradient"):
+            return ["row"]
+        arrays = self.input_arrays or {}
+        return (
+            ["state"]
+            if name == "state"
+            else [f"{name}_{n}" for n in range(len(arrays[name].shape))]
+        )
 
 
-class _Bytes(Strict):
-    class Configuration(Strict):
-        endian: Literal["little"] | None = None
-
-    name: Literal["bytes"]
-    configuration: Configuration = Configuration()
-
-
-class _Crc32c(Strict):
-    name: Literal["crc32c"]
-
-
-class _ArrayAttributes(Strict):
-    flag_meanings: list[Line] | None = None
-    factor: FiniteFloat | None = None
-    num_components: PositiveInt | None = None
-
-
-class ArrayMetadata(Strict):
-    """An array's metadata, as far as they decide what reading it costs."""
-
-    zarr_format: Literal[3]
-    node_type: Literal["array"]
-    data_type: Literal[
-        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-        "float16", "float32", "float64", "complex64", "complex128",
-    ]  # fmt: skip
-    shape: list[NonNegativeInt] = Field(max_length=32)
-    chunk_grid: _Chunks
-    chunk_key_encoding: _Keys
-    codecs: tuple[_Bytes, _Crc32c]
-    storage_transformers: list[Any] = Field([], max_length=0)
-    attributes: _ArrayAttributes = _ArrayAttributes()
-
-    @property
-    def chunks(self) -> list[int]:
-        """The shape of a chunk."""
-        return self.chunk_grid.configuration.chunk_shape
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is one chunk."""
-        return self.chunks == [max(1, size) for size in self.shape]
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Size of a chunk's entries."""
-        return math.prod(self.chunks) * np.dtype(self.data_type).itemsize
-
-    @property
-    def object_bytes(self) -> int:
-        """Size of a chunk's object, with its checksum."""
-        return self.chunk_bytes + CHECKSUM_BYTES
-
-
-def read_group(location: Location, kind: str = STORE) -> dict[str, Any]:
+def read_group(location: Location, kind: str = STORE, key: str = ROOT) -> dict[str, Any]:
     """The attributes of a group, not yet checked.
 
     Raises:
         StoreError: If they cannot be read.
     """
-    data = _read(location, "zarr.json", kind)
+    data = read_object(location, key, kind)
     try:
         group = json.loads(data)
         if (group["zarr_format"], group["node_type"]) != (3, "group"):
@@ -209,6 +178,16 @@ def read_group(location: Location, kind: str = STORE) -> dict[str, Any]:
     # Damaged metadata surface as any of these.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(location, f"{type(error).__name__}: {error}", kind) from error
+
+
+def check_seal(attributes: dict[str, Any], location: Location, kind: str = STORE) -> None:
+    """See that attributes are as they were written.
+
+    Raises:
+        StoreError: If they are not. Those from before there were seals pass.
+    """
+    if (SEAL in attributes or "input_arrays" in attributes) and not is_sealed(attributes):
+        raise damaged(location, "its attributes are not as they were written", kind)
 
 
 def check_attributes(
@@ -228,25 +207,15 @@ def check_attributes(
     try:
         return model.model_validate_json(json.dumps(attributes))
     except (ValidationError, ValueError) as error:
-        raise damaged(location, _first(error), kind) from error
+        raise damaged(location, first_error(error), kind) from error
 
 
-def read_array(location: Location, name: str, kind: str = STORE) -> ArrayMetadata:
-    """The metadata of an array.
+def read_object(location: Location, key: str, kind: str = STORE) -> bytes:
+    """An object of metadata.
 
     Raises:
-        StoreError: If they cannot be read, or no run writes such an array.
+        StoreError: If there is none.
     """
-    try:
-        found = ArrayMetadata.model_validate_json(_read(location, f"{name}/zarr.json", kind))
-    except ValidationError as error:
-        raise damaged(location, f"array {name}, {_first(error)}", kind) from error
-    if len(found.chunks) != len(found.shape) or found.chunk_bytes > MAX_CHUNK_BYTES:
-        raise damaged(location, f"array {name} has chunks {found.chunks}", kind)
-    return found
-
-
-def _read(location: Location, key: str, kind: str = STORE) -> bytes:
     try:
         return location.read(key)
     except FileNotFoundError as error:
@@ -255,10 +224,13 @@ def _read(location: Location, key: str, kind: str = STORE) -> bytes:
 
 def damaged(location: Location, reason: str, kind: str = STORE) -> StoreError:
     """The error for metadata that say what they must not."""
-    return StoreError(f"{location} is not a readable {kind} ({reason}).")
+    advice = {
+        STORE: f"What can be mended of it is, by: hessian run --store {shlex.quote(str(location))}"
+    }.get(kind, "Estimate again with: hessian estimate")
+    return StoreError(f"{location} is not a readable {kind} ({reason}). {advice}")
 
 
-def _first(error: ValueError) -> str:
+def first_error(error: ValueError) -> str:
     """The first thing that is wrong, in a line, without orders to a terminal."""
     if not isinstance(error, ValidationError):
         return str(error)[:200]

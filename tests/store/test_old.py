@@ -17,7 +17,7 @@ from hessian_tasks.source import ProblemSource
 from pipeline import matrix_statistics, open_hessian, verify_hessian
 from pipeline.run.inputs import freeze_source
 from pipeline.store.store import HessianStore
-from tests.conftest import Cli, Run
+from tests.helpers.runs import Cli, Run
 
 OPTIONS = {"width": 3, "depth": 1, "num_interior": 4, "num_boundary": 4, "dtype": "float64"}
 # Other versions and processors round otherwise; a term's matrix has 5 digits above that.

@@ -117,11 +117,12 @@ def certificate(certificate: Certificate) -> str:
         ("verdict", _verdict(certificate.passed)),
         ("missing block rows", str(certificate.num_missing)),
         ("damaged objects", ", ".join(certificate.damaged) or "none"),
+        ("wrong sums", ", ".join(f"block row {i}" for i in certificate.misstated)),
         (f"error of {symbol} v", _errors(certificate.product_errors, certificate.tolerance)),
         ("error of J v", _errors(certificate.jacobian_errors, certificate.tolerance)),
         ("symmetry defect", "" if defect is None else f"{defect:.1e}"),
     ]
-    if certificate.num_missing or certificate.damaged:
+    if certificate.num_missing or certificate.damaged or certificate.misstated:
         rows.append(("repair", "run the same hessian run command again"))
     return table([row for row in rows if row[1]])
 

@@ -10,9 +10,10 @@
 
 from __future__ import annotations
 
-import re
+import posixpath
 from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import unquote
 
 from pipeline.errors import StoreError
 from pipeline.store.places.bucket import SCHEMES, Bucket
@@ -35,28 +36,32 @@ Place: TypeAlias = str | Path | Location
 
 
 def locate(place: Place) -> Location:
-    """Where a path or an URL leads.
+    """Where a path or an URL leads, from whatever directory this process works in later.
 
     Raises:
         StoreError: If an URL is of no kind that can hold a store.
 
     Example:
-        >>> locate("runs/poisson.zarr")
-        Directory(path=PosixPath('runs/poisson.zarr'))
-        >>> locate("s3://bucket/poisson.zarr/")
+        >>> str(locate("runs/poisson.zarr"))
+        'runs/poisson.zarr'
+        >>> locate("S3A://bucket//runs/../poisson%2Ezarr/")
         Bucket(url='s3://bucket/poisson.zarr')
     """
     if isinstance(place, Location):
         return place
     scheme, separator, rest = str(place).partition("://")
     if isinstance(place, Path) or not separator:
-        return Directory(Path(place))
+        return Directory(Path(place).expanduser())
     if scheme == "file":
         return Directory(Path(rest))
+    # Two spellings of one place have to be one, or two runs would not see each other.
+    scheme = {"s3a": "s3"}.get(scheme.lower(), scheme.lower())
+    bucket, _, path = rest.partition("/")
+    path = posixpath.normpath(f"/{unquote(path)}").strip("/")
     # Without a path the whole bucket would be the store, with no place beside it.
-    if scheme not in SCHEMES or not re.fullmatch(r"[^/]+(/[^/]+)+/*", rest):
+    if scheme not in SCHEMES or not bucket or not path:
         raise StoreError(
             f"No store can be at {place}. Expected a path, or an URL like "
             f"s3://bucket/path/h.zarr, of {', '.join(SCHEMES)}."
         )
-    return Bucket(str(place).rstrip("/"))
+    return Bucket(f"{scheme}://{bucket}/{path}")

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -151,9 +151,11 @@ class Bucket(Location):
                     f"Another run has made {self} meanwhile. Run the same command again to join it."
                 ) from error
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold a lease beside the store."""
-        return held(_client(f"{self.url}.lock"), str(self), self._clear)
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[Callable[[], None]]:
+        """Hold a lease beside the store, which has no other name."""
+        with held(_client(f"{self.url}.lock"), str(self), self._clear):
+            yield lambda: None
 
     def sweep(self) -> None:
         """Nothing: objects appear whole."""

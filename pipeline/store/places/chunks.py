@@ -9,8 +9,8 @@ file.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import google_crc32c
 import numpy as np
@@ -21,11 +21,23 @@ from pipeline.store.places.location import Location
 from pipeline.store.shares import deal
 from pipeline.store.transposing import copy_entries
 
-__all__ = ["CHECKSUM_BYTES", "PIECE_BYTES", "Chunk", "checksum", "read_chunk", "write_chunks"]
+__all__ = [
+    "CHECKSUM_BYTES",
+    "PIECE_BYTES",
+    "Chunk",
+    "checksum",
+    "read_chunk",
+    "with_checksum",
+    "write_chunks",
+]
 
 CHECKSUM_BYTES = 4
 # Half of the cache that a core of a server's processor has for itself, or a quarter.
 PIECE_BYTES = 512 * 2**10
+
+
+# Raises ValueError for an object, by its key, that is not what was stored; None for a missing one.
+Vouch: TypeAlias = Callable[[str, bytes | memoryview | None], None]
 
 
 class Chunk:
@@ -71,7 +83,17 @@ class Chunk:
         yield memoryview(found.to_bytes(CHECKSUM_BYTES, "little"))
 
 
-def checksum(data: bytes) -> int | None:
+def with_checksum(contents: bytes) -> bytes:
+    """The object of these contents.
+
+    Example:
+        >>> checksum(with_checksum(b"contents")) == google_crc32c.value(b"contents")
+        True
+    """
+    return contents + int(google_crc32c.value(contents)).to_bytes(CHECKSUM_BYTES, "little")
+
+
+def checksum(data: bytes | memoryview) -> int | None:
     """CRC-32C of the contents of an object, or None if it does not end with it.
 
     Not that of the object as a whole, which is the same whatever the contents are.
@@ -87,9 +109,9 @@ def checksum(data: bytes) -> int | None:
 
 
 def read_chunk(
-    location: Location, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> npt.NDArray[Any] | None:
-    """The entries of a chunk, not to be changed, or None if nobody has written it.
+    location: Location, key: str, shape: tuple[int, ...], dtype: np.dtype[Any], vouch: Vouch
+) -> npt.NDArray[Any]:
+    """The entries of a chunk, not to be changed; NaN if nobody has written it.
 
     Zarr's own decoder does this on one thread for all of a process.
 
@@ -97,7 +119,8 @@ def read_chunk(
         location: Where the store is.
         key: Key of the object.
         shape: Shape of a chunk.
-        dtype: Dtype of its entries.
+        dtype: Dtype of its entries, floating-point.
+        vouch: Raises ValueError for an object that is not what was stored.
 
     Raises:
         StoreError: If the object cannot be read, or does not have the size of a chunk.
@@ -108,10 +131,10 @@ def read_chunk(
     try:
         data = location.read(key, size)
     except FileNotFoundError:
-        return None
+        vouch(key, None)
+        return np.full(shape, np.nan, dtype)
     check_size(f"Object {key} of {location}", len(data), size)
-    if checksum(data) is None:
-        raise ValueError(f"the checksum of object {key} is not that of its contents")
+    vouch(key, data)
     return np.frombuffer(data, stored, math.prod(shape)).reshape(shape)
 
 

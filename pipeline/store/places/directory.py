@@ -9,9 +9,9 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from zarr.abc.store import ByteRequest
@@ -27,6 +27,8 @@ __all__ = ["Directory", "filling", "free_bytes", "writing"]
 
 # Copies into the page cache soon take all of the memory's bandwidth.
 MAX_WRITERS = 4
+# What a file system without locks answers.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,21 @@ class Directory(Location):
     """A store in a directory.
 
     Attributes:
-        path: The directory.
+        path: The directory, absolute.
+        shown: As it was named.
     """
 
     path: Path
+    shown: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        """Make the path independent of later changes of the working directory."""
+        object.__setattr__(self, "shown", self.shown or str(self.path))
+        object.__setattr__(self, "path", Path(os.path.abspath(self.path)))
 
     def __str__(self) -> str:
-        """The path."""
-        return str(self.path)
+        """The path, as it was named."""
+        return self.shown
 
     @property
     def directory(self) -> Path:
@@ -107,22 +116,35 @@ class Directory(Location):
                 Directory(directory).write(key, data)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold a lock of the operating system, which ends with the process, on a file beside."""
-        file = self.path.with_name(f".{self.path.name}.lock")
-        with self.writing():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = _lock(file)
+    def locked(self) -> Iterator[Callable[[], None]]:
+        """Hold locks of the operating system, which end with the process.
+
+        One on a file beside, by whatever links the path leads there, which serves until there is a
+        directory; and one on that itself, which is the same one where it is mounted elsewhere, too.
+        """
+        path = self.path.resolve()
+        file = path.with_name(f".{path.name}.lock")
+        with contextlib.ExitStack() as held:
+            with self.writing():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                held.callback(os.close, self._own(_lock(file)))
+            # While it is still locked, so that nobody locks a file that is not there any more.
+            held.callback(file.unlink, missing_ok=True)
+
+            def hold() -> None:
+                with self.writing():
+                    held.callback(os.close, self._own(_lock_directory(path)))
+
+            if path.is_dir():
+                hold()
+            yield hold
+
+    def _own(self, descriptor: int | None) -> int:
         if descriptor is None:
             raise StoreError(
                 f"Another run is at work on {self}. Wait until it has ended, or stop it."
             )
-        try:
-            yield
-        finally:
-            # While it is still locked, so that nobody locks a file that is not there any more.
-            file.unlink(missing_ok=True)
-            os.close(descriptor)
+        return descriptor
 
     def sweep(self) -> None:
         """Remove ``*.partial`` files."""
@@ -238,6 +260,22 @@ def _regular_file(root: Path, key: str, limit: int) -> Path:
     return file
 
 
+def _lock_directory(path: Path) -> int | None:
+    """Lock a directory, unless another process or thread has: its descriptor, or None."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError as error:
+        # Network file systems lock files that are open for writing only, which no directory is.
+        if error.errno not in (*NO_LOCKS, errno.EBADF, errno.EINVAL, errno.EISDIR):
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
 def _lock(file: Path) -> int | None:
     """Lock a file, unless another process or thread has: its descriptor, or None."""
     while True:
@@ -251,7 +289,7 @@ def _lock(file: Path) -> int | None:
             os.close(descriptor)
             return None
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            if error.errno not in NO_LOCKS:
                 os.close(descriptor)
                 raise
             return descriptor  # a file system without locks: what runs write is whole all the same

@@ -7,7 +7,7 @@ compressed, so that nothing expands.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from zarr.abc.store import ByteRequest, Store
@@ -41,14 +41,18 @@ class GuardedStore(Store):
     Attributes:
         object_bytes: Size of a chunk's object, by the name of the array; arrays that are not in it
             are not there.
+        vouch: Raises StoreError for an object of an array, by its key, that is not what was
+            stored there.
     """
 
     object_bytes: Mapping[str, int]
+    vouch: Callable[[str, bytes | memoryview | None], None]
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         """As the Zarr store; shows no array yet."""
         super().__init__(*arguments, **keywords)
         self.object_bytes = {}
+        self.vouch = _believe
 
     def limit(self, key: str) -> int:
         """The largest size that an object may have."""
@@ -66,15 +70,19 @@ class GuardedStore(Store):
         """An object of a vetted array.
 
         Raises:
-            StoreError: If it does not have the size of a chunk.
+            StoreError: If it does not have the size of a chunk, or is not what was stored.
         """
         name, _, rest = key.partition("/")
         if rest and name not in self.object_bytes:
             return None
         found = await self.fetch(key, prototype, byte_range)
-        if found is None or rest in ("", "zarr.json"):
+        if rest in ("", "zarr.json"):
             return found
+        if found is None:
+            self.vouch(key, None)
+            return None
         check_size(f"Object {key} of {self}", len(found), self.object_bytes[name])
+        self.vouch(key, found.as_numpy_array().data)
         return found
 
     async def fetch(
@@ -91,3 +99,7 @@ class GuardedStore(Store):
             return
         async for name in super().list_dir(prefix):  # type: ignore[safe-super]
             yield name
+
+
+def _believe(key: str, data: bytes | memoryview | None) -> None:
+    """What vouches for objects until they are known."""

@@ -103,10 +103,11 @@ class Location(ABC):
         """
 
     @abstractmethod
-    def locked(self) -> AbstractContextManager[None]:
+    def locked(self) -> AbstractContextManager[Callable[[], None]]:
         """Exclude other clients, in other processes and on other machines, while it is entered.
 
-        A client that dies, in whatever way, does not stay in the way of the next.
+        A client that dies, in whatever way, does not stay in the way of the next. Who has made the
+        store meanwhile calls what is entered, so that it is held by whatever name it has.
 
         Raises:
             StoreError: If another client has it.
