@@ -1,5 +1,6 @@
 """What the packages promise about themselves."""
 
+import doctest
 import importlib
 import inspect
 import pkgutil
@@ -22,6 +23,24 @@ def test_public_names_exist_and_are_sorted() -> None:
     for package in (hessian_tasks, pipeline):
         assert package.__all__ == sorted(package.__all__)
         assert all(getattr(package, name) is not None for name in package.__all__)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{package.__name__}.{name}"
+        for package in (hessian_tasks, pipeline)
+        for name in package.__all__
+    ],
+)
+def test_every_public_name_has_an_example_that_runs(name: str) -> None:
+    package, _, attribute = name.partition(".")
+    public = getattr(importlib.import_module(package), attribute)
+    # That it runs is for the doctests to say, which are collected where it is defined.
+    examples = doctest.DocTestParser().get_examples(inspect.getdoc(public) or "")
+    assert examples
+    assert not any(example.options.get(doctest.SKIP) for example in examples)
+    assert public.__module__.partition(".")[0] in ("hessian_tasks", "pipeline")
 
 
 def test_every_module_lists_what_it_exports() -> None:
