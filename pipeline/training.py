@@ -33,7 +33,7 @@ from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.problem import Problem, ResidualTerm
 from pipeline.analysis.lbfgs import LbfgsHistory
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["train"]
 
 OnStep = Callable[[str, int, float], None]
 Array = npt.NDArray[Any]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pipeline.analysis.eigenpairs import Eigenpairs
 from pipeline.analysis.operator import HessianOperator
 
-__all__ = ["Estimate", "SpectralDensity", "spectral_density"]
+__all__ = ["SpectralDensity", "spectral_density"]
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, model_valid
 from pipeline.store.places import Location
 from pipeline.store.vetting import Line, Name, RecordedInputs, Strict, check_attributes, read_group
 
-__all__ = ["FORMAT_VERSION", "KIND", "Answers", "KeptAttributes", "chunks_of", "read_answers"]
+__all__ = ["FORMAT_VERSION", "KIND", "chunks_of", "read_answers"]
 
 KIND = "set of estimates"
 FORMAT_VERSION = 1

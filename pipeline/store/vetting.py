@@ -30,6 +30,7 @@ from pipeline.store.places.chunks import CHECKSUM_BYTES
 
 __all__ = [
     "ESTIMATES",
+    "STORE",
     "ArrayMetadata",
     "Line",
     "Name",

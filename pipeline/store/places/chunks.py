@@ -21,7 +21,7 @@ from pipeline.store.places.location import Location
 from pipeline.store.shares import deal
 from pipeline.store.transposing import copy_entries
 
-__all__ = ["CHECKSUM_BYTES", "PIECE_BYTES", "Chunk", "checksum", "read_chunk", "write_chunks"]
+__all__ = ["CHECKSUM_BYTES", "Chunk", "checksum", "read_chunk", "write_chunks"]
 
 CHECKSUM_BYTES = 4
 # Half of the cache that a core of a server's processor has for itself, or a quarter.
