@@ -7,8 +7,7 @@ Hessian of all of them: blocks between the networks, and between these and the r
 
 import numpy as np
 
-from hessian_tasks import Problem, ResidualTerm
-from hessian_tasks.problems.networks import mlp
+from hessian_tasks import Problem, ResidualTerm, mlp
 
 
 def true_u(x):

@@ -7,8 +7,7 @@
 
 import numpy as np
 
-from hessian_tasks import Problem, ResidualTerm
-from hessian_tasks.problems.networks import mlp
+from hessian_tasks import Problem, ResidualTerm, mlp
 
 ζ, ω = 0.1, 4.0
 

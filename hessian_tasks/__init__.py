@@ -17,20 +17,38 @@ Importing this package imports neither TensorFlow nor Keras, so that planning, s
 start at once; the rooms from networks on need them.
 """
 
-from hessian_tasks.errors import HessianError, ProblemError, ReproductionError
+from typing import TYPE_CHECKING, Any
+
+from hessian_tasks.errors import HessianError, ModelError, ProblemError, ReproductionError
 from hessian_tasks.parameters import ParameterLayout, Variable
 from hessian_tasks.problem import DensityTerm, LossTerm, Problem, ResidualTerm
+from hessian_tasks.source import load_problem
 from hessian_tasks.spec import BlockRow
+
+if TYPE_CHECKING:
+    from hessian_tasks.problems.networks import mlp
 
 __all__ = [
     "BlockRow",
     "DensityTerm",
     "HessianError",
     "LossTerm",
+    "ModelError",
     "ParameterLayout",
     "Problem",
     "ProblemError",
     "ReproductionError",
     "ResidualTerm",
     "Variable",
+    "load_problem",
+    "mlp",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Keras takes seconds to import.
+    if name != "mlp":
+        raise AttributeError(f"module 'hessian_tasks' has no attribute {name!r}")
+    from hessian_tasks.problems.networks import mlp
+
+    return mlp

@@ -27,19 +27,62 @@ _TERMINAL = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class HessianError(Exception):
-    """Base class of every error that this software raises on purpose."""
+    """Base class of every error that this software raises on purpose.
+
+    Example:
+        >>> from hessian_tasks import HessianError, load_problem
+        >>> try:
+        ...     load_problem("regresion")
+        ... except HessianError as error:
+        ...     print(type(error).__name__)
+        ProblemError
+    """
 
 
 class ProblemError(HessianError, ValueError):
-    """The problem is not one whose Hessian can be computed."""
+    """The problem is not one whose Hessian can be computed; also a :class:`ValueError`.
+
+    Example:
+        >>> from hessian_tasks import Problem
+        >>> Problem(model=None, terms=[])
+        Traceback (most recent call last):
+            ...
+        hessian_tasks.errors.ProblemError: The problem has no loss terms; expected at least one.
+    """
 
 
 class ModelError(ProblemError):
-    """The network or its weights cannot be loaded, or do not fit the problem."""
+    """The network or its weights cannot be loaded, or do not fit the problem.
+
+    Example:
+        >>> from hessian_tasks import ModelError, ParameterLayout
+        >>> try:
+        ...     ParameterLayout.of([])
+        ... except ModelError as error:
+        ...     print(str(error).partition(".")[0])
+        The model has no trainable weights, so it has no Hessian
+    """
 
 
 class ReproductionError(HessianError):
-    """A rebuilt problem does not give the loss and gradient that were recorded."""
+    """A rebuilt problem does not give the loss and gradient that were recorded.
+
+    Example:
+        >>> import tempfile
+        >>> from hessian_tasks import LossTerm, Problem, ReproductionError, mlp
+        >>> from pipeline import compute_hessian, verify_hessian
+        >>> def scaled(factor):
+        ...     data = {"x": [[1.0]]}
+        ...     term = LossTerm("scaled", lambda model, x: factor * model(x)[0, 0], data=data)
+        ...     return Problem(mlp(1, width=2, depth=1), [term])
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     _ = compute_hessian(scaled(1.0), f"{directory}/h.zarr")
+        ...     try:
+        ...         verify_hessian(f"{directory}/h.zarr", scaled(2.0))
+        ...     except ReproductionError:
+        ...         print("that is another loss")
+        that is another loss
+    """
 
 
 class NotLayeredError(HessianError):

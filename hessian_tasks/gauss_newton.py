@@ -30,10 +30,7 @@ from hessian_tasks.networks.models import parameter_layout
 from hessian_tasks.problem import Problem
 from hessian_tasks.spec import BlockRow, TermResiduals
 
-__all__ = [
-    "GaussNewtonEngine",
-    "TermMatrix",
-]
+__all__ = ["GaussNewtonEngine"]
 
 Array = npt.NDArray[Any]
 

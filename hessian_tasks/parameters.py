@@ -34,6 +34,11 @@ class Variable:
         name: Name within the layer, ``"kernel"``.
         shape: Shape of the variable.
         offset: Index in θ of its first entry.
+
+    Example:
+        >>> variable = Variable("hidden_1", "kernel", shape=(2, 50), offset=0)
+        >>> variable.path, variable.size, variable.stop
+        ('hidden_1/kernel', 100, 100)
     """
 
     layer: str

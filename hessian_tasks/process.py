@@ -18,7 +18,14 @@ from typing import Any
 
 import psutil
 
-__all__ = ["configure_tensorflow", "gpu_names", "peak_bytes", "reset_peak", "resident_bytes"]
+__all__ = [
+    "available_cores",
+    "configure_tensorflow",
+    "gpu_names",
+    "peak_bytes",
+    "reset_peak",
+    "resident_bytes",
+]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")

@@ -19,7 +19,7 @@ from hessian_tasks.imports import digests_of, imported_files, imported_fresh
 from hessian_tasks.problem import Problem
 from hessian_tasks.problems import BUILTIN
 
-__all__ = ["LIVE", "ProblemSource"]
+__all__ = ["LIVE", "ProblemSource", "load_problem"]
 
 LIVE = "live object"
 
@@ -144,6 +144,24 @@ class ProblemSource:
                 f"{self.reference} has no option {unknown[0]!r}; its options are "
                 f"{', '.join(parameters) or 'none'}."
             )
+
+
+def load_problem(reference: str | Path, **options: Any) -> Problem:
+    """Build a problem that is built in, or that a file defines.
+
+    Args:
+        reference: Name of a built-in problem, ``path/to/file.py`` or ``path/to/file.py:name``; the
+            name, ``problem`` by default, is a :class:`Problem` or a function returning one.
+        options: Arguments of that function, such as ``width``.
+
+    Raises:
+        ProblemError: If it cannot be found or built, naming the reference.
+
+    Example:
+        >>> load_problem("regression", width=4, num_samples=10).terms
+        (LossTerm('fit', data=['x', 'y'], weight=1.0),)
+    """
+    return ProblemSource(str(reference), options).load()
 
 
 def _import_builtin(name: str) -> ModuleType:

@@ -1,51 +1,119 @@
-"""Exact Hessians of training losses, in block rows, into a chunked Zarr array."""
+"""Exact Hessians of training losses, in block rows, into a chunked Zarr array.
+
+What is public is in ``__all__``, here and in :mod:`hessian_tasks`, and nothing else is.
+"""
 
 from typing import TYPE_CHECKING, Any
 
-from hessian_tasks import BlockRow, LossTerm, Problem, ResidualTerm
-from pipeline.errors import HessianError
+from hessian_tasks import BlockRow, DensityTerm, LossTerm, Problem, ResidualTerm, load_problem
+from pipeline.errors import (
+    BlockRowError,
+    ClusterError,
+    ConfigError,
+    DoesNotFitError,
+    HessianError,
+    ModelError,
+    PlanError,
+    ProblemError,
+    ReproductionError,
+    SelfCheckError,
+    StoppedError,
+    StoreError,
+    StoreMismatchError,
+    StoreWarning,
+)
 
 if TYPE_CHECKING:
+    from hessian_tasks import mlp
     from pipeline.analysis.density import spectral_density
     from pipeline.analysis.eigenpairs import extreme_eigenpairs
+    from pipeline.analysis.estimators import (
+        estimate_diagonal,
+        estimate_frobenius_norm,
+        estimate_trace,
+    )
     from pipeline.analysis.export import export_matrix
     from pipeline.analysis.operator import HessianOperator, open_operator
-    from pipeline.analysis.spectrum import spectrum
+    from pipeline.analysis.preconditioned import preconditioned_spectra
+    from pipeline.analysis.spectrum import eigenvalues_between, spectrum
     from pipeline.analysis.statistics import matrix_statistics
+    from pipeline.analysis.steps import effective_dimension
     from pipeline.analysis.terms import analyse_terms
     from pipeline.api import (
         compute_hessian,
         matrix_free_operator,
         open_hessian,
         open_store,
+        rebuild_problem,
         verify_hessian,
     )
     from pipeline.curvature.gauss_newton import neural_tangent_kernel, residual_curvature
+    from pipeline.curvature.landscape import (
+        Directions,
+        loss_slices,
+        solution_changes,
+        stored_curvatures,
+    )
     from pipeline.curvature.steps import term_gradients, try_steps
+    from pipeline.run.cluster.connect import connect
+    from pipeline.run.cluster.kubernetes import cluster_spec
     from pipeline.run.options import RunOptions
+    from pipeline.settings.config import load_settings
+    from pipeline.training import train
 
 __all__ = [
     "BlockRow",
+    "BlockRowError",
+    "ClusterError",
+    "ConfigError",
+    "DensityTerm",
+    "Directions",
+    "DoesNotFitError",
     "HessianError",
     "HessianOperator",
     "LossTerm",
+    "ModelError",
+    "PlanError",
     "Problem",
+    "ProblemError",
+    "ReproductionError",
     "ResidualTerm",
     "RunOptions",
+    "SelfCheckError",
+    "StoppedError",
+    "StoreError",
+    "StoreMismatchError",
+    "StoreWarning",
     "analyse_terms",
+    "cluster_spec",
     "compute_hessian",
+    "connect",
+    "effective_dimension",
+    "eigenvalues_between",
+    "estimate_diagonal",
+    "estimate_frobenius_norm",
+    "estimate_trace",
     "export_matrix",
     "extreme_eigenpairs",
+    "load_problem",
+    "load_settings",
+    "loss_slices",
     "matrix_free_operator",
     "matrix_statistics",
+    "mlp",
     "neural_tangent_kernel",
     "open_hessian",
     "open_operator",
     "open_store",
+    "preconditioned_spectra",
+    "rebuild_problem",
     "residual_curvature",
+    "solution_changes",
     "spectral_density",
     "spectrum",
+    "stored_curvatures",
     "term_gradients",
+    "train",
     "try_steps",
     "verify_hessian",
 ]
@@ -53,23 +121,39 @@ __all__ = [
 # These need xarray, Zarr or TensorFlow, which take seconds to import; a command line
 # that only plans or fails should not wait for them.
 _LAZY = {
+    "Directions": "pipeline.curvature.landscape",
     "HessianOperator": "pipeline.analysis.operator",
     "RunOptions": "pipeline.run.options",
     "analyse_terms": "pipeline.analysis.terms",
+    "cluster_spec": "pipeline.run.cluster.kubernetes",
     "compute_hessian": "pipeline.api",
+    "connect": "pipeline.run.cluster.connect",
+    "effective_dimension": "pipeline.analysis.steps",
+    "eigenvalues_between": "pipeline.analysis.spectrum",
+    "estimate_diagonal": "pipeline.analysis.estimators",
+    "estimate_frobenius_norm": "pipeline.analysis.estimators",
+    "estimate_trace": "pipeline.analysis.estimators",
     "export_matrix": "pipeline.analysis.export",
     "extreme_eigenpairs": "pipeline.analysis.eigenpairs",
-    "matrix_statistics": "pipeline.analysis.statistics",
+    "load_settings": "pipeline.settings.config",
+    "loss_slices": "pipeline.curvature.landscape",
     "matrix_free_operator": "pipeline.api",
+    "matrix_statistics": "pipeline.analysis.statistics",
+    "mlp": "hessian_tasks",
     "neural_tangent_kernel": "pipeline.curvature.gauss_newton",
     "open_hessian": "pipeline.api",
     "open_operator": "pipeline.analysis.operator",
     "open_store": "pipeline.api",
+    "preconditioned_spectra": "pipeline.analysis.preconditioned",
+    "rebuild_problem": "pipeline.api",
     "residual_curvature": "pipeline.curvature.gauss_newton",
-    "term_gradients": "pipeline.curvature.steps",
-    "try_steps": "pipeline.curvature.steps",
+    "solution_changes": "pipeline.curvature.landscape",
     "spectral_density": "pipeline.analysis.density",
     "spectrum": "pipeline.analysis.spectrum",
+    "stored_curvatures": "pipeline.curvature.landscape",
+    "term_gradients": "pipeline.curvature.steps",
+    "train": "pipeline.training",
+    "try_steps": "pipeline.curvature.steps",
     "verify_hessian": "pipeline.api",
 }
 

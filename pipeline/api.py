@@ -72,11 +72,11 @@ def compute_hessian(
 
     Example:
         >>> import tempfile
-        >>> from hessian_tasks.problems.poisson import problem
+        >>> from hessian_tasks import load_problem
         >>> with tempfile.TemporaryDirectory() as directory:
-        ...     hessian = compute_hessian(problem(width=4, depth=2), f"{directory}/h.zarr")
-        ...     dict(hessian.hessian.sizes)
-        {'row': 37, 'col': 37}
+        ...     small = load_problem("regression", width=4, depth=2, num_samples=10)
+        ...     dict(compute_hessian(small, f"{directory}/h.zarr").hessian.sizes)
+        {'row': 33, 'col': 33}
     """
     from pipeline.run.execute import execute
     from pipeline.run.inputs import freeze_source
@@ -111,9 +111,10 @@ def open_store(store: Place) -> xr.Dataset:
 
     Example:
         >>> import tempfile
-        >>> from hessian_tasks.problems.poisson import problem
+        >>> from hessian_tasks import load_problem
         >>> with tempfile.TemporaryDirectory() as directory:
-        ...     _ = compute_hessian(problem(width=4, depth=2), f"{directory}/h.zarr")
+        ...     small = load_problem("regression", width=4, depth=2, num_samples=10)
+        ...     _ = compute_hessian(small, f"{directory}/h.zarr")
         ...     opened = open_store(f"{directory}/h.zarr")
         ...     block = opened.hessian.sel(
         ...         row_layer="hidden_2", row_variable="kernel", col_layer="output"
@@ -164,6 +165,15 @@ def rebuild_problem(
     Raises:
         ReproductionError: If it is not the one that the store was made from.
         ProblemError: If its source cannot be read or built.
+
+    Example:
+        >>> import tempfile
+        >>> from hessian_tasks import load_problem
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     small = load_problem("regression", width=2, depth=1, num_samples=5)
+        ...     _ = compute_hessian(small, f"{directory}/h.zarr")
+        ...     rebuild_problem(f"{directory}/h.zarr", small).terms
+        (LossTerm('fit', data=['x', 'y'], weight=1.0),)
     """
     from hessian_tasks.rebuild import rebuild
     from pipeline.run.inputs import stored_inputs
@@ -188,6 +198,16 @@ def verify_hessian(
     Raises:
         ReproductionError: If the problem is not the one that the store was made from.
         StoreError: If the store cannot be read or the certificate not be written.
+
+    Example:
+        >>> import tempfile
+        >>> from hessian_tasks import load_problem
+        >>> small = load_problem("regression", width=2, depth=1, num_samples=5)
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     _ = compute_hessian(small, f"{directory}/h.zarr")
+        ...     found = verify_hessian(f"{directory}/h.zarr", small)
+        >>> found.passed, len(found.product_errors)
+        (True, 3)
     """
     from hessian_tasks.autodiff import hessian_vector_product
     from hessian_tasks.autodiff.generalised import gauss_newton_vector_product
@@ -235,11 +255,11 @@ def matrix_free_operator(
         HessianError: Of a kind that tells the cause.
 
     Example:
-        >>> from hessian_tasks.problems.poisson import problem
-        >>> from pipeline.analysis.estimators import estimate_trace
-        >>> operator = matrix_free_operator(problem(width=4, depth=1, dtype="float64"))
-        >>> found = estimate_trace(operator, num_products=34)  # as many as it has rows: exact
-        >>> bool(abs(found.value - (operator @ np.eye(17)).trace()) < 1e-9)
+        >>> from pipeline import estimate_trace, load_problem
+        >>> small = load_problem("regression", width=4, depth=1, num_samples=10, dtype="float64")
+        >>> operator = matrix_free_operator(small)
+        >>> found = estimate_trace(operator, num_products=26)  # twice as many as it has rows: exact
+        >>> bool(abs(found.value - (operator @ np.eye(13)).trace()) < 1e-9)
         True
     """
     from pipeline.estimates.operator import operator_of

@@ -1,5 +1,7 @@
 """What the packages promise about themselves."""
 
+import ast
+import doctest
 import importlib
 import inspect
 import itertools
@@ -8,6 +10,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import grimp
 import pytest
@@ -17,11 +20,62 @@ import pipeline
 from hessian_tasks.problems import BUILTIN
 from tests.helpers.runs import ROOT
 
+# Named by a word that a user writes, and not imported: what the modules define is found by name.
+BY_NAME = ("hessian_tasks.problems", "pipeline.run.executors", "pipeline.cli")
+
+
+def modules() -> dict[str, Path]:
+    """The modules of both packages by name; a package is its ``__init__``."""
+    paths = [
+        path for package in ("hessian_tasks", "pipeline") for path in (ROOT / package).rglob("*.py")
+    ]
+    names = [path.relative_to(ROOT).with_suffix("").parts for path in paths]
+    return {
+        ".".join(parts[:-1] if parts[-1] == "__init__" else parts): path
+        for parts, path in zip(names, paths, strict=True)
+    }
+
+
+def imported(path: Path) -> set[str]:
+    """Modules, and names of modules, that a file imports, as ``module.name``."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, path
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found
+
+
+def attributes(path: Path) -> set[str]:
+    """What a file reads of modules and other objects."""
+    tree = ast.walk(ast.parse(path.read_text()))
+    return {node.attr for node in tree if isinstance(node, ast.Attribute)}
+
 
 def test_public_names_exist_and_are_sorted() -> None:
     for package in (hessian_tasks, pipeline):
         assert package.__all__ == sorted(package.__all__)
         assert all(getattr(package, name) is not None for name in package.__all__)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{package.__name__}.{name}"
+        for package in (hessian_tasks, pipeline)
+        for name in package.__all__
+    ],
+)
+def test_every_public_name_has_an_example_that_runs(name: str) -> None:
+    package, _, attribute = name.partition(".")
+    public = getattr(importlib.import_module(package), attribute)
+    # That it runs is for the doctests to say, which are collected where it is defined.
+    examples = doctest.DocTestParser().get_examples(inspect.getdoc(public) or "")
+    assert examples
+    assert not any(example.options.get(doctest.SKIP) for example in examples)
+    assert public.__module__.partition(".")[0] in ("hessian_tasks", "pipeline")
 
 
 def test_every_module_lists_what_it_exports() -> None:
@@ -30,6 +84,23 @@ def test_every_module_lists_what_it_exports() -> None:
             loaded = importlib.import_module(module.name)
             if module.name != "pipeline.analysis":
                 assert all(hasattr(loaded, name) for name in loaded.__all__), module.name
+
+
+def test_modules_list_what_others_use_and_nothing_else() -> None:
+    everywhere = [ROOT / folder for folder in ("hessian_tasks", "pipeline", "tests", "benchmarks")]
+    files = [path for folder in everywhere for path in folder.rglob("*.py")]
+    imports = {path: imported(path) for path in files}
+    read = {path: attributes(path) for path in files}
+    public = {*hessian_tasks.__all__, *pipeline.__all__}
+    for module, path in modules().items():
+        if module not in ("hessian_tasks", "pipeline") and not module.startswith(BY_NAME):
+            for name in set(importlib.import_module(module).__all__) - public:
+                others = (other for other in files if other != path)
+                assert any(
+                    f"{module}.{name}" in imports[other]
+                    or (module in imports[other] and name in read[other])
+                    for other in others
+                ), f"{module}.__all__ has {name!r}, which no other module uses"
 
 
 def test_every_room_says_what_it_is_for() -> None:

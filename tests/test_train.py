@@ -15,7 +15,7 @@ from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.networks.models import get_theta
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems import heat, regression
-from pipeline.train import train
+from pipeline.training import train
 
 
 def line(model: Any = None) -> Problem:

@@ -7,15 +7,18 @@ networks with three layers of 20 units.
 """
 
 import tempfile
-from importlib import import_module
 
 import numpy as np
 from style import BLUE, GREEN, ORANGE, arguments, figure, magnitudes, save
 
-from pipeline import RunOptions, compute_hessian
-from pipeline.analysis.preconditioned import preconditioned_spectra
-from pipeline.analysis.terms import analyse_terms
-from pipeline.train import train
+from pipeline import (
+    RunOptions,
+    analyse_terms,
+    compute_hessian,
+    load_problem,
+    preconditioned_spectra,
+    train,
+)
 
 options = arguments(__doc__)
 size = {"width": 6, "num_interior": 100, "num_boundary": 30} if options.small else {"width": 20}
@@ -28,7 +31,7 @@ adam, lbfgs = (100, 50) if options.small else (500, 1000)
 
 def spectra(name):
     """Eigenvalues by part: of H, and of LᵀH L with L Lᵀ the inverse Hessian of L-BFGS."""
-    problem = import_module(f"hessian_tasks.problems.{name}").problem(dtype="float64", **size)
+    problem = load_problem(name, dtype="float64", **size)
     trained = train(problem, adam_steps=adam, lbfgs_steps=lbfgs)
     print(f"{name}: loss {trained.loss:.2e}, relative L2 error {trained.error:.2e}")
     with tempfile.TemporaryDirectory() as directory:

@@ -9,14 +9,11 @@ import tempfile
 import numpy as np
 from style import BLUE, ORANGE, arguments, figure, save
 
-from hessian_tasks.problems.poisson import problem
-from pipeline import RunOptions, compute_hessian
-from pipeline.analysis.terms import analyse_terms
-from pipeline.train import train
+from pipeline import RunOptions, analyse_terms, compute_hessian, load_problem, train
 
 options = arguments(__doc__)
 width = 6 if options.small else 20
-poisson = problem(width=width, dtype="float64")
+poisson = load_problem("poisson", width=width, dtype="float64")
 
 # %%
 # Stations: steps of Adam, then of L-BFGS, each from where the last one ended.

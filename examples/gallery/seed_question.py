@@ -7,22 +7,20 @@ go?
 """
 
 import json
+import re
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from style import BLUE, GREEN, ORANGE, arguments, figure, save
 
-from hessian_tasks.loss import flatten, gradient
-from hessian_tasks.networks.models import trainable_variables
-from hessian_tasks.problems.poisson import problem
-from hessian_tasks.process import peak_bytes
-from pipeline import compute_hessian
+from pipeline import compute_hessian, load_problem
 
 GIB = 2**30
 
@@ -46,23 +44,41 @@ def loss(poisson):
     return tf.reduce_mean((u_xx + u_yy - f) ** 2) + tf.reduce_mean(on_boundary**2)
 
 
+def weights(poisson):
+    """What the loss is differentiated by."""
+    return [weight.value for weight in poisson.model.trainable_variables]
+
+
+def flatten(gradients):
+    """Gradients by the weights as one vector."""
+    return tf.concat([tf.reshape(part, [-1]) for part in gradients], axis=0)
+
+
+def gradient(poisson, variables):
+    """``∂loss/∂variables`` as one vector; zero where the loss does not depend on them."""
+    with tf.GradientTape() as tape:
+        value = loss(poisson)
+    zero = tf.UnconnectedGradients.ZERO
+    return flatten(tape.gradient(value, variables, unconnected_gradients=zero))
+
+
 # %%
 # The ways: the notebook's, and ours. Each is given the number of rows to compute.
 
 
 def inside_the_tape(poisson, num_rows):
     """The notebook's first version: one gradient a row, while the tape still records."""
-    variables = trainable_variables(poisson.model)
+    variables = weights(poisson)
     with tf.GradientTape(persistent=True) as outer:
-        flat = gradient(lambda: loss(poisson), variables)
+        flat = gradient(poisson, variables)
         return np.stack([row(outer, entry, variables) for entry in flat[:num_rows]])
 
 
 def after_the_tape(poisson, num_rows):
     """The same, but the tape records no more than the gradient."""
-    variables = trainable_variables(poisson.model)
+    variables = weights(poisson)
     with tf.GradientTape(persistent=True) as outer:
-        flat = gradient(lambda: loss(poisson), variables)
+        flat = gradient(poisson, variables)
         entries = list(flat[:num_rows])
     return np.stack([row(outer, entry, variables) for entry in entries])
 
@@ -75,11 +91,11 @@ def row(tape, entry, variables):
 
 def tape_jacobian(poisson, num_rows, pfor):
     """``tape.jacobian`` of the gradient: all rows at once, or in a loop inside the graph."""
-    variables = trainable_variables(poisson.model)
+    variables = weights(poisson)
 
     def rows():
         with tf.GradientTape() as outer:
-            flat = gradient(lambda: loss(poisson), variables)[:num_rows]
+            flat = gradient(poisson, variables)[:num_rows]
         parts = outer.jacobian(flat, variables, experimental_use_pfor=pfor)
         return tf.concat([tf.reshape(part, [num_rows, -1]) for part in parts], axis=1)
 
@@ -108,10 +124,16 @@ INSIDE, AFTER, LOOP, VECTORISED, OURS = WAYS
 # numbers VᵀH V tell whether it is the same as another.
 
 
+def peak_bytes():
+    """Largest resident memory of this process so far."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
+
+
 def measure_here(way, width, num_rows, limit):
     """In the child: compute, and print what it took."""
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    poisson = problem(width=width)
+    poisson = load_problem("poisson", width=width)
     before, begin = peak_bytes(), time.perf_counter()
     hessian = WAYS[way](poisson, num_rows)
     took = {"bytes": peak_bytes() - before, "seconds": time.perf_counter() - begin}
@@ -145,7 +167,7 @@ def extrapolate(some, more, what, sizes):
 
 def measure_all(width, counts, limit):
     """What each way needs for all rows: ``{way: result}``."""
-    num_params = problem(width=width).model.count_params()
+    num_params = load_problem("poisson", width=width).model.count_params()
     sizes = (*counts, num_params)
     print(f"width {width}, P = {num_params:,}; MiB above the process before")
     print(f"{'':35}{counts[0]:>4} rows {counts[1]:>4} rows   all rows   seconds")

@@ -9,18 +9,14 @@ import tempfile
 import numpy as np
 from style import BLUE, ORANGE, arguments, figure, save
 
-from hessian_tasks.problems.poisson import problem
-from pipeline import compute_hessian, verify_hessian
-from pipeline.analysis.spectrum import spectrum
-from pipeline.store.store import HessianStore
-from pipeline.train import train
+from pipeline import compute_hessian, load_problem, spectrum, train, verify_hessian
 
 # %%
 # float64, so that small eigenvalues are not rounding.
 
 options = arguments(__doc__)
 width, adam, lbfgs = (8, 200, 100) if options.small else (50, 2000, 2000)
-poisson = problem(width=width, dtype="float64")
+poisson = load_problem("poisson", width=width, dtype="float64")
 
 
 def exact_spectrum():
@@ -28,7 +24,7 @@ def exact_spectrum():
     with tempfile.TemporaryDirectory() as directory:
         compute_hessian(poisson, f"{directory}/h.zarr")
         assert verify_hessian(f"{directory}/h.zarr", poisson).passed
-        return spectrum(HessianStore(f"{directory}/h.zarr"))
+        return spectrum(f"{directory}/h.zarr")
 
 
 before = exact_spectrum()

@@ -10,12 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from style import arguments, figure, magnitudes, save
 
-from hessian_tasks.problems.poisson import problem
-from pipeline import compute_hessian
-from pipeline.analysis.spectrum import spectrum
-from pipeline.analysis.steps import effective_dimension
-from pipeline.store.store import HessianStore
-from pipeline.train import train
+from pipeline import compute_hessian, effective_dimension, load_problem, spectrum, train
 
 options = arguments(__doc__)
 widths, adam, lbfgs = ([4, 8], 100, 50) if options.small else ([10, 20, 30, 40], 500, 500)
@@ -25,11 +20,11 @@ widths, adam, lbfgs = ([4, 8], 100, 50) if options.small else ([10, 20, 30, 40],
 
 found = {}
 for width in widths:
-    poisson = problem(width=width, dtype="float64")
+    poisson = load_problem("poisson", width=width, dtype="float64")
     trained = train(poisson, adam_steps=adam, lbfgs_steps=lbfgs)
     with tempfile.TemporaryDirectory() as directory:
         compute_hessian(poisson, f"{directory}/h.zarr")
-        found[width] = spectrum(HessianStore(f"{directory}/h.zarr"))
+        found[width] = spectrum(f"{directory}/h.zarr")
     print(f"width {width:3}  loss {trained.loss:.2e}, relative L2 error {trained.error:.2e}")
 
 # %%

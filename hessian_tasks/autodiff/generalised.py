@@ -46,13 +46,7 @@ from hessian_tasks.problem import Problem, ResidualTerm, Term
 from hessian_tasks.problem.terms import is_batched
 from hessian_tasks.reading import Known, Reading, below, functions_inlined, view_of_stand_ins
 
-__all__ = [
-    "KeptLoss",
-    "Kinds",
-    "compile_gauss_newton_product",
-    "find_kinds",
-    "gauss_newton_vector_product",
-]
+__all__ = ["KeptLoss", "compile_gauss_newton_product", "find_kinds", "gauss_newton_vector_product"]
 
 Array = npt.NDArray[Any]
 

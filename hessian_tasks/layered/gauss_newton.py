@@ -25,7 +25,7 @@ from hessian_tasks.problem import ResidualTerm
 from hessian_tasks.reading import Reading
 from hessian_tasks.spec import BlockRow, TermResiduals
 
-__all__ = ["LayeredCurvature", "LayeredJacobian", "layered_matrices"]
+__all__ = ["layered_matrices"]
 
 # Bytes of the rows that are formed at a time.
 BATCH_BYTES = 8 * 2**20

@@ -4,7 +4,6 @@ Imports TensorFlow, and of this package problems and their networks.
 """
 
 from hessian_tasks.loss.gradient import (
-    CompiledLosses,
     compile_losses_and_gradient,
     flatten,
     gradient,
@@ -12,25 +11,18 @@ from hessian_tasks.loss.gradient import (
 )
 from hessian_tasks.loss.terms import (
     View,
-    by_term,
-    part_loss,
     seen_loss,
-    seen_values,
     term_loss,
     term_values,
 )
 
 __all__ = [
-    "CompiledLosses",
     "View",
-    "by_term",
     "compile_losses_and_gradient",
     "flatten",
     "gradient",
     "losses_and_gradient",
-    "part_loss",
     "seen_loss",
-    "seen_values",
     "term_loss",
     "term_values",
 ]

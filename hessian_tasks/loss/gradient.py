@@ -20,7 +20,6 @@ from hessian_tasks.problem import Problem, Term
 from hessian_tasks.problem.terms import is_batched
 
 __all__ = [
-    "CompiledLosses",
     "compile_losses_and_gradient",
     "flatten",
     "gradient",

@@ -29,7 +29,6 @@ from hessian_tasks.problem import Problem
 __all__ = [
     "UNNAMED",
     "Trainables",
-    "Weight",
     "every_weight",
     "held_of",
     "networks_of",

@@ -22,14 +22,12 @@ import numpy.typing as npt
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.problem.given import check_name, finite
 from hessian_tasks.problem.terms import (
-    DensityTerm,
     LossTerm,
     PointTerm,
-    ResidualTerm,
     Term,
 )
 
-__all__ = ["DensityTerm", "LossTerm", "PointTerm", "Problem", "ResidualTerm", "Term"]
+__all__ = ["Problem"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,7 @@ class Problem:
             have one column a coordinate, or ``only`` is empty.
 
     Example:
+        >>> from hessian_tasks import Problem, ResidualTerm
         >>> term = ResidualTerm("pde", points=[[0.0, 1.0]], residual=lambda x, u: u.value)
         >>> Problem(model=lambda: None, coordinates="x", terms=[term])
         Traceback (most recent call last):

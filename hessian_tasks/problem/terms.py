@@ -22,16 +22,7 @@ import numpy.typing as npt
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.problem.given import check_name, finite, named_arrays, real
 
-__all__ = [
-    "DensityTerm",
-    "LossTerm",
-    "PointTerm",
-    "ResidualTerm",
-    "Term",
-    "check_name",
-    "finite",
-    "is_batched",
-]
+__all__ = ["DensityTerm", "LossTerm", "PointTerm", "ResidualTerm", "Term", "is_batched"]
 
 
 class PointTerm:

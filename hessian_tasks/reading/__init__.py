@@ -14,7 +14,7 @@ Imports TensorFlow, and of this package what says how a loss is evaluated.
 """
 
 from hessian_tasks.reading.evaluations import Dependence, Evaluation, functions_inlined
-from hessian_tasks.reading.quadratic import QuadraticModel, ResidualModel
+from hessian_tasks.reading.quadratic import QuadraticModel
 from hessian_tasks.reading.read import Reading, read_terms
 from hessian_tasks.reading.stand_in import Known, below, view_of_stand_ins
 
@@ -24,7 +24,6 @@ __all__ = [
     "Known",
     "QuadraticModel",
     "Reading",
-    "ResidualModel",
     "below",
     "functions_inlined",
     "read_terms",

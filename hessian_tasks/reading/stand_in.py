@@ -27,7 +27,7 @@ from hessian_tasks.networks.inputs import Inputs
 from hessian_tasks.networks.models import dtype_of
 from hessian_tasks.networks.trainables import networks_of
 
-__all__ = ["MAX_COLUMNS", "Calls", "Known", "StandIn", "below", "view_of_stand_ins"]
+__all__ = ["MAX_COLUMNS", "Calls", "Known", "below", "view_of_stand_ins"]
 
 # Columns of an input by which the stand-in can be differentiated. Each costs operations whenever a
 # gradient passes, whether it is needed or not, and by the pixels of an image none is.

@@ -11,7 +11,7 @@ from hessian_tasks.problem import Problem
 from hessian_tasks.reading.evaluations import Dependence
 from hessian_tasks.reading.quadratic import QuadraticModel, ResidualModel
 
-__all__ = ["describe", "name_derivative"]
+__all__ = ["describe"]
 
 
 def describe(
@@ -29,7 +29,7 @@ def describe(
     for number, evaluation in enumerate(dependence.evaluations):
         parts = model.parts(number)
         names = [
-            name_derivative(network or "u", index, columns)
+            _name_derivative(network or "u", index, columns)
             for slot, index in enumerate(evaluation.indices)
             for network, outputs in outputs_of.items()
             if any(part[slot, outputs].any() for part in parts)
@@ -44,13 +44,13 @@ def describe(
     return ", ".join([*words, "adds up point by point"] if found else words)
 
 
-def name_derivative(network: str, index: Index, columns: Sequence[str]) -> str:
+def _name_derivative(network: str, index: Index, columns: Sequence[str]) -> str:
     """A derivative as a residual would ask for it.
 
     Example:
-        >>> name_derivative("u", (0, 0), "xy"), name_derivative("u", (), "xy")
+        >>> _name_derivative("u", (0, 0), "xy"), _name_derivative("u", (), "xy")
         ('u.xx', 'u')
-        >>> name_derivative("u", (1,), ())
+        >>> _name_derivative("u", (1,), ())
         'u.x1'
     """
     names = columns or [f"x{axis}" for axis in range(max(index, default=0) + 1)]

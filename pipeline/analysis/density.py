@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pipeline.analysis.eigenpairs import Eigenpairs
 from pipeline.analysis.operator import HessianOperator
 
-__all__ = ["Estimate", "SpectralDensity", "spectral_density"]
+__all__ = ["SpectralDensity", "spectral_density"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -207,7 +207,7 @@ def spectral_density(
         ValueError: If a number is too small.
 
     Example:
-        >>> from hessian_tasks.parameters import ParameterLayout
+        >>> from hessian_tasks import ParameterLayout
         >>> diagonal = np.linspace(0.0, 1.0, 500)[:, None]
         >>> layout = ParameterLayout.of([("a/kernel", (500,))])
         >>> operator = HessianOperator(lambda v: diagonal * v, layout, relative_error=0.0)

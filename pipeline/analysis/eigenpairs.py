@@ -99,7 +99,7 @@ def extreme_eigenpairs(
         ValueError: If ``num_extreme`` or ``block`` is not positive.
 
     Example:
-        >>> from hessian_tasks.parameters import ParameterLayout
+        >>> from hessian_tasks import ParameterLayout
         >>> diagonal = np.linspace(-1.0, 1.0, 1000)[:, None]
         >>> layout = ParameterLayout.of([("a/kernel", (1000,))])
         >>> operator = HessianOperator(lambda v: diagonal * v, layout, relative_error=0.0)

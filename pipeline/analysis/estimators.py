@@ -26,7 +26,6 @@ from pipeline.errors import ConfigError
 
 __all__ = [
     "Estimate",
-    "MultipliesVectors",
     "TraceMethod",
     "estimate_diagonal",
     "estimate_frobenius_norm",

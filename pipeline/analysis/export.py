@@ -59,12 +59,12 @@ def export_matrix(store: HessianStore | Place, path: str | Path, term: str | Non
 
     Example:
         >>> import tempfile
-        >>> from pipeline import compute_hessian
-        >>> from hessian_tasks.problems.poisson import problem
+        >>> from pipeline import compute_hessian, load_problem
         >>> with tempfile.TemporaryDirectory() as directory:
-        ...     _ = compute_hessian(problem(width=4, depth=1), f"{directory}/h.zarr")
+        ...     small = load_problem("regression", width=4, depth=1, num_samples=10)
+        ...     _ = compute_hessian(small, f"{directory}/h.zarr")
         ...     np.load(export_matrix(f"{directory}/h.zarr", f"{directory}/h.npy")).shape
-        (17, 17)
+        (13, 13)
     """
     path = Path(path)
     writers = {".npy": _write_npy, ".npz": _write_npz, ".h5": _write_hdf5, ".hdf5": _write_hdf5}

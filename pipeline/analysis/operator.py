@@ -136,13 +136,12 @@ def open_operator(
 
     Example:
         >>> import tempfile
-        >>> from pipeline import compute_hessian
-        >>> from hessian_tasks.problems.poisson import problem
-        >>> small = problem(width=4, depth=1, dtype="float64")
+        >>> from pipeline import compute_hessian, load_problem
+        >>> small = load_problem("regression", width=4, depth=1, dtype="float64")
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     hessian = compute_hessian(small, f"{directory}/h.zarr").hessian
         ...     operator = open_operator(f"{directory}/h.zarr")
-        ...     np.allclose(operator @ np.ones(17), hessian.to_numpy().sum(axis=1))
+        ...     np.allclose(operator @ np.ones(13), hessian.to_numpy().sum(axis=1))
         True
     """
     opened, matrix = complete_matrix(store, term)

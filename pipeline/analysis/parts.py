@@ -32,15 +32,7 @@ from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
 from pipeline.units import format_bytes
 
-__all__ = [
-    "Difference",
-    "Kind",
-    "Part",
-    "expect_matrix",
-    "inner_products",
-    "open_pair",
-    "open_parts",
-]
+__all__ = ["Part", "expect_matrix", "inner_products", "open_pair", "open_parts"]
 
 Array = npt.NDArray[np.float64]
 Kind = Literal["hessian", "ggn", "residual_curvature"]

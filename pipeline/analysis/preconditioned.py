@@ -72,7 +72,9 @@ def preconditioned_spectrum(
 
 
 def preconditioned_spectra(parts: Sequence[Part], history: LbfgsHistory) -> list[Spectrum]:
-    """The same of each part of a Hessian; dense, one part at a time.
+    """All eigenvalues of ``LᵀA L`` for each part A of a Hessian; dense, one part at a time.
+
+    L Lᵀ is the inverse Hessian of L-BFGS, see :func:`preconditioned_spectrum`.
 
     Args:
         parts: H and its parts, as :func:`~pipeline.analysis.parts.open_parts` gives them.
@@ -82,6 +84,19 @@ def preconditioned_spectra(parts: Sequence[Part], history: LbfgsHistory) -> list
         StoreMismatchError: If it led elsewhere.
         StoreError: If block rows are missing or damaged.
         PlanError: If three matrices do not fit into memory.
+
+    Example:
+        >>> import tempfile
+        >>> from pipeline import RunOptions, analyse_terms, compute_hessian, load_problem, train
+        >>> small = load_problem("poisson", width=2, depth=1, num_interior=6, num_boundary=2)
+        >>> trained = train(small, adam_steps=0, lbfgs_steps=3)
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     options = RunOptions(per_term=True)
+        ...     _ = compute_hessian(trained.problem, f"{directory}/h.zarr", options=options)
+        ...     parts = analyse_terms(f"{directory}/h.zarr").parts
+        ...     found = preconditioned_spectra(parts, trained.history)
+        >>> [len(spectrum.eigenvalues) for spectrum in found]
+        [9, 9, 9]
     """
     _check_end(parts[0].stores[0], history)
     spectra = []

@@ -157,6 +157,16 @@ def spectrum(
 
     Raises:
         StoreError: If block rows are missing or damaged, or there is no such array.
+
+    Example:
+        >>> import tempfile
+        >>> from pipeline import compute_hessian, load_problem
+        >>> small = load_problem("regression", width=4, depth=1, num_samples=9, dtype="float64")
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     hessian = compute_hessian(small, f"{directory}/h.zarr").hessian.to_numpy()
+        ...     found = spectrum(f"{directory}/h.zarr")
+        >>> found.complete, np.allclose(found.eigenvalues, np.linalg.eigvalsh(hessian))
+        (True, True)
     """
     opened, matrix = complete_matrix(store, term)
     exact = _exact(opened, term)
@@ -192,6 +202,17 @@ def eigenvalues_between(
         PlanError: If the memory is short and the interval is neither reached from the ends nor by
             a filter; says how much would do.
         StoreError: If block rows are missing or damaged, or there is no such array.
+
+    Example:
+        >>> import tempfile
+        >>> from pipeline import compute_hessian, load_problem
+        >>> small = load_problem("regression", width=4, depth=1, num_samples=9, dtype="float64")
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     hessian = compute_hessian(small, f"{directory}/h.zarr").hessian.to_numpy()
+        ...     found = eigenvalues_between(f"{directory}/h.zarr", (0.01, np.inf))
+        >>> expected = np.linalg.eigvalsh(hessian)
+        >>> np.allclose(found.eigenvalues, expected[expected > 0.01])
+        True
     """
     low, high = interval
     if not low < high:

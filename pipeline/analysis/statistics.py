@@ -141,10 +141,10 @@ def matrix_statistics(
 
     Example:
         >>> import tempfile
-        >>> from pipeline import compute_hessian
-        >>> from hessian_tasks.problems.poisson import problem
+        >>> from pipeline import compute_hessian, load_problem
         >>> with tempfile.TemporaryDirectory() as directory:
-        ...     _ = compute_hessian(problem(width=4, depth=1), f"{directory}/h.zarr")
+        ...     small = load_problem("regression", width=4, depth=1, num_samples=10)
+        ...     _ = compute_hessian(small, f"{directory}/h.zarr")
         ...     found = matrix_statistics(f"{directory}/h.zarr")
         >>> found.layer_norms.sel(row_layer="output", col_layer="output").item() > 0
         True

@@ -179,6 +179,9 @@ def effective_dimension(
         damping: μ > 0.
         negative: Take negative eigenvalues by their magnitude, or for zero.
 
+    Raises:
+        ValueError: If the damping is not positive.
+
     Example:
         >>> effective_dimension(np.array([-1.0, 0.0, 1.0, 3.0]), 1.0)
         1.75

@@ -152,9 +152,9 @@ def analyse_terms(
 
     Example:
         >>> import tempfile
-        >>> from pipeline import RunOptions, compute_hessian
-        >>> from hessian_tasks.problems.poisson import problem
-        >>> small, options = problem(width=4, depth=1), RunOptions(per_term=True)
+        >>> from pipeline import RunOptions, compute_hessian, load_problem
+        >>> small = load_problem("poisson", width=4, depth=1, num_interior=6, num_boundary=2)
+        >>> options = RunOptions(per_term=True)
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     _ = compute_hessian(small, f"{directory}/h.zarr", options=options)
         ...     found = analyse_terms(f"{directory}/h.zarr", num_dominant=3)

@@ -18,11 +18,11 @@ import sys
 import typer
 
 # Importing them adds their commands.
-from pipeline.cli import parts, reports, runs, stores
+from pipeline.cli import parts, reports, runs, stores  # noqa: F401
 from pipeline.cli.app import EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE, app, print_warnings
 from pipeline.errors import ConfigError, HessianError, StoppedError
 
-__all__ = ["app", "main", "parts", "reports", "runs", "stores"]
+__all__ = ["main"]
 
 
 def main() -> None:

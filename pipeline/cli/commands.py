@@ -212,7 +212,7 @@ def train_settings(
         StoreError: If it cannot be written, or does not give back what was written.
     """
     from hessian_tasks.networks.trainables import parameters_of, resolve
-    from pipeline.train import train
+    from pipeline.training import train
 
     if not out.name.endswith((".keras", ".weights.h5", ".npz")):
         raise ConfigError(

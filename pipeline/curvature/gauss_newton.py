@@ -38,10 +38,9 @@ def neural_tangent_kernel(store: Place) -> xr.DataArray:
 
     Example:
         >>> import tempfile
-        >>> from pipeline import RunOptions, compute_hessian
-        >>> from hessian_tasks.problems.poisson import problem
+        >>> from pipeline import RunOptions, compute_hessian, load_problem
         >>> with tempfile.TemporaryDirectory() as directory:
-        ...     small = problem(width=4, depth=1, num_interior=6, num_boundary=2)
+        ...     small = load_problem("poisson", width=4, depth=1, num_interior=6, num_boundary=2)
         ...     _ = compute_hessian(small, f"{directory}/g.zarr", options=RunOptions(engine="ggn"))
         ...     kernel = neural_tangent_kernel(f"{directory}/g.zarr")
         ...     dict(kernel.sizes), kernel.term.to_numpy()[[0, -1]].tolist()
@@ -92,15 +91,14 @@ def residual_curvature(hessian_store: Place, ggn_store: Place) -> xr.DataArray:
 
     Example:
         >>> import tempfile
-        >>> from pipeline import RunOptions, compute_hessian
-        >>> from hessian_tasks.problems.poisson import problem
+        >>> from pipeline import RunOptions, compute_hessian, load_problem
         >>> with tempfile.TemporaryDirectory() as directory:
-        ...     small = problem(width=4, depth=1, num_interior=6, num_boundary=2)
+        ...     small = load_problem("regression", width=4, depth=1, num_samples=10)
         ...     for engine, name in [("auto", "h.zarr"), ("ggn", "g.zarr")]:
         ...         options = RunOptions(engine=engine)
         ...         _ = compute_hessian(small, f"{directory}/{name}", options=options)
         ...     dict(residual_curvature(f"{directory}/h.zarr", f"{directory}/g.zarr").sizes)
-        {'row': 17, 'col': 17}
+        {'row': 13, 'col': 13}
     """
     open_pair(hessian_store, ggn_store)
     total = open_store(hessian_store)[HESSIAN.name]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pipeline.analysis.fields import Fields, cut_through
 from pipeline.analysis.operator import open_operator
 from pipeline.analysis.slices import Axis, QuadraticModel, Slice, reach, take_slices
+from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
 
 if TYPE_CHECKING:
@@ -35,7 +36,13 @@ class Directions:
 
     Attributes:
         labels: Their names in pictures and tables.
-        vectors: One a row, of length 1, ``[K, P]``.
+        vectors: One a row, of length 1, ``[K, P]``, float64.
+
+    Example:
+        >>> gradient = np.array([3.0, 4.0])
+        >>> downhill = Directions(["downhill"], -gradient[None] / np.linalg.norm(gradient))
+        >>> downhill.vectors
+        array([[-0.6, -0.8]])
     """
 
     labels: Sequence[str]
@@ -64,6 +71,14 @@ def loss_slices(
 
     Returns:
         A slice for each direction, and one of two directions if there are as many.
+
+    Example:
+        >>> from pipeline import load_problem
+        >>> small = load_problem("regression", width=2, depth=1, num_samples=5)
+        >>> first = Directions(["first parameter"], np.eye(1, 7))
+        >>> (line,) = loss_slices(small, first, {None: np.array([[1.0]])}, floor=1e-6)
+        >>> line.actual[None].shape, line.predicted[None].shape
+        ((41,), (41,))
     """
     from hessian_tasks.autodiff.directions import LossesAlong
     from hessian_tasks.networks.models import get_theta
@@ -101,10 +116,32 @@ def _quadratic_models(
     return models
 
 
-def stored_curvatures(store: HessianStore, directions: Directions) -> dict[str | None, Array]:
-    """``v_dᵀ H v_e`` ``[K, K]`` by a store's matrices, of the total (None) and of single terms."""
+def stored_curvatures(
+    store: HessianStore | Place, directions: Directions
+) -> dict[str | None, Array]:
+    """``v_dᵀ H v_e`` ``[K, K]`` by a store's matrices, of the total (None) and of single terms.
+
+    Args:
+        store: A complete store, or where it is.
+        directions: The v.
+
+    Raises:
+        StoreError: If block rows are missing or damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from pipeline import compute_hessian, load_problem
+        >>> small = load_problem("regression", width=2, depth=1, num_samples=5, dtype="float64")
+        >>> first = Directions(["first parameter"], np.eye(1, 7))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     hessian = compute_hessian(small, f"{directory}/h.zarr").hessian.to_numpy()
+        ...     found = stored_curvatures(f"{directory}/h.zarr", first)
+        >>> np.allclose(found[None], hessian[0, 0])
+        True
+    """
+    opened = store if isinstance(store, HessianStore) else HessianStore(store)
     vectors = directions.vectors
-    return {term: vectors @ (open_operator(store, term) @ vectors.T) for term in store.arrays}
+    return {term: vectors @ (open_operator(opened, term) @ vectors.T) for term in opened.arrays}
 
 
 def solution_changes(problem: Problem, directions: Directions) -> Fields | None:
@@ -116,6 +153,13 @@ def solution_changes(problem: Problem, directions: Directions) -> Fields | None:
 
     Returns:
         The changes for a step of length 1; None if no term has collocation points.
+
+    Example:
+        >>> from pipeline import load_problem
+        >>> small = load_problem("poisson", width=2, depth=1, num_interior=6, num_boundary=2)
+        >>> found = solution_changes(small, Directions(["first parameter"], np.eye(1, 9)))
+        >>> found.changes.shape  # directions, outputs, grid
+        (1, 1, 60, 60)
     """
     from hessian_tasks.autodiff.linearised import jacobian_vector_product, residual_terms, residuals
     from hessian_tasks.problem import ResidualTerm

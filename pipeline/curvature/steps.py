@@ -46,9 +46,9 @@ def term_gradients(
 
     Example:
         >>> import tempfile
-        >>> from pipeline import compute_hessian
-        >>> from hessian_tasks.problems.poisson import problem
-        >>> small = problem(4, 1, num_interior=6, num_boundary=2, dtype="float64")
+        >>> from pipeline import compute_hessian, load_problem
+        >>> size = {"width": 4, "depth": 1, "num_interior": 6, "num_boundary": 2}
+        >>> small = load_problem("poisson", **size, dtype="float64")
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     stored = compute_hessian(small, f"{directory}/h.zarr").gradient.to_numpy()
         ...     found = term_gradients(f"{directory}/h.zarr", small)
@@ -91,9 +91,8 @@ def try_steps(
 
     Example:
         >>> import tempfile
-        >>> from pipeline import compute_hessian
-        >>> from hessian_tasks.problems.poisson import problem
-        >>> small = problem(width=4, depth=1, num_interior=6, num_boundary=2)
+        >>> from pipeline import compute_hessian, load_problem
+        >>> small = load_problem("regression", width=4, depth=1, num_samples=10)
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     _ = compute_hessian(small, f"{directory}/h.zarr")
         ...     found = try_steps(f"{directory}/h.zarr", problem=small, dampings=[1e3])

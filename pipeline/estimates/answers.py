@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
+from pipeline.store.arrays import ArrayMetadata, describe_array
 from pipeline.store.places import Location
 from pipeline.store.vetting import (
     Line,
@@ -18,9 +19,25 @@ from pipeline.store.vetting import (
     read_group,
 )
 
-__all__ = ["FORMAT_VERSION", "KIND", "Answers", "KeptAttributes", "chunks_of", "read_answers"]
+__all__ = [
+    "AXES",
+    "FORMAT_VERSION",
+    "KIND",
+    "KeptAttributes",
+    "chunks_of",
+    "expected_arrays",
+    "read_answers",
+]
 
 KIND = "set of estimates"
+# Names of the dimensions of the arrays of answers.
+AXES = {
+    "eigenvalue": ("pair",),
+    "eigenvalue_error": ("pair",),
+    "eigenvector": ("row", "pair"),
+    "diagonal": ("row",),
+    "diagonal_error": ("row",),
+}
 FORMAT_VERSION = 1
 # Sizes that pictures can be drawn of; sinh of more than 700 is no number any more.
 Number = Annotated[float, Field(ge=-1e100, le=1e100)]
@@ -123,6 +140,17 @@ class KeptAttributes(RecordedInputs):
         if self.estimates.asked.num_diagonal:
             shapes |= {"diagonal": [size], "diagonal_error": [size]}
         return shapes
+
+
+def expected_arrays(attributes: KeptAttributes) -> dict[str, ArrayMetadata]:
+    """The metadata of every array of kept estimates, which their attributes decide."""
+    found = {
+        name: describe_array(array.shape, array.data_type, attributes.axes(name))
+        for name, array in (attributes.input_arrays or {}).items()
+    }
+    for name, shape in attributes.shapes.items():
+        found[name] = describe_array(shape, "float64", AXES[name], chunks_of(shape))
+    return found
 
 
 def chunks_of(shape: Sequence[int]) -> list[int]:

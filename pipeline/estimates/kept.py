@@ -14,9 +14,18 @@ from hessian_tasks.spec import MATRICES
 from pipeline.analysis.eigenpairs import Eigenpairs
 from pipeline.analysis.spectrum import Spectrum
 from pipeline.errors import StoreError, StoreMismatchError
-from pipeline.estimates.answers import FORMAT_VERSION, KIND, chunks_of, read_answers
+from pipeline.estimates.answers import (
+    AXES,
+    FORMAT_VERSION,
+    KIND,
+    KeptAttributes,
+    chunks_of,
+    expected_arrays,
+    read_answers,
+)
 from pipeline.store.agreement import differing_inputs
 from pipeline.store.arrays import Content
+from pipeline.store.metadata import check_expected
 from pipeline.store.opened import HoldsInputs
 from pipeline.store.places import Directory, Location, Place, filling, locate
 from pipeline.store.places.location import ROOT
@@ -68,6 +77,17 @@ class KeptEstimates(HoldsInputs):
         location = locate(place)
         checked, attributes = read_answers(location)
         super().__init__(location, attributes, checked, checked.shapes)
+        if checked.input_arrays is None:
+            self._check_shapes(checked)
+        else:
+            check_expected(location, self.metadata, expected_arrays(checked), KIND)
+        self.check_contents()
+        self.answers = checked.estimates
+        self.term = self.answers.asked.term
+        self.matrix = replace(MATRICES[self.answers.asked.matrix], title=self.answers.matrix)
+
+    def _check_shapes(self, checked: KeptAttributes) -> None:
+        """Of estimates from before arrays followed from the attributes."""
         for name, array in self.metadata.items():
             shape, length = checked.shapes.get(name), checked.inputs.get(name)
             fits = array.whole and (length is None or array.shape == [length])
@@ -76,11 +96,7 @@ class KeptEstimates(HoldsInputs):
                 fits &= array.data_type == "float64"
             if not fits:
                 reason = f"array {name} does not have the recorded shape and chunks"
-                raise damaged(location, reason, KIND)
-        self.check_contents()
-        self.answers = checked.estimates
-        self.term = self.answers.asked.term
-        self.matrix = replace(MATRICES[self.answers.asked.matrix], title=self.answers.matrix)
+                raise damaged(self.location, reason, KIND)
 
     def spectrum(self) -> Spectrum:
         """The eigenpairs, and what is known of all eigenvalues together.
@@ -160,14 +176,14 @@ def save(found: Estimates, frozen: FrozenInputs, path: Path) -> None:
 def _objects(found: Estimates, frozen: FrozenInputs) -> dict[str, bytes]:
     contents = {
         **input_contents(frozen),
-        "eigenvalue": Content(found.pairs.values, ("pair",)),
-        "eigenvalue_error": Content(found.eigenvalue_errors, ("pair",)),
+        "eigenvalue": Content(found.pairs.values, AXES["eigenvalue"]),
+        "eigenvalue_error": Content(found.eigenvalue_errors, AXES["eigenvalue_error"]),
     }
     vectors = found.pairs.vectors
-    contents["eigenvector"] = Content(vectors, ("row", "pair"), chunks_of(vectors.shape))
+    contents["eigenvector"] = Content(vectors, AXES["eigenvector"], chunks_of(vectors.shape))
     if found.diagonal is not None:
-        contents["diagonal"] = Content(found.diagonal.value, ("row",))
-        contents["diagonal_error"] = Content(found.diagonal.standard_error, ("row",))
+        contents["diagonal"] = Content(found.diagonal.value, AXES["diagonal"])
+        contents["diagonal_error"] = Content(found.diagonal.standard_error, AXES["diagonal_error"])
     attributes = {"kind": ESTIMATES, "format_version": FORMAT_VERSION}
     attributes |= {"estimates": found.to_json(), **describe_inputs(frozen, contents)}
     objects = {ROOT: group_json(attributes)}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.estimates.journal import Journal
     from pipeline.run.cluster.workers import Workers
 
-__all__ = ["measure_error", "operator_of"]
+__all__ = ["SHARDS_PER_THREAD", "operator_of"]
 
 # Random vectors that the norm and the symmetry are measured with: the norm to 25 % at worst.
 NUM_PROBES = 8
@@ -48,7 +48,7 @@ def operator_of(
     """The Hessian, or the Gauss-Newton matrix, as products alone.
 
     Memory: some sums ``[P, K]`` in float64 for K vectors, and a batch of points, for each
-    thread. Its ``relative_error`` and ``norm`` are measured, see :func:`measure_error`.
+    thread. Its ``relative_error`` and ``norm`` are measured, see :func:`_measure_error`.
 
     Args:
         frozen: The inputs; :func:`~pipeline.run.inputs.freeze_source` makes them.
@@ -90,7 +90,7 @@ def operator_of(
         product = _of_the_same_weights(product, problem, frozen)
     if journal is not None:
         product = journal.recording(product)
-    relative_error, norm = measure_error(product, problem, products, shards)
+    relative_error, norm = _measure_error(product, problem, products, shards)
     return HessianOperator(
         product,
         frozen.layout,
@@ -113,7 +113,7 @@ def _of_the_same_weights(product: Product, problem: Problem, frozen: FrozenInput
     return checked
 
 
-def measure_error(
+def _measure_error(
     product: Product, problem: Problem, products: ShardProducts, shards: Sequence[Shard]
 ) -> tuple[float, float]:
     """Relative error of products, and the matrix's norm, from random vectors.

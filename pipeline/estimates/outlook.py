@@ -24,7 +24,7 @@ from pipeline.run.prepare import prepare
 from pipeline.store.places import Location
 from pipeline.units import format_bytes, format_seconds
 
-__all__ = ["MatrixFreeCost", "Outlook", "look_ahead"]
+__all__ = ["Outlook", "look_ahead"]
 
 # What `hessian estimate` took for trained PINNs of up to a million parameters: 120 to 400 for the
 # trace and the norm, and as many for eigenpairs.

@@ -20,7 +20,7 @@ from pipeline.errors import BlockRowError, StoppedError
 from pipeline.store.records import BlockRecord, Statistics
 from pipeline.store.store import HessianStore
 
-__all__ = ["BlockTask", "Engine", "JacobianEngine"]
+__all__ = ["BlockTask"]
 
 
 Blocks: TypeAlias = dict[str, npt.NDArray[Any]]

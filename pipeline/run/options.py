@@ -25,6 +25,16 @@ class RunOptions:
         engine: Name of the engine, or ``"auto"``: what an existing store was begun with,
             or the fastest one that applies. ``"ggn"`` computes the Gauss-Newton matrix instead
             of the Hessian, and the Jacobians of residuals.
+
+    Example:
+        >>> import tempfile
+        >>> from pipeline import compute_hessian, load_problem
+        >>> small = load_problem("poisson", width=4, depth=1, num_interior=6, num_boundary=2)
+        >>> options = RunOptions(engine="ggn", per_term=True, num_threads=1)
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     stored = compute_hessian(small, f"{directory}/g.zarr", options=options)
+        >>> sorted(name for name in stored if name.startswith("ggn"))
+        ['ggn', 'ggn_dirichlet', 'ggn_pde']
     """
 
     executor: ExecutorName = "threads"

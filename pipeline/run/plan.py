@@ -15,7 +15,7 @@ from pipeline.errors import DoesNotFitError, PlanError
 from pipeline.store.tiling import MAX_BLOCK_ROWS, MAX_TILE_BYTES, Tiling, split_rows
 from pipeline.units import format_bytes
 
-__all__ = ["Cost", "Plan", "Request", "make_plan"]
+__all__ = ["COPIES", "MIN_TILE_SIDE", "WANTED_BLOCK_ROWS", "Cost", "Plan", "Request", "make_plan"]
 
 MIN_TILE_SIDE = 64
 # Enough block rows that progress, resume and load balance have something to work with.

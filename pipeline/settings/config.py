@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -98,7 +98,9 @@ class Settings(BaseModel):
 
 
 def load_settings(
-    path: Path | None, flags: dict[str, Any], assignments: Sequence[str] = ()
+    path: str | Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
 ) -> Settings:
     """Read the YAML file, if any; the environment, assignments and flags override it, in turn.
 
@@ -112,8 +114,13 @@ def load_settings(
     Raises:
         ConfigError: If the file cannot be read, or a key or value is not valid; names
             the file and the key.
+
+    Example:
+        >>> settings = load_settings(assignments=["profiles.processes.workers=4"])
+        >>> settings.profiles["processes"].workers
+        4
     """
-    values = {} if path is None else _read_yaml(path)
+    values = {} if path is None else _read_yaml(Path(path))
     for name, value in sorted(os.environ.items()):
         if name.startswith(PREFIX):
             _assign(values, name.removeprefix(PREFIX).lower().split("__"), value)
@@ -122,7 +129,7 @@ def load_settings(
         if not equals:
             raise ConfigError(f"--set {assignment!r} is not of the form key=value.")
         _assign(values, key.split("."), value)
-    values.update({key: value for key, value in flags.items() if value not in (None, {})})
+    values |= {key: value for key, value in (flags or {}).items() if value not in (None, {})}
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

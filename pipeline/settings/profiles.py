@@ -11,7 +11,6 @@ __all__ = [
     "DEFAULTS",
     "MODELS",
     "NESTED",
-    "Adapt",
     "Address",
     "ClusterProfile",
     "Cuda",

@@ -19,7 +19,7 @@ from pipeline.store.places.chunks import CHECKSUM_BYTES, checksum
 from pipeline.store.places.guard import GuardedStore
 from pipeline.store.records import BlockRecord, Statistics
 
-__all__ = ["Examined", "examine"]
+__all__ = ["examine"]
 
 
 class Tiled(Protocol):

@@ -31,6 +31,7 @@ from pipeline.store.seal import SEAL, is_sealed
 
 __all__ = [
     "ESTIMATES",
+    "STORE",
     "Line",
     "Name",
     "RecordedInputs",

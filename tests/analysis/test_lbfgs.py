@@ -19,7 +19,7 @@ from hessian_tasks.problems import heat
 from pipeline import train as module
 from pipeline.analysis.lbfgs import InverseHessianFactor, LbfgsHistory
 from pipeline.errors import StoreError
-from pipeline.train import train
+from pipeline.training import train
 
 Array = npt.NDArray[Any]
 

@@ -40,7 +40,7 @@ from pipeline.errors import StoppedError
 from pipeline.estimates.operator import operator_of
 from pipeline.run.engines import choose_engine
 from pipeline.run.events import BlockRowStored
-from pipeline.train import train
+from pipeline.training import train
 from tests.helpers.runs import Run
 
 Array = npt.NDArray[Any]

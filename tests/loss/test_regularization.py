@@ -18,7 +18,7 @@ from hessian_tasks.loss.regularization import with_regularization
 from hessian_tasks.rebuild import freeze, rebuild
 from hessian_tasks.source import LIVE, ProblemSource
 from pipeline import RunOptions, compute_hessian, open_store, verify_hessian
-from pipeline.train import train
+from pipeline.training import train
 from tests.helpers.runs import Cli
 
 POINTS = np.random.default_rng(0).uniform(-1, 1, (6, 2))

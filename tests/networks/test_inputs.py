@@ -24,7 +24,7 @@ from hessian_tasks.networks.models import parameter_layout, trainable_variables
 from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.reading import read_terms
 from pipeline import compute_hessian, verify_hessian
-from pipeline.train import train
+from pipeline.training import train
 from tests.helpers.oracles import dense_hessian
 
 Array = npt.NDArray[Any]

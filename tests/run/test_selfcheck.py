@@ -36,7 +36,7 @@ from pipeline.run.inputs import freeze_source
 from pipeline.run.options import RunOptions
 from pipeline.run.references import References
 from pipeline.store.store import HessianStore
-from pipeline.train import train
+from pipeline.training import train
 from tests.helpers.runs import Cli, Run
 
 Array = npt.NDArray[Any]

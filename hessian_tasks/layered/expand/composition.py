@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 from hessian_tasks.layered.expand.streams import Streams
 
-__all__ = ["Polynomial", "Variable", "differentiate", "evaluate", "stream_polynomials"]
+__all__ = ["Variable", "differentiate", "evaluate", "stream_polynomials"]
 
 Variable: TypeAlias = tuple[int, int]
 """Stream s of input a, as ``(a, s)``."""

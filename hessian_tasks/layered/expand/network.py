@@ -24,7 +24,7 @@ from hessian_tasks.networks.joint import Joint
 from hessian_tasks.networks.models import dtype_of, get_theta
 from hessian_tasks.problem import Problem
 
-__all__ = ["Array", "Derivatives", "Jacobian", "Network", "WireStreams"]
+__all__ = ["Array", "Derivatives", "Jacobian", "Network", "WireStreams", "curvature"]
 
 Array: TypeAlias = npt.NDArray[Any]
 

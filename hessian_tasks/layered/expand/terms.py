@@ -24,14 +24,7 @@ from hessian_tasks.layered.expand.sight import Seen, see
 from hessian_tasks.networks.models import parameter_layout
 from hessian_tasks.reading import QuadraticModel, Reading
 
-__all__ = [
-    "CurvatureRows",
-    "ResidualRows",
-    "TermExpansion",
-    "expand_curvature",
-    "expand_residual",
-    "expand_term",
-]
+__all__ = ["TermExpansion", "expand_curvature", "expand_residual", "expand_term"]
 
 Floats = npt.NDArray[np.float64]
 

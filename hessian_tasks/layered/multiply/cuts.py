@@ -11,7 +11,7 @@ from hessian_tasks.layered.multiply.pairs import SitePair
 from hessian_tasks.layered.read.program import Program
 from hessian_tasks.spec import BlockRow
 
-__all__ = ["Slab", "slabs"]
+__all__ = ["slabs"]
 
 
 class Slab:

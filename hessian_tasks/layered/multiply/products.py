@@ -16,7 +16,7 @@ from hessian_tasks.layered.expand.rows import slices
 from hessian_tasks.layered.multiply.pairs import Combinations
 from hessian_tasks.layered.multiply.workspace import Workspace
 
-__all__ = ["Outer", "Products", "batches", "mirror"]
+__all__ = ["FACTOR_BYTES", "Outer", "Products", "batches", "mirror"]
 
 # Bytes of one product before it is added to the entries, and of a factor.
 PRODUCT_BYTES = 8 * 2**20

@@ -22,7 +22,7 @@ from hessian_tasks.layered.expand.expansion import Expansion
 from hessian_tasks.layered.expand.network import Array
 from hessian_tasks.layered.read.program import Linear, Node, Site
 
-__all__ = ["Sum", "Tangent", "Tangents", "is_diagonal", "present"]
+__all__ = ["Tangent", "Tangents", "is_diagonal", "present"]
 
 Tangent: TypeAlias = Array | None
 """Zero, ``[n, j]`` where neuron j moves neuron j only, or ``[j, n, p]``, j in the probe's part.

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from hessian_tasks.jets import Tensor
 
-__all__ = ["Feature", "Linear", "Node", "Operation", "Program", "Site"]
+__all__ = ["Feature", "Linear", "Node", "Program", "Site"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from hessian_tasks.layered.expand.network import Array
 from hessian_tasks.layered.multiply.pairs import Combinations, PairKind
 from hessian_tasks.layered.multiply.tangents import Tangent, Tangents, is_diagonal, present
 
-__all__ = ["Stacks", "TracedTangents", "stack_tangents"]
+__all__ = ["Stacks", "entering_streams", "stack_tangents"]
 
 Stacks: TypeAlias = dict[str, Tensor]
 """Tangents of one pair of sites by kind, with their pairs of streams in front.

@@ -23,13 +23,7 @@ from pipeline.analysis.pictures.style import (
 )
 from pipeline.analysis.spectrum import Spectrum
 
-__all__ = [
-    "density_picture",
-    "eigenvalue_picture",
-    "estimated_density_picture",
-    "overlaid_picture",
-    "signed_log_edges",
-]
+__all__ = ["density_picture", "eigenvalue_picture", "estimated_density_picture", "overlaid_picture"]
 
 Array = npt.NDArray[np.float64]
 
@@ -61,7 +55,7 @@ def density_picture(spectrum: Spectrum, title: str) -> Figure:
     with styled():
         figure, axes = new_figure()
         floor = spectrum.noise_floor
-        edges = signed_log_edges(spectrum.eigenvalues, floor)
+        edges = _signed_log_edges(spectrum.eigenvalues, floor)
         counts, _ = np.histogram(spectrum.eigenvalues, edges)
         middle = len(counts) // 2
         parts = [
@@ -114,7 +108,7 @@ def overlaid_picture(spectra: Mapping[str, Spectrum], title: str) -> Figure:
         figure, axes = new_figure(height=4.6)
         floor = max(spectrum.noise_floor for spectrum in spectra.values())
         everything = np.concatenate([spectrum.eigenvalues for spectrum in spectra.values()])
-        edges = signed_log_edges(everything, floor, OVERLAID_PER_DECADE)
+        edges = _signed_log_edges(everything, floor, OVERLAID_PER_DECADE)
         smallest = 1.0
         for number, (name, spectrum) in enumerate(spectra.items()):
             counts, _ = np.histogram(spectrum.eigenvalues, edges)
@@ -134,7 +128,7 @@ def overlaid_picture(spectra: Mapping[str, Spectrum], title: str) -> Figure:
     return figure
 
 
-def signed_log_edges(values: Array, floor: float, per_decade: int = BINS_PER_DECADE) -> Array:
+def _signed_log_edges(values: Array, floor: float, per_decade: int = BINS_PER_DECADE) -> Array:
     """Edges of intervals: one from -floor to floor, and logarithmic ones beyond, both ways.
 
     Args:
@@ -146,7 +140,7 @@ def signed_log_edges(values: Array, floor: float, per_decade: int = BINS_PER_DEC
         An even number of edges, ascending and symmetric.
 
     Example:
-        >>> signed_log_edges(np.array([5.0]), 1.0).round(2).tolist()
+        >>> _signed_log_edges(np.array([5.0]), 1.0).round(2).tolist()
         [-5.62, -3.16, -1.78, -1.0, 1.0, 1.78, 3.16, 5.62]
     """
     floor = floor or 1.0

@@ -23,18 +23,26 @@ CONNECT_SECONDS = 30.0
 
 
 @contextmanager
-def connect(profile: ClusterProfile, stop: threading.Event) -> Iterator[Workers]:
+def connect(profile: ClusterProfile, stop: threading.Event | None = None) -> Iterator[Workers]:
     """Start workers, or find them, and wait for the first; those that were started end again.
 
     Args:
         profile: Which workers.
-        stop: Set to wait no longer.
+        stop: Set, by another thread, to wait no longer.
 
     Raises:
         ConfigError: If the profile is not one that can be started here; says what to install.
         ClusterError: If nobody answers, no worker comes, or the scheduler is lost.
         StoppedError: If ``stop`` was set.
+
+    Example:
+        >>> from pipeline import load_settings
+        >>> settings = load_settings(assignments=["profiles.processes.workers=1"])
+        >>> with connect(settings.profiles["processes"]) as workers:
+        ...     len(workers.client.nthreads())
+        1
     """
+    stop = threading.Event() if stop is None else stop
     try:
         with dask.config.set(cluster_settings(profile)), _client(profile) as client:
             wait_for_worker(client, profile.wait, stop)

@@ -33,6 +33,13 @@ def cluster_spec(profile: Kubernetes, name: str) -> dict[str, Any]:
 
     Raises:
         ConfigError: If dask-kubernetes is not installed.
+
+    Example:
+        >>> from pipeline import load_settings
+        >>> given = "profiles.pods={kind: kubernetes, image: example.org/hessian, workers: 2}"
+        >>> spec = cluster_spec(load_settings(assignments=[given]).profiles["pods"], "hessian-1")
+        >>> spec["kind"], spec["spec"]["worker"]["replicas"]
+        ('DaskCluster', 2)
     """
     template = require("dask_kubernetes.operator", "kubernetes").make_cluster_spec
     command = ["dask-worker", "--nthreads", str(profile.threads)]

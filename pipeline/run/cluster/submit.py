@@ -19,7 +19,7 @@ from pipeline.errors import ClusterError, ConfigError
 from pipeline.run.cluster.queues import job_options, queue_class
 from pipeline.settings.profiles import Queue, QueueKind
 
-__all__ = ["SubmittedJob", "cancel_job", "find_job", "submit_job"]
+__all__ = ["cancel_job", "find_job", "submit_job"]
 
 
 @dataclass(frozen=True)

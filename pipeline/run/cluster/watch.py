@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from dask.typing import Key
 from distributed import Client
 
-__all__ = ["Watch", "Working"]
+__all__ = ["Watch"]
 
 # How much longer than the longest so far a block row may take before an idle worker is given a
 # second copy of it, and before its worker is restarted; and what is never too long.

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias, cast
 
 from hessian_tasks.spec import BlockRow
 
-__all__ = ["Execute", "ExecutorName", "Task", "get_executor"]
+__all__ = ["ExecutorName", "Task", "get_executor"]
 
 Task: TypeAlias = Callable[[BlockRow], object]
 Execute: TypeAlias = Callable[[Task, Sequence[BlockRow], int], None]

@@ -23,7 +23,6 @@ from pipeline.store.transposing import copy_entries
 
 __all__ = [
     "CHECKSUM_BYTES",
-    "PIECE_BYTES",
     "Chunk",
     "checksum",
     "read_chunk",

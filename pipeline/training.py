@@ -33,7 +33,7 @@ from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.problem import Problem, ResidualTerm
 from pipeline.analysis.lbfgs import LbfgsHistory
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["train"]
 
 OnStep = Callable[[str, int, float], None]
 Array = npt.NDArray[Any]
@@ -88,6 +88,16 @@ def train(
         ProblemError: If the loss or its gradient becomes NaN or infinite, naming
             the step; or if a term is declared batched and is no mean over its examples.
         ModelError: If the network cannot be used.
+
+    Example:
+        >>> from pipeline import load_problem
+        >>> small = load_problem("regression", width=4, depth=1, num_samples=10)
+        >>> seen = []
+        >>> def note(phase, step, loss):
+        ...     seen.append(loss)
+        >>> found = train(small, adam_steps=3, lbfgs_steps=5, on_step=note)
+        >>> found.loss < seen[0], list(found.losses)
+        (True, ['fit'])
     """
     begin = time.perf_counter()
     keras.utils.set_random_seed(seed)
