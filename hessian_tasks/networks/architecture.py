@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ from hessian_tasks.errors import ModelError, plain
 from hessian_tasks.networks.models import get_theta, set_theta
 from hessian_tasks.networks.numerics import compute_the_same
 
-__all__ = ["model_config", "model_from_config"]
+__all__ = ["count_weights", "model_config", "model_from_config"]
 
 
 def model_config(model: Any, num_coordinates: int = 0) -> str | None:
@@ -68,6 +69,26 @@ def model_from_config(config: str, num_weights: int | None = None) -> Any:
         ) from error
 
 
+def count_weights(build: Callable[[], Any], least: int, most: int) -> None:
+    """Find out how many weights a network has before any of them is allocated.
+
+    Args:
+        build: Builds the network.
+        least: How many it has to have.
+        most: How many it may have.
+
+    Raises:
+        ModelError: If they are fewer or more.
+    """
+    # In this scope weights have shapes and no values.
+    with keras.StatelessScope(initialize_variables=False):
+        found = sum(math.prod(weight.shape) for weight in build().weights)
+    if not least <= found <= most:
+        keras.utils.clear_session()  # or Keras would give them values later
+        expected = f"{most} were recorded" if least == most else f"at most {most} can be"
+        raise ModelError(f"The network's config describes {found} weights, but {expected}.")
+
+
 def _deserialize(config: str) -> Any:
     # Keras empties what it reads, so that each reading starts from the text.
     return keras.saving.deserialize_keras_object(json.loads(config), safe_mode=True)
@@ -106,12 +127,4 @@ def _check_config(config: Any) -> None:
 
 
 def _check_size(config: str, num_weights: int) -> None:
-    # In this scope weights have shapes and no values.
-    with keras.StatelessScope(initialize_variables=False):
-        model = _deserialize(config)
-        found = sum(math.prod(weight.shape) for weight in model.weights)
-    if found != num_weights:
-        keras.utils.clear_session()  # or Keras would give them values later
-        raise ModelError(
-            f"The network's config describes {found} weights, but {num_weights} were recorded."
-        )
+    count_weights(lambda: _deserialize(config), num_weights, num_weights)
