@@ -255,7 +255,10 @@ def _read(location: Location, key: str, kind: str = STORE) -> bytes:
 
 def damaged(location: Location, reason: str, kind: str = STORE) -> StoreError:
     """The error for metadata that say what they must not."""
-    return StoreError(f"{location} is not a readable {kind} ({reason}).")
+    return StoreError(
+        f"{location} is not a readable {kind} ({reason}). Copy it again from where it came, or "
+        "compute it anew at another place."
+    )
 
 
 def _first(error: ValueError) -> str:
