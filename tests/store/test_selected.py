@@ -105,6 +105,7 @@ def test_arguments_of_registered_classes_hold_no_other_text(store: Path) -> None
 
 
 def test_numbers_of_registered_classes_may_differ(store: Path) -> None:
+    """As before: a store is not refused for what does no harm."""
     change_layer(store, 2, scale=2.0, name="table_7")
     assert verify_hessian(store).passed
 
@@ -178,6 +179,7 @@ NOTES: dict[str, str] = {
 def test_a_note_of_a_job_gives_no_orders(
     note: str, store: Path, hessian: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Flags, other programs and what is no note were refused before, too."""
     called: list[Any] = []
     monkeypatch.setattr(submit, "_call", called.append)
     path = store.with_name("h.zarr.job.json")

@@ -169,6 +169,7 @@ def test_what_a_file_imports_is_not_called_though_it_was_named(
 
 @pytest.mark.parametrize("name", ["problem", "wrapped", "cached", "short", "small"])
 def test_what_a_file_defines_is_called(name: str, mine: Path, hessian: Cli) -> None:
+    """As before: functions, also in decorators of others, and problems."""
     store = mine.with_name("new.zarr")
     assert hessian("run", f"{mine}:{name}", "--store", store)[0] == 0
     assert hessian("verify", store)[0] == 0
@@ -285,6 +286,7 @@ def test_options_of_built_in_problems_are_bounded(
 
 
 def test_built_in_problems_need_not_be_named(built_in: Path, hessian: Cli) -> None:
+    """As before, with harmless options."""
     assert hessian("verify", built_in)[0] == 0
     claim(built_in, "regression", {**DEFAULTS, "noise": 0})
     assert hessian("verify", built_in)[0] == 0  # the recorded samples and weights decide
@@ -324,6 +326,7 @@ def test_a_file_that_ends_the_program_is_an_error(text: str, mine: Path, hessian
 
 
 def test_an_interrupt_in_a_file_passes(mine: Path) -> None:
+    """As before: it is the user's."""
     mine.write_text("raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         ProblemSource(str(mine)).load()
