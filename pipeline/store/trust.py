@@ -103,9 +103,10 @@ def as_flags(options: Mapping[str, Any]) -> list[str]:
         ValueError: If a name is none of an argument, or a value is nested too deeply.
 
     Example:
-        >>> as_flags({"width": 20, "rate": 1e-5, "layers": [1, "a, b"], "note": "\x1b[1m\n"})
-        ['-o', 'width=20', '-o', 'rate=1.0e-05', '-o', "layers=[1, 'a, b']", \
-'-o', 'note="\\e[1m\\n"']
+        >>> as_flags({"width": 20, "layers": [1, "a, b"]})
+        ['-o', 'width=20', '-o', "layers=[1, 'a, b']"]
+        >>> as_flags({"rate": 1e-5, "note": "\x1b[1m"})
+        ['-o', 'rate=1.0e-05', '-o', 'note="\\e[1m"']
     """
     flags = []
     for name, value in options.items():
