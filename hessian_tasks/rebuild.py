@@ -114,7 +114,8 @@ def _rebuild_model(problem: Problem, frozen: FrozenInputs) -> Any:
     belongs to a user, and may have been trained further since, is not touched.
     """
     held = [variable.position for variable in frozen.layout.held]
-    own, recorded = resolve(problem, held).model, _recorded_model(problem, frozen, held)
+    own = resolve(problem, held).model
+    recorded = _recorded_model(problem, frozen, held, own)
     fits = _shapes(parameter_layout(own)) == _shapes(frozen.layout) and (
         dtype_of(own) == frozen.dtype and len(get_theta(own, trainable=False)) == len(frozen.state)
     )
@@ -149,13 +150,16 @@ def _shapes(layout: ParameterLayout) -> list[tuple[int, ...]]:
     return [variable.shape for variable in layout.variables]
 
 
-def _recorded_model(problem: Problem, frozen: FrozenInputs, held: list[int]) -> Any | None:
+def _recorded_model(
+    problem: Problem, frozen: FrozenInputs, held: list[int], own: Any
+) -> Any | None:
     if frozen.model_config is None:
         return None
     # Variables that belong to a user are not touched: these are others, of the same shapes.
     values = {name: np.asarray(value) for name, value in problem.parameters.items()}
     num_weights = len(frozen.theta) + len(frozen.state) - sum(v.size for v in values.values())
-    network = model_from_config(frozen.model_config, num_weights)
+    like = next(iter(networks_of(own).values()))
+    network = model_from_config(frozen.model_config, num_weights, like)
     model = resolve(replace(problem, model=network, parameters=values), held).model
     _set_weights(model, frozen)
     return model

@@ -6,16 +6,18 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import Parameter
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from hessian_tasks.digests import digest_text
 from hessian_tasks.errors import HessianError, ProblemError
-from hessian_tasks.imports import digests_of, imported_files, imported_fresh
+from hessian_tasks.imports import FromText, digests_of, imported_files, imported_fresh
 from hessian_tasks.problem import Problem
 from hessian_tasks.problems import BUILTIN
 
@@ -35,22 +37,31 @@ class ProblemSource:
             that only this process has.
         options: Arguments of that function.
         live: The object itself, if there is no other source.
+        advice: Where a store names it, and not the user: how the user would. Then it has to be a
+            :class:`Problem` or a function that the file itself defines.
     """
 
     reference: str
     options: Mapping[str, Any] = field(default_factory=dict)
     live: Problem | None = None
+    advice: str = ""
 
     def __post_init__(self) -> None:
         # A store is verified and resumed from wherever its user happens to be.
         path, name = self._split()
         if path is not None:
-            object.__setattr__(self, "reference", f"{path.resolve()}:{name}")
+            # Unlike Path.resolve, this does not mind links that lead in a circle.
+            object.__setattr__(self, "reference", f"{os.path.realpath(path)}:{name}")
 
     @property
     def file(self) -> Path | None:
         """The file that is run to build it, or None if it is built in or a live object."""
         return self._split()[0]
+
+    @property
+    def name(self) -> str:
+        """The name of the problem, or of the function, in its file."""
+        return self._split()[1]
 
     def load(self) -> Problem:
         """Build the problem.
@@ -72,7 +83,10 @@ class ProblemSource:
                 f"{self.reference} has no {name!r}; expected a Problem, or a function that "
                 "returns one, under that name."
             )
-        return self._call(getattr(module, name))
+        found = getattr(module, name)
+        if self.advice and path is not None:
+            self._check_own(found, path)
+        return self._call(found)
 
     def check(self) -> None:
         """Find out whether the source is there, without building anything.
@@ -127,7 +141,8 @@ class ProblemSource:
                 found = found(**self.options)
             except HessianError:
                 raise
-            except Exception as error:
+            # What leaves the program leaves it unfinished, whatever its exit code says.
+            except (Exception, SystemExit) as error:
                 raise ProblemError(
                     f"Building the problem of {self.reference} failed: "
                     f"{type(error).__name__}: {error}"
@@ -136,8 +151,25 @@ class ProblemSource:
             raise ProblemError(f"{self.reference} gives a {type(found).__name__}, no Problem.")
         return found
 
+    def _check_own(self, found: Any, file: Path) -> None:
+        """Refuse what the file has only imported, or made of something else: it may do anything."""
+        if isinstance(found, Problem):
+            return
+        function = inspect.unwrap(found) if callable(found) else found
+        if isinstance(function, FunctionType) and function.__code__.co_filename == str(file):
+            return
+        raise ProblemError(
+            f"{self.reference} is no function that this file defines itself, but a "
+            f"{type(found).__name__} from elsewhere; since only a store names it, it was not "
+            f"called. {self.advice}"
+        )
+
     def _check_options(self, function: Callable[..., Any]) -> None:
-        parameters = inspect.signature(function).parameters
+        parameters = [
+            name
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+        ]
         unknown = sorted(set(self.options) - set(parameters))
         if unknown:
             raise ProblemError(
@@ -182,7 +214,8 @@ def _import_file(path: Path) -> ModuleType:
         raise ProblemError(f"Problem file {path} does not exist.")
     # The module's name depends on its path alone, so that loading twice replaces it.
     name = f"hessian_problem_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = FromText(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None, path
     assert spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
@@ -192,7 +225,7 @@ def _import_file(path: Path) -> ModuleType:
             spec.loader.exec_module(module)
     except HessianError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ProblemError(
             f"Problem file {path} failed{_line_of(error, path)}: {type(error).__name__}: {error}"
         ) from error

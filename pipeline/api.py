@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -154,17 +154,18 @@ open_hessian = open_store
 
 
 def rebuild_problem(
-    store: HoldsInputs | Place, problem: Problem | str | Path | None = None
+    store: HoldsInputs | Place, problem: Problem | ProblemSource | str | Path | None = None
 ) -> Problem:
     """The problem of a store, or of estimates, at its θ; imports TensorFlow.
 
     Args:
         store: The store, or where it is; or open estimates.
-        problem: The problem or its file, if it was a live object or has moved.
+        problem: The problem or its file, if it was a live object or has moved; or a file, function
+            and options that only the store names so far.
 
     Raises:
         ReproductionError: If it is not the one that the store was made from.
-        ProblemError: If its source cannot be read or built.
+        ProblemError: If its source cannot be read or built, or the user has not named it before.
 
     Example:
         >>> import tempfile
@@ -183,13 +184,16 @@ def rebuild_problem(
 
 
 def verify_hessian(
-    store: Place, problem: Problem | str | Path | None = None, num_vectors: int = 3
+    store: Place,
+    problem: Problem | ProblemSource | str | Path | None = None,
+    num_vectors: int = 3,
 ) -> Certificate:
     """Verify a store and record the certificate in it.
 
     Args:
         store: Path or URL of the store, such as ``s3://bucket/path/h.zarr``.
-        problem: The problem, if the store was made from a live object or its file has moved.
+        problem: The problem, if the store was made from a live object or its file has moved; a
+            source, if its function needs options.
         num_vectors: Number of random vectors to multiply with.
 
     Returns:
@@ -269,10 +273,10 @@ def matrix_free_operator(
     return operator_of(frozen, matrix=matrix_of(engine), term=term, workers=workers)
 
 
-def source_of(
-    problem: Problem | str | Path, options: dict[str, Any] | None = None
-) -> ProblemSource:
+def source_of(problem: Problem | ProblemSource | str | Path) -> ProblemSource:
     """Where a problem comes from, in whatever form it was given."""
+    if isinstance(problem, ProblemSource):
+        return problem
     if isinstance(problem, Problem):
         return ProblemSource(LIVE, live=problem)
-    return ProblemSource(str(problem), options or {})
+    return ProblemSource(str(problem))

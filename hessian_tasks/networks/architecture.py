@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,8 +12,9 @@ import keras
 from hessian_tasks.errors import ModelError, plain
 from hessian_tasks.networks.models import get_theta, set_theta
 from hessian_tasks.networks.numerics import compute_the_same
+from hessian_tasks.networks.vetted import check_config, texts_of
 
-__all__ = ["model_config", "model_from_config"]
+__all__ = ["count_weights", "model_config", "model_from_config"]
 
 
 def model_config(model: Any, num_coordinates: int = 0) -> str | None:
@@ -39,22 +40,24 @@ def model_config(model: Any, num_coordinates: int = 0) -> str | None:
         return None
 
 
-def model_from_config(config: str, num_weights: int | None = None) -> Any:
+def model_from_config(config: str, num_weights: int | None = None, like: Any = None) -> Any:
     """Rebuild a model from :func:`model_config`'s JSON, its weights yet to be set.
 
     The config may come from a stranger. Only what networks are made of is built: Keras' layers,
-    initializers and the like, and classes that the problem's own code has registered; none that
-    hold code or read files. Nothing is allocated before the number of weights is known to be right.
+    initializers and the like, and classes that the problem's own code has registered and its
+    network uses; none that hold code or read files. Nothing is allocated before the number of
+    weights is known to be right.
 
     Args:
         config: The JSON.
         num_weights: How many weights the network has to have, trainable or not.
+        like: The problem's own network, if classes beside Keras' own have to be some of its.
 
     Raises:
         ModelError: If it is no such network.
     """
     try:
-        _check_config(json.loads(config))
+        check_config(json.loads(config), None if like is None else texts_of(like))
         if num_weights is not None:
             _check_size(config, num_weights)
         return _deserialize(config)
@@ -68,50 +71,30 @@ def model_from_config(config: str, num_weights: int | None = None) -> Any:
         ) from error
 
 
+def count_weights(build: Callable[[], Any], least: int, most: int) -> None:
+    """Find out how many weights a network has before any of them is allocated.
+
+    Args:
+        build: Builds the network.
+        least: How many it has to have.
+        most: How many it may have.
+
+    Raises:
+        ModelError: If they are fewer or more.
+    """
+    # In this scope weights have shapes and no values.
+    with keras.StatelessScope(initialize_variables=False):
+        found = sum(math.prod(weight.shape) for weight in build().weights)
+    if not least <= found <= most:
+        keras.utils.clear_session()  # or Keras would give them values later
+        expected = f"{most} were recorded" if least == most else f"at most {most} can be"
+        raise ModelError(f"The network's config describes {found} weights, but {expected}.")
+
+
 def _deserialize(config: str) -> Any:
     # Keras empties what it reads, so that each reading starts from the text.
     return keras.saving.deserialize_keras_object(json.loads(config), safe_mode=True)
 
 
-_MODULES = re.compile(
-    r"builtins|keras|keras\.(activations|constraints|dtype_policies|initializers|layers|models|ops"
-    r"|regularizers)|keras\.src\.(layers|models|ops)\..*"
-)
-_UNSAFE = {
-    *("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"),  # hold or load code
-    *("StringLookup", "IntegerLookup", "TextVectorization"),  # read files
-}
-
-
-def _check_config(config: Any) -> None:
-    """Refuse what networks are not made of, wherever it is nested.
-
-    Raises:
-        ModelError: Naming the class.
-    """
-    if isinstance(config, list):
-        for item in config:
-            _check_config(item)
-    if not isinstance(config, dict):
-        return
-    name = config.get("class_name")
-    if "config" in config and name is not None:
-        module = config.get("module")
-        registered = keras.saving.get_registered_object(str(config.get("registered_name")))
-        known = module is None or _MODULES.fullmatch(str(module)) is not None
-        if registered is None and (not known or name in _UNSAFE):
-            raise ModelError(f"The network's config asks for {module}.{name}, which is not built.")
-    for item in config.values():
-        _check_config(item)
-
-
 def _check_size(config: str, num_weights: int) -> None:
-    # In this scope weights have shapes and no values.
-    with keras.StatelessScope(initialize_variables=False):
-        model = _deserialize(config)
-        found = sum(math.prod(weight.shape) for weight in model.weights)
-    if found != num_weights:
-        keras.utils.clear_session()  # or Keras would give them values later
-        raise ModelError(
-            f"The network's config describes {found} weights, but {num_weights} were recorded."
-        )
+    count_weights(lambda: _deserialize(config), num_weights, num_weights)

@@ -55,7 +55,7 @@ def _call_factory(factory: Callable[[], Any]) -> Any:
         return factory()
     except HessianError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
             f"Problem.model, which builds the network, failed: {type(error).__name__}: "
             f"{plain(error)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import tempfile
 import zipfile
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from hessian_tasks.errors import ModelError, plain
 from hessian_tasks.networks.architecture import model_config
+from hessian_tasks.networks.bounds import check_file
 from hessian_tasks.networks.models import assign_weights, inner_layers, resolve_model
 from hessian_tasks.networks.numerics import compute_the_same
 from hessian_tasks.networks.trainables import every_weight, resolve
@@ -48,6 +50,7 @@ def load_weights_file(path: str | Path, model: Any, num_coordinates: int = 0) ->
     """
     path = _check_path(path)
     own = resolve_model(model)
+    check_file(path, sum(math.prod(weight.shape) for weight in own.weights))
     before = [weight.numpy() for weight in own.weights]
     try:
         if path.suffix == ".keras":
@@ -79,6 +82,7 @@ def load_values(path: str | Path, problem: Problem) -> Problem:
     """
     problem = resolve(problem)
     weights = every_weight(problem.model)
+    check_file(Path(path), sum(math.prod(weight.shape) for weight in weights))
     try:
         with np.load(path, allow_pickle=False) as archive:
             values = {name.partition("/")[2]: archive[name] for name in sorted(archive.files)}
@@ -106,6 +110,7 @@ def take_network_file(path: str | Path) -> Any:
     path = _check_path(path)
     if path.suffix != ".keras":
         raise ModelError(f"{path} holds no network to take, only weights; expected a .keras file.")
+    check_file(path)
     try:
         stored = _build(path)
     except Exception as error:

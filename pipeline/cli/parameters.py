@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from hessian_tasks.source import ProblemSource
+from pipeline.errors import ConfigError
 from pipeline.settings.config import Settings, load_settings, parse_options
 
 __all__ = [
@@ -20,9 +21,11 @@ __all__ = [
     "INPUTS",
     "PLACES",
     "Json",
+    "Option",
     "Picture",
     "Store",
     "Term",
+    "named_source",
     "takes_settings",
 ]
 
@@ -30,6 +33,9 @@ Store = Annotated[str, typer.Argument(help="Path or URL of the Zarr store.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Term = Annotated[str | None, typer.Option(help="A loss term's matrix instead of the total's.")]
 Picture = Annotated[Path | None, typer.Option(help="Write a picture, .png, .svg or .pdf.")]
+Option = Annotated[
+    list[str] | None, typer.Option("--option", "-o", help="Argument of --problem: width=20.")
+]
 
 # What settings are made from: type, and the argument or option that typer makes of it.
 _FLAGS: dict[str, tuple[Any, Any]] = {
@@ -74,6 +80,22 @@ _FLAGS: dict[str, tuple[Any, Any]] = {
 INPUTS = ("problem", "option", "weights", "take_network")
 PLACES = ("store", "config", "profile", "assignments")
 COMPUTING = ("threads", "memory", "tile", "per_term", "engine")
+
+
+def named_source(problem: str | None, option: Sequence[str] | None) -> ProblemSource | None:
+    """The problem that ``--problem`` and ``-o`` name in place of a store's, if they do.
+
+    Raises:
+        ConfigError: If there are options of no problem.
+
+    Example:
+        >>> named_source("poisson", ["width=20"]).options
+        {'width': 20}
+    """
+    options = parse_options(list(option or []))
+    if problem is None and options:
+        raise ConfigError("-o gives a problem its arguments: name the problem, too, by --problem.")
+    return None if problem is None else ProblemSource(problem, options)
 
 
 def takes_settings(

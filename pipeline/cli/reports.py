@@ -9,7 +9,7 @@ import typer
 
 from pipeline.cli import render
 from pipeline.cli.app import app, print_result
-from pipeline.cli.parameters import Json, Store
+from pipeline.cli.parameters import Json, Option, Store, named_source
 
 __all__ = ["compare", "report"]
 
@@ -26,6 +26,7 @@ def report(
     problem: Annotated[
         str | None, typer.Option(help="The problem's file, if it has moved since.")
     ] = None,
+    option: Option = None,
     stored_only: Annotated[
         bool, typer.Option("--stored-only", help="Evaluate nothing: no slices, no fields.")
     ] = False,
@@ -37,7 +38,8 @@ def report(
     """
     from pipeline.report import write_report
 
-    typer.echo(write_report(store, out, ggn=ggn, problem=problem, stored_only=stored_only))
+    source = named_source(problem, option)
+    typer.echo(write_report(store, out, ggn=ggn, problem=source, stored_only=stored_only))
 
 
 @app.command()

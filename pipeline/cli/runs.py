@@ -52,7 +52,7 @@ def run(settings: Settings) -> None:
     from pipeline.cli.commands import run_settings
 
     with _stop_on_signals() as stop:
-        place = run_settings(settings, Console(soft_wrap=True, highlight=False), stop)
+        place = run_settings(settings, Console(soft_wrap=True, highlight=False, markup=False), stop)
     typer.echo(f"stored in {place}; next: hessian verify {place}")
 
 
@@ -95,7 +95,7 @@ def estimate(
     options = EstimateOptions(
         pairs, tolerance, error, max_products, diagonal, density, seed, matrix, term
     )
-    console = Console(soft_wrap=True, highlight=False, stderr=True)
+    console = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
     with _stop_on_signals() as stop:
         found = estimate_settings(settings, options, console, stop)
     print_result(render.estimates(found), found.to_json(), as_json)
@@ -174,7 +174,7 @@ def train(
     configure_tensorflow(settings.threads)
     from pipeline.cli.commands import train_settings
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     train_settings(settings, out, (adam, lbfgs, seed), history, console)
 
 

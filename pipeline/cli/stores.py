@@ -10,7 +10,7 @@ import typer
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
 from pipeline.cli.app import EXIT_NOT_VERIFIED, app, print_result, say_if_unverified
-from pipeline.cli.parameters import Json, Picture, Store, Term
+from pipeline.cli.parameters import Json, Option, Picture, Store, Term, named_source
 from pipeline.errors import ConfigError
 from pipeline.units import parse_bytes
 
@@ -30,14 +30,16 @@ def verify(
     problem: Annotated[
         str | None, typer.Option(help="The problem's file, if it has moved since.")
     ] = None,
+    option: Option = None,
     num_vectors: Annotated[int, typer.Option(min=1, help="Number of random vectors.")] = 3,
     as_json: Json = False,
 ) -> None:
     """Compare the store with the loss it came from, and record the certificate."""
     from pipeline.api import verify_hessian
 
+    source = named_source(problem, option)
     configure_tensorflow()
-    certificate = verify_hessian(store, problem, num_vectors)
+    certificate = verify_hessian(store, source, num_vectors)
     print_result(render.certificate(certificate), certificate.to_json(), as_json)
     if not certificate.passed:
         raise typer.Exit(EXIT_NOT_VERIFIED)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from hessian_tasks.source import ProblemSource
 from pipeline.analysis.layers import participation
 from pipeline.analysis.spectrum import Spectrum, spectrum
 from pipeline.analysis.statistics import matrix_statistics
@@ -37,7 +38,7 @@ def write_report(
     out: str | Path | None = None,
     *,
     ggn: Place | None = None,
-    problem: str | None = None,
+    problem: ProblemSource | str | None = None,
     stored_only: bool = False,
 ) -> Path:
     """Write the report of a store, or of estimates: one HTML page, its pictures and its tables.
@@ -97,7 +98,7 @@ def default_out(store: Location) -> Path:
 def build_page(
     store: HessianStore,
     ggn: Place | None = None,
-    problem: str | None = None,
+    problem: ProblemSource | str | None = None,
     stored_only: bool = False,
 ) -> Page:
     """The page of a store, from the arguments of :func:`write_report`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from hessian_tasks.source import ProblemSource
 from pipeline.analysis.layers import participation
 from pipeline.analysis.spectrum import Spectrum
 from pipeline.estimates.kept import KeptEstimates
@@ -23,7 +24,7 @@ Array = npt.NDArray[np.float64]
 
 
 def estimates_page(
-    kept: KeptEstimates, problem: str | None = None, stored_only: bool = False
+    kept: KeptEstimates, problem: ProblemSource | str | None = None, stored_only: bool = False
 ) -> Page:
     """The page of kept estimates, from the arguments of :func:`~pipeline.report.write_report`."""
     found = kept.spectrum()

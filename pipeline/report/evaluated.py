@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.process import configure_tensorflow
+from hessian_tasks.source import ProblemSource
 from pipeline.analysis.fields import Fields
 from pipeline.analysis.pictures import (
     line_picture,
@@ -57,7 +58,9 @@ class Curvature:
     notes: Sequence[str] = ()
 
 
-def rebuilt_problem(source: HoldsInputs, problem: str | None, stored_only: bool) -> Problem | str:
+def rebuilt_problem(
+    source: HoldsInputs, problem: ProblemSource | str | None, stored_only: bool
+) -> Problem | str:
     """The problem, or why it is not to be had; an error if it was asked for by name.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ from hessian_tasks.frozen import FrozenInputs, FrozenTerm, reads_label
 from hessian_tasks.networks.weights import load_values, load_weights_file, take_network_file
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import ProblemSource
+from pipeline.run.builtin import check_options
 from pipeline.store.opened import HoldsInputs
-from pipeline.store.trust import check_named, remember
+from pipeline.store.trust import check_named, how_to_name, remember
+from pipeline.store.vetting import STORE
 
 __all__ = ["freeze_source", "stored_inputs"]
 
@@ -61,14 +64,12 @@ def stored_inputs(store: HoldsInputs, source: ProblemSource | None = None) -> Fr
 
     Raises:
         StoreError: If an array cannot be read.
-        ProblemError: If the source cannot be read any more, or is a file that was not named by
-            the user before.
+        ProblemError: If the source cannot be read any more, or is not what the user has named
+            before.
     """
     attributes = store.attributes
-    recorded = attributes["source"]
     if source is None:
-        source = ProblemSource(recorded["reference"], recorded["options"])
-        check_named(source, str(store.location))
+        source = _recorded_source(store)
     else:
         remember(source)
     return FrozenInputs(
@@ -83,6 +84,18 @@ def stored_inputs(store: HoldsInputs, source: ProblemSource | None = None) -> Fr
         model_config=attributes["model_config"],
         imports=source.imports,
     )
+
+
+def _recorded_source(store: HoldsInputs) -> ProblemSource:
+    recorded, where = store.attributes["source"], shlex.quote(str(store.location))
+    commands = [(f"hessian report {where} --problem", "")]
+    if store.kind == STORE:
+        commands = [(f"hessian verify {where} --problem", ""), ("hessian run", f"--store {where}")]
+    advice = how_to_name(recorded["reference"], recorded["options"], *commands)
+    source = ProblemSource(recorded["reference"], recorded["options"], advice=advice)
+    check_named(source, str(store.location))
+    check_options(source, store)
+    return source
 
 
 def _read_term(store: HoldsInputs, term: dict[str, Any]) -> FrozenTerm:

@@ -227,7 +227,7 @@ def damaged(location: Location, reason: str, kind: str = STORE) -> StoreError:
     """The error for metadata that say what they must not."""
     advice = {
         STORE: f"What can be mended of it is, by: hessian run --store {shlex.quote(str(location))}"
-    }.get(kind, "Estimate again with: hessian estimate")
+    }.get(kind, "Copy it again from where it came, or estimate anew with: hessian estimate")
     return StoreError(f"{location} is not a readable {kind} ({reason}). {advice}")
 
 

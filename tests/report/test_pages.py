@@ -325,7 +325,8 @@ def test_a_loss_without_points_has_slices_and_no_fields(tmp_path: Path) -> None:
     from tests.analysis.test_spectrum import quadratic_problem
 
     (tmp_path / "quadratic.py").write_text(
-        "from tests.analysis.test_spectrum import quadratic_problem as problem\n"
+        "from tests.analysis.test_spectrum import quadratic_problem\n\n"
+        "def problem():\n    return quadratic_problem()\n"
     )
     compute_hessian(tmp_path / "quadratic.py", tmp_path / "q.zarr")
     page = write_report(tmp_path / "q.zarr").read_text()

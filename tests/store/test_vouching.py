@@ -17,18 +17,20 @@ from pipeline.errors import StoreError
 from pipeline.store.arrays import Content
 from pipeline.store.places.chunks import with_checksum
 from pipeline.store.records import BlockRecord
-from pipeline.store.seal import group_json, is_sealed, sealed
+from pipeline.store.seal import is_sealed, sealed
 from pipeline.store.store import HessianStore
+from tests.helpers.forged import forge
 from tests.helpers.runs import Cli, Run
 
 TILE = 5
 RECORD, ROOT = "records/000003/zarr.json", "zarr.json"
 
 
-def edit(file: Path, change: Callable[[dict[str, Any]], object], *, seal: bool = False) -> None:
+def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change metadata without sealing them again."""
     content = json.loads(file.read_bytes())
-    change(content["attributes"] if "records" in str(file) or seal else content)
-    file.write_bytes(group_json(content["attributes"]) if seal else json.dumps(content).encode())
+    change(content)
+    file.write_text(json.dumps(content))
 
 
 def claim(attributes: dict[str, Any]) -> None:
@@ -36,7 +38,7 @@ def claim(attributes: dict[str, Any]) -> None:
 
 
 def test_a_record_that_was_changed_is_none(store: Path, hessian: Cli) -> None:
-    edit(store / RECORD, claim)
+    edit(store / RECORD, lambda content: claim(content["attributes"]))
     assert [row.index for row in HessianStore(store).pending()] == [3]
     for command in ("spectrum", "statistics"):
         code, _, errors = hessian(command, store)
@@ -44,7 +46,7 @@ def test_a_record_that_was_changed_is_none(store: Path, hessian: Cli) -> None:
 
 
 def test_sums_that_somebody_made_up_are_found(store: Path, hessian: Cli) -> None:
-    edit(store / RECORD, claim, seal=True)
+    forge(store, claim, RECORD)
     assert HessianStore(store).records()[3].statistics["hessian"].trace == 1e6
     for command in ("spectrum", "statistics"):
         code, _, errors = hessian(command, store)
@@ -195,7 +197,7 @@ def test_numbers_that_are_none_are_named_by_block_row(store: Path, hessian: Cli)
     tile.write_bytes(with_checksum(entries.tobytes()))
     key, name = "hessian/c/2/5", "records/000002/zarr.json"
     recorded = int.from_bytes(tile.read_bytes()[-4:], "little")
-    edit(store / name, lambda a: a["checksums"].update({key: recorded}), seal=True)
+    forge(store, lambda a: a["checksums"].update({key: recorded}), name)
     code, _, errors = hessian("statistics", store)
     assert (code, "Block rows 2 of" in errors) == (1, True)
 
@@ -214,7 +216,7 @@ def test_a_tile_that_a_run_wrote_anew_is_read(store: Path) -> None:
 
 
 def test_more_block_rows_than_files_can_be_are_refused(store: Path) -> None:
-    edit(store / ROOT, lambda attributes: attributes.update(tile=1), seal=True)
+    forge(store, lambda attributes: attributes.update(tile=1))
     with pytest.raises(StoreError, match=r"array hessian: chunk_grid"):
         HessianStore(store)
 
@@ -223,7 +225,7 @@ def test_more_block_rows_than_files_can_be_are_refused(store: Path) -> None:
         for name in ("theta", "gradient"):
             attributes["input_arrays"][name]["shape"] = [10**6]
 
-    edit(store / ROOT, widen, seal=True)
+    forge(store, widen)
     with pytest.raises(StoreError, match="make 1e\\+06 block rows"):
         HessianStore(store)
 
@@ -232,7 +234,7 @@ def test_names_that_label_rows_are_bounded(store: Path) -> None:
     def change(attributes: dict[str, Any]) -> None:
         attributes["parameters"][0]["layer"] = "y" * 20_000
 
-    edit(store / ROOT, change, seal=True)
+    forge(store, change)
     with pytest.raises(StoreError, match=r"parameters\.0\.layer: .*1000 characters"):
         HessianStore(store)
 

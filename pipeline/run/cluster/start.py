@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 from distributed import LocalCluster, Security, SSHCluster
@@ -49,11 +52,29 @@ def start(profile: StartedProfile) -> Any:
     assert isinstance(profile, Listening), profile
     common = {"interface": profile.interface, **_encryption(profile)}
     try:
-        return starters[type(profile)](profile, common)
+        with _away_from_the_terminal():
+            return starters[type(profile)](profile, common)
     except ConfigError:
         raise
     except (OSError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"The profile's workers cannot be started: {error}") from error
+
+
+@contextlib.contextmanager
+def _away_from_the_terminal() -> Iterator[None]:
+    """Within this, threads are made whose processes a Ctrl-C does not reach.
+
+    The terminal sends it to every process of the run. Workers would each end with a traceback,
+    while this process, which ends them, is still deciding. A thread inherits which signals are
+    held back from whoever makes it, and so does a process, also one that Dask starts later.
+    """
+    # Python starts it with the first process, and no longer holds back the signal after that.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _encryption(profile: Listening) -> dict[str, Any]:

@@ -13,13 +13,28 @@ import shlex
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
-from pipeline.errors import ClusterError, ConfigError
+from pydantic import StringConstraints, ValidationError
+
+from pipeline.errors import ClusterError, ConfigError, StoreError
 from pipeline.run.cluster.queues import job_options, queue_class
 from pipeline.settings.profiles import Queue, QueueKind
+from pipeline.store.places import Directory
+from pipeline.store.vetting import Line, Strict
 
 __all__ = ["cancel_job", "find_job", "submit_job"]
+
+
+MAX_NOTE_BYTES = 2**20
+
+
+class _Note(Strict):
+    """What is noted of a job; it becomes part of a command, and is shown."""
+
+    kind: QueueKind
+    job_id: Annotated[str, StringConstraints(pattern=r"\A[0-9]{1,20}\z")]
+    command: Line
 
 
 @dataclass(frozen=True)
@@ -60,20 +75,19 @@ def submit_job(profile: Queue, command: list[str], store: Path) -> SubmittedJob:
         )
     template = _job_template(profile)
     script = _beside(store, "job.sh")
-    script.parent.mkdir(parents=True, exist_ok=True)
     lines = ["#!/usr/bin/env bash", template.job_header, *template._job_script_prologue]
     # Some queues start jobs in the home directory, but the command's paths are relative to here.
     lines.append(f"cd {shlex.quote(str(Path.cwd()))}")
     # In place of the shell, so that a signal from the queue reaches the run.
-    script.write_text("\n".join([*lines, f"exec {shlex.join(command)}", ""]))
+    _put(script, "\n".join([*lines, f"exec {shlex.join(command)}", ""]))
     # LSF reads a script from its input, the others take a name and do not mind.
     arguments = [] if profile.kind == "lsf" else [str(script)]
     output = _call([*shlex.split(template.submit_command), *arguments], script)
-    number = re.search(r"\d+", output)
+    number = re.search(r"[0-9]+", output)
     if number is None:
         raise ClusterError(f"{template.submit_command} gave no job number: {output.strip()}")
     job = SubmittedJob(profile.kind, number.group(), shlex.join(command))
-    _beside(store, "job.json").write_text(json.dumps(asdict(job)) + "\n")
+    _put(_beside(store, "job.json"), json.dumps(asdict(job)) + "\n")
     return job
 
 
@@ -86,14 +100,15 @@ def find_job(store: Path) -> SubmittedJob | None:
     path = _beside(store, "job.json")
     if not path.exists():
         return None
+    advice = "Remove it, and ask the queue for the job"
     try:
-        job = SubmittedJob(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ClusterError(f"{path} does not describe a job: {error}") from error
-    # It becomes part of a command.
-    if job.kind not in get_args(QueueKind) or not re.fullmatch(r"\d+", str(job.job_id)):
-        raise ClusterError(f"{path} does not describe a job: {job}")
-    return job
+        note = _Note.model_validate_json(Directory(path.parent).read(path.name, MAX_NOTE_BYTES))
+    except ValidationError as error:
+        reason = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise ClusterError(f"{path} does not describe a job ({reason}). {advice}.") from error
+    except (OSError, StoreError) as error:
+        raise ClusterError(f"{path} does not describe a job ({error}). {advice}.") from error
+    return SubmittedJob(note.kind, note.job_id, note.command)
 
 
 def cancel_job(store: Path) -> SubmittedJob:
@@ -117,6 +132,13 @@ def _job_template(profile: Queue) -> Any:
         return queue_class(profile.kind).job_cls(**options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"The profile's options are not those of a job: {error}") from error
+
+
+def _put(path: Path, text: str) -> None:
+    # Not through a link to another file, which somebody may have left there.
+    place = Directory(path.parent)
+    with place.writing():
+        place.write(path.name, text.encode())
 
 
 def _beside(store: Path, ending: str) -> Path:

@@ -277,9 +277,16 @@ def _lock_directory(path: Path) -> int | None:
 
 
 def _lock(file: Path) -> int | None:
-    """Lock a file, unless another process or thread has: its descriptor, or None."""
+    """Lock a file, unless another process or thread has: its descriptor, or None.
+
+    Raises:
+        StoreError: If something else is there.
+    """
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        # Whoever makes a lock makes a file: a link would make or lock one elsewhere.
+        if file.is_symlink() or (file.exists() and not file.is_file()):
+            raise StoreError(f"{file} is no lock, which is a file, but something else. Remove it.")
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever had it may have removed it since it was opened.

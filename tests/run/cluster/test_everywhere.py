@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from hessian_tasks.frozen import FrozenInputs
+from pipeline.run.cluster.workers import Workers
 from tests.helpers.runs import Cli, Run, computed, connected, objects
 from tests.run.cluster.clusters import NUM_BLOCK_ROWS, TILE, profile_of
 
@@ -65,3 +68,11 @@ def test_the_command_runs_on_processes_and_resumes(
     assert code == 0
     assert f"computed 1 of {NUM_BLOCK_ROWS} block rows" in output
     assert objects(store) == expected
+
+
+def test_ctrl_c_does_not_reach_workers(workers: Workers) -> None:
+    """The terminal sends it to all processes of a run, and their client ends them."""
+    before = workers.client.run(os.getpid)
+    for pid in before.values():
+        os.kill(pid, signal.SIGINT)
+    assert workers.client.run(os.getpid) == before
