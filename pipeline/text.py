@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
 __all__ = ["path_obstacle", "printable", "shown", "shown_name", "shown_names"]
 
@@ -47,6 +48,8 @@ def shown(value: object, limit: int = MAX_SHOWN) -> str:
         >>> shown("many"), shown("a" * 100, 10)
         ("'many'", "'aaaaaaaaa…")
     """
+    if isinstance(value, Path):
+        value = str(value)
     # Not all of a text is escaped to show its beginning.
     text = printable(repr(value[: limit + 1] if isinstance(value, str) else value))
     return text if len(text) <= limit + 2 else f"{text[:limit]}…"

@@ -18,7 +18,17 @@ from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.spec import matrix_of
 from pipeline.cli import render
 from pipeline.cli.app import app, print_result
-from pipeline.cli.parameters import COMPUTING, INPUTS, PLACES, Json, Store, Term, takes_settings
+from pipeline.cli.parameters import (
+    COMPUTING,
+    INPUTS,
+    PLACES,
+    Json,
+    Seed,
+    Store,
+    Term,
+    finite,
+    takes_settings,
+)
 from pipeline.errors import ConfigError
 from pipeline.settings.config import Settings
 from pipeline.settings.profiles import InProcess, Queue
@@ -66,11 +76,17 @@ def estimate(
     term: Term = None,
     pairs: Annotated[int, typer.Option(min=1, help="Eigenvalues at each end.")] = 5,
     tolerance: Annotated[
-        float, typer.Option(help="Residuals of eigenpairs to reach, relative to the norm.")
+        float,
+        typer.Option(
+            callback=finite, help="Residuals of eigenpairs to reach, relative to the norm."
+        ),
     ] = 1e-8,
     error: Annotated[
         float,
-        typer.Option(help="Standard errors to reach, relative to the norm; 0 takes all products."),
+        typer.Option(
+            callback=finite,
+            help="Standard errors to reach, relative to the norm; 0 takes all products.",
+        ),
     ] = 0.01,
     max_products: Annotated[
         int, typer.Option(min=12, help="Products after which an estimate stops.")
@@ -79,7 +95,7 @@ def estimate(
     density: Annotated[
         int, typer.Option(min=0, help="Random vectors for the density, 80 products each (none).")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the random vectors.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Extreme eigenvalues, trace and norm from products alone, without computing the matrix.
@@ -165,7 +181,7 @@ def train(
     ),
     adam: Annotated[int, typer.Option(min=0, help="Steps of Adam.")] = 2000,
     lbfgs: Annotated[int, typer.Option(min=0, help="Steps of L-BFGS afterwards.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    seed: Seed = 0,
     history: Annotated[
         Path | None, typer.Option(help="Where to save the pairs of L-BFGS, .npz.")
     ] = None,

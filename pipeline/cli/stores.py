@@ -10,7 +10,7 @@ import typer
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
 from pipeline.cli.app import EXIT_NOT_VERIFIED, app, print_result, say_if_unverified
-from pipeline.cli.parameters import Json, Picture, Store, Term
+from pipeline.cli.parameters import Json, Picture, Store, Term, finite
 from pipeline.errors import ConfigError
 from pipeline.units import parse_bytes
 
@@ -51,7 +51,8 @@ def spectrum(
         int | None, typer.Option(min=1, help="Only so many eigenvalues at each end.")
     ] = None,
     interval: Annotated[
-        tuple[float, float] | None, typer.Option(help="Only eigenvalues above A and up to B.")
+        tuple[float, float] | None,
+        typer.Option(callback=finite, help="Only eigenvalues above A and up to B."),
     ] = None,
     density: Annotated[
         bool, typer.Option("--density", help="Ends, and an estimate of all between them.")

@@ -39,7 +39,7 @@ def gather(
         key, equals, value = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {shown(assignment)} is not of the form key=value.")
-        origin = f"--set {shown_name(key)}"
+        origin = f"--set {shown_name(key) or '='}"
         _assign(values, key.split("."), value, origin)
         origins[tuple(key.split("."))] = origin
     for key, value in flags.items():

@@ -18,6 +18,7 @@ from pipeline.errors import StoreError
 from pipeline.store.places.bucket import SCHEMES, Bucket
 from pipeline.store.places.directory import Directory, filling, free_bytes, writing
 from pipeline.store.places.location import Location
+from pipeline.text import path_obstacle, shown
 
 __all__ = [
     "Bucket",
@@ -38,7 +39,7 @@ def locate(place: Place) -> Location:
     """Where a path or an URL leads.
 
     Raises:
-        StoreError: If an URL is of no kind that can hold a store.
+        StoreError: If no store can be there.
 
     Example:
         >>> locate("runs/poisson.zarr")
@@ -50,9 +51,9 @@ def locate(place: Place) -> Location:
         return place
     scheme, separator, rest = str(place).partition("://")
     if isinstance(place, Path) or not separator:
-        return Directory(Path(place))
+        return _directory(str(place))
     if scheme == "file":
-        return Directory(Path(rest))
+        return _directory(rest)
     # Without a path the whole bucket would be the store, with no place beside it.
     if scheme not in SCHEMES or not re.fullmatch(r"[^/]+(/[^/]+)+/*", rest):
         raise StoreError(
@@ -60,3 +61,14 @@ def locate(place: Place) -> Location:
             f"s3://bucket/path/h.zarr, of {', '.join(SCHEMES)}."
         )
     return Bucket(str(place).rstrip("/"))
+
+
+def _directory(place: str) -> Directory:
+    path, obstacle = Path(place), path_obstacle(place)
+    if obstacle is None and path.name in ("", ".."):
+        path = path.resolve()  # what lies beside the store is named after it
+    if not place or obstacle is not None or not path.name:
+        raise StoreError(
+            f"No store can be at {shown(place)}: {obstacle or 'expected a path as runs/h.zarr'}."
+        )
+    return Directory(path)
