@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.spec import matrix_of
 from pipeline.cli import render
-from pipeline.cli.app import app, print_result
+from pipeline.cli.app import Terminal, app, print_result, say
 from pipeline.cli.parameters import (
     COMPUTING,
     INPUTS,
@@ -62,8 +61,8 @@ def run(settings: Settings) -> None:
     from pipeline.cli.commands import run_settings
 
     with _stop_on_signals() as stop:
-        place = run_settings(settings, Console(soft_wrap=True, highlight=False), stop)
-    typer.echo(f"stored in {place}; next: hessian verify {place}")
+        place = run_settings(settings, Terminal(), stop)
+    say(f"stored in {place}; next: hessian verify {place}")
 
 
 @app.command()
@@ -111,7 +110,7 @@ def estimate(
     options = EstimateOptions(
         pairs, tolerance, error, max_products, diagonal, density, seed, matrix, term
     )
-    console = Console(soft_wrap=True, highlight=False, stderr=True)
+    console = Terminal(stderr=True)
     with _stop_on_signals() as stop:
         found = estimate_settings(settings, options, console, stop)
     print_result(render.estimates(found), found.to_json(), as_json)
@@ -139,7 +138,7 @@ def submit(settings: Settings) -> None:
         )
     command = [str(Path(sys.executable).with_name("hessian")), "run", *sys.argv[2:]]
     job = submit_job(chosen, command, path)
-    typer.echo(f"submitted as {job}; next: hessian status {path}, or: hessian cancel {path}")
+    say(f"submitted as {job}; next: hessian status {path}, or: hessian cancel {path}")
 
 
 @app.command()
@@ -151,7 +150,7 @@ def cancel(store: Store) -> None:
     directory = locate(store).directory
     if directory is None:
         raise ConfigError(f"No job can have been submitted for {store}, which is no directory.")
-    typer.echo(f"cancelled {cancel_job(directory)}; resume with: hessian submit")
+    say(f"cancelled {cancel_job(directory)}; resume with: hessian submit")
 
 
 @app.command()
@@ -190,7 +189,7 @@ def train(
     configure_tensorflow(settings.threads)
     from pipeline.cli.commands import train_settings
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal()
     train_settings(settings, out, (adam, lbfgs, seed), history, console)
 
 
@@ -209,7 +208,7 @@ def _stop_on_signals() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        typer.echo("stopping; once more to end at once", err=True)
+        say("stopping; once more to end at once", err=True)
 
     previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -9,7 +9,7 @@ import typer
 
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
-from pipeline.cli.app import EXIT_NOT_VERIFIED, app, print_result, say_if_unverified
+from pipeline.cli.app import EXIT_NOT_VERIFIED, app, print_result, say, say_if_unverified
 from pipeline.cli.parameters import Json, Picture, Store, Term, finite
 from pipeline.errors import ConfigError
 from pipeline.units import parse_bytes
@@ -145,7 +145,7 @@ def export(
     opened = HessianStore(store)
     written = export_matrix(opened, path, term)
     say_if_unverified(opened)
-    typer.echo(f"wrote {written}, {format_bytes(written.stat().st_size)}")
+    say(f"wrote {written}, {format_bytes(written.stat().st_size)}")
 
 
 @app.command()
