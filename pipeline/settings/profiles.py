@@ -140,6 +140,16 @@ class Listening(_Strict):
         "loopback, on any free port.",
     )
 
+    @model_validator(mode="after")
+    def _nothing_in_the_clear(self) -> Listening:
+        host = self.dashboard.rpartition(":")[0].strip("[]")
+        if self.encrypt and not (host in ("localhost", "::1") or host.startswith("127.")):
+            raise ValueError(
+                "expected a dashboard on loopback, as 127.0.0.1:0, beside encrypt: true, since "
+                "dashboards are not encrypted"
+            )
+        return self
+
 
 class Processes(ScaledProfile, Listening):
     """Worker processes on this machine."""

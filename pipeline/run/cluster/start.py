@@ -27,7 +27,8 @@ from pipeline.settings.profiles import (
 
 __all__ = ["start"]
 
-# Started workers tell of themselves on loopback alone, on any free port.
+# Started workers tell of themselves on loopback alone, on any free port, since they do so without
+# encryption; by default where they listen for the scheduler.
 WORKER_DASHBOARD = "127.0.0.1:0"
 
 
@@ -69,6 +70,7 @@ def _start_processes(profile: Processes, common: dict[str, Any]) -> LocalCluster
         threads_per_worker=profile.threads,
         memory_limit=profile.memory or MEMORY_LIMIT // profile.most_workers,
         dashboard_address=profile.dashboard,
+        worker_dashboard_address=WORKER_DASHBOARD,
         **common,
     )
 
@@ -79,6 +81,7 @@ def _start_cuda(profile: Cuda, common: dict[str, Any]) -> LocalCluster:
         "threads_per_worker": profile.threads,
         "memory_limit": profile.memory or MEMORY_LIMIT // len(gpus),
         "dashboard_address": profile.dashboard,
+        "worker_dashboard_address": WORKER_DASHBOARD,
     }
     return gpu_cluster(gpus, {**options, **common})
 
