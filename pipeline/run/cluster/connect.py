@@ -16,6 +16,7 @@ from distributed.comm.core import CommClosedError
 
 from pipeline.errors import ClusterError, ConfigError, StoppedError
 from pipeline.run.cluster.ask import POLL_SECONDS, wait_for_worker
+from pipeline.run.cluster.certificates import shared_certificates
 from pipeline.run.cluster.settings import cluster_settings
 from pipeline.run.cluster.start import start
 from pipeline.run.cluster.workers import Workers
@@ -55,7 +56,12 @@ def _client(profile: ClusterProfile, stop: threading.Event) -> Iterator[Client]:
             yield client
     else:
         assert isinstance(profile, StartedProfile), profile
-        with start(profile) as cluster, Client(cluster, set_as_default=False) as client:
+        with (
+            shared_certificates(profile) as files,
+            dask.config.set(files),
+            start(profile) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
             yield client
 
 

@@ -61,7 +61,9 @@ def _encryption(profile: Listening) -> dict[str, Any]:
     if not profile.encrypt:
         return {"protocol": "tcp://", "security": None}
     require("cryptography")
-    return {"protocol": "tls://", "security": Security.temporary()}
+    # By ssh from files, which settings name.
+    made = Security() if isinstance(profile, Ssh) else Security.temporary()
+    return {"protocol": "tls://", "security": made}
 
 
 def _start_processes(profile: Processes, common: dict[str, Any]) -> LocalCluster:
@@ -98,10 +100,12 @@ def _start_ssh(profile: Ssh, common: dict[str, Any]) -> Any:
             "nthreads": profile.threads,
             "memory_limit": profile.memory or "auto",
             "interface": profile.interface,
+            "protocol": common["protocol"],
             "dashboard_address": WORKER_DASHBOARD,
         },
         scheduler_options={
             "interface": profile.interface,
+            "protocol": common["protocol"],
             "dashboard_address": profile.dashboard,
         },
         remote_python=profile.python or sys.executable,
