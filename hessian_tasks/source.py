@@ -7,16 +7,19 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter
+from numbers import Integral, Real
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
 from hessian_tasks.digests import digest_text
-from hessian_tasks.errors import HessianError, ProblemError
+from hessian_tasks.errors import HessianError, ProblemError, plain
 from hessian_tasks.imports import FromText, digests_of, imported_files, imported_fresh
 from hessian_tasks.problem import Problem
 from hessian_tasks.problems import BUILTIN
@@ -24,6 +27,9 @@ from hessian_tasks.problems import BUILTIN
 __all__ = ["LIVE", "ProblemSource", "load_problem"]
 
 LIVE = "live object"
+
+MAX_SOURCE_BYTES = 10 * 2**20
+MAX_QUOTED = 200
 
 
 @dataclass(frozen=True)
@@ -119,10 +125,7 @@ class ProblemSource:
         if path is None:
             _check_builtin(self.reference)
             path = Path(__file__).with_name("problems") / f"{self.reference}.py"
-        try:
-            return path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ProblemError(f"Problem file {path} cannot be read: {error}") from error
+        return _read(path)
 
     def _split(self) -> tuple[Path | None, str]:
         if self.reference in BUILTIN:
@@ -143,9 +146,10 @@ class ProblemSource:
                 raise
             # What leaves the program leaves it unfinished, whatever its exit code says.
             except (Exception, SystemExit) as error:
+                given = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
                 raise ProblemError(
-                    f"Building the problem of {self.reference} failed: "
-                    f"{type(error).__name__}: {error}"
+                    f"Building the problem of {self.reference}{given and ' with '}"
+                    f"{given[:MAX_QUOTED]} failed: {type(error).__name__}: {plain(error)}"
                 ) from error
         if not isinstance(found, Problem):
             raise ProblemError(f"{self.reference} gives a {type(found).__name__}, no Problem.")
@@ -165,17 +169,68 @@ class ProblemSource:
         )
 
     def _check_options(self, function: Callable[..., Any]) -> None:
-        parameters = [
-            name
-            for name, parameter in inspect.signature(function).parameters.items()
+        parameters = {
+            name: parameter
+            for name, parameter in _parameters(function).items()
             if parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-        ]
+        }
         unknown = sorted(set(self.options) - set(parameters))
         if unknown:
             raise ProblemError(
-                f"{self.reference} has no option {unknown[0]!r}; its options are "
+                f"{self.reference} has no option {unknown[0][:MAX_QUOTED]!r}; its options are "
                 f"{', '.join(parameters) or 'none'}."
             )
+        for name, value in self.options.items():
+            expected = _expected(parameters[name], value)
+            if expected is not None:
+                raise ProblemError(
+                    f"Option {name} of {self.reference} is {repr(value)[:MAX_QUOTED]}; expected "
+                    f"{expected}."
+                )
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Those of a function; annotations that cannot be evaluated stay text."""
+    try:
+        return inspect.signature(function, eval_str=True).parameters
+    except Exception:  # whatever an annotation of a stranger's file raises
+        return inspect.signature(function).parameters
+
+
+def _expected(parameter: inspect.Parameter, value: Any) -> str | None:
+    """What a parameter is annotated to be, if a value is not that; None for all else."""
+    kinds = typing.get_args(parameter.annotation) or (parameter.annotation,)
+    if value is None and parameter.default is None:
+        return None
+    if not all(kind in _ACCEPTED for kind in kinds) or any(_is(value, kind) for kind in kinds):
+        return None
+    expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+    # YAML's numbers with an exponent have a point and a sign, too.
+    if float in kinds and isinstance(value, str) and re.fullmatch(r"[-+.\d]+e[-+]?\d+", value):
+        expected += ", with a point and a sign as 1.0e-3"
+    return expected
+
+
+_ACCEPTED: dict[Any, type] = {
+    int: Integral, float: Real, str: str, bool: bool, type(None): type(None),
+}  # fmt: skip
+
+
+def _is(value: Any, kind: Any) -> bool:
+    # To Python the truth values are integers.
+    return isinstance(value, _ACCEPTED[kind]) and (kind is bool or not isinstance(value, bool))
+
+
+def _read(path: Path) -> str:
+    """The text of a file; what is none may have no end, or wait for a writer for ever."""
+    if os.path.exists(path) and not os.path.isfile(path):  # pathlib's raise if a name is long
+        raise ProblemError(f"Problem file {path} cannot be read: it is no regular file.")
+    try:
+        if path.stat().st_size > MAX_SOURCE_BYTES:
+            raise ProblemError(f"Problem file {path} cannot be read: it is larger than 10 MiB.")
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProblemError(f"Problem file {path} cannot be read: {error}") from error
 
 
 def load_problem(reference: str | Path, **options: Any) -> Problem:
@@ -210,7 +265,7 @@ def _check_builtin(name: str) -> None:
 
 
 def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ProblemError(f"Problem file {path} does not exist.")
     # The module's name depends on its path alone, so that loading twice replaces it.
     name = f"hessian_problem_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
@@ -227,7 +282,8 @@ def _import_file(path: Path) -> ModuleType:
         raise
     except (Exception, SystemExit) as error:
         raise ProblemError(
-            f"Problem file {path} failed{_line_of(error, path)}: {type(error).__name__}: {error}"
+            f"Problem file {path} failed{_line_of(error, path)}: {type(error).__name__}: "
+            f"{plain(error)}"
         ) from error
     return module
 

@@ -1,10 +1,32 @@
 """Bytes and seconds as people write them."""
 
-from pydantic import ByteSize, TypeAdapter, ValidationError
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, ByteSize, TypeAdapter, ValidationError
 
 from pipeline.errors import ConfigError
+from pipeline.text import shown
 
-__all__ = ["format_bytes", "format_seconds", "parse_bytes"]
+__all__ = ["Bytes", "format_bytes", "format_seconds", "parse_bytes"]
+
+MAX_BYTES = 2**60
+
+
+def _finite(given: Any) -> Any:
+    # pydantic takes any float, and True for 1.
+    if isinstance(given, bool) or (isinstance(given, float) and not 0 < given <= MAX_BYTES):
+        raise ValueError("expected a number of bytes, as 4GiB")
+    return given
+
+
+def _bounded(size: ByteSize) -> ByteSize:
+    if not 0 < size <= MAX_BYTES:
+        raise ValueError(f"expected at least 1 byte, and at most {MAX_BYTES:,}")
+    return size
+
+
+Bytes: TypeAlias = Annotated[ByteSize, BeforeValidator(_finite), AfterValidator(_bounded)]
+"""Memory, as a field of settings."""
 
 
 def parse_bytes(text: str) -> int:
@@ -18,9 +40,9 @@ def parse_bytes(text: str) -> int:
         (4294967296, 1500)
     """
     try:
-        return int(TypeAdapter(ByteSize).validate_python(text))
+        return int(TypeAdapter(Bytes).validate_python(text))
     except ValidationError as error:
-        raise ConfigError(f"{text!r} is no number of bytes; expected one as 4GiB.") from error
+        raise ConfigError(f"{shown(text)} is no number of bytes; expected one as 4GiB.") from error
 
 
 def format_bytes(num_bytes: float) -> str:

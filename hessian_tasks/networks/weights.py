@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import os
 import tempfile
 import zipfile
 from pathlib import Path
@@ -128,8 +129,9 @@ def take_network_file(path: str | Path) -> Any:
 
 def _check_path(path: str | Path) -> Path:
     path = Path(path)
-    if not path.is_file():
-        raise ModelError(f"Weights file {path} does not exist.")
+    if not os.path.isfile(path):  # pathlib's raises where a name is too long
+        kind = "is no regular file" if os.path.exists(path) else "does not exist"
+        raise ModelError(f"Weights file {path} {kind}.")
     if not path.name.endswith((".keras", ".weights.h5")):
         raise ModelError(
             f"Weights file {path} has an unknown ending; expected .keras or .weights.h5."

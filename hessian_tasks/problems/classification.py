@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from hessian_tasks.problem import LossTerm, Problem
 from hessian_tasks.problems.networks import mlp
+from hessian_tasks.problems.sampling import check_number
 
 __all__ = ["problem", "spirals"]
 
@@ -28,7 +29,11 @@ def spirals(
 
     Returns:
         ``points`` ``[N, 2]``, float64, and ``labels`` ``[N]``, int64.
+
+    Raises:
+        ValueError: If the number of points is not positive, or too large.
     """
+    check_number(num_samples)
     labels = np.arange(num_samples, dtype=np.int64) % num_classes
     radius = np.sqrt(rng.uniform(0.01, 1.0, num_samples))
     jitter = rng.normal(0.0, 0.15, num_samples)

@@ -6,9 +6,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["on_faces", "uniform"]
+__all__ = ["check_number", "on_faces", "uniform"]
+
+# Beyond it drawing them takes all memory.
+MAX_POINTS = 10**7
 
 Bounds = Sequence[tuple[float, float]]
+
+
+def check_number(num_points: int) -> None:
+    """Refuse what is no number of points.
+
+    Raises:
+        ValueError: Saying what is expected.
+
+    Example:
+        >>> check_number(-1)
+        Traceback (most recent call last):
+        ...
+        ValueError: the number of points is -1, expected 1 to 10,000,000
+    """
+    if not 0 < num_points <= MAX_POINTS:
+        raise ValueError(f"the number of points is {num_points}, expected 1 to {MAX_POINTS:,}")
 
 
 def uniform(num_points: int, bounds: Bounds, rng: np.random.Generator) -> npt.NDArray[Any]:
@@ -21,7 +40,11 @@ def uniform(num_points: int, bounds: Bounds, rng: np.random.Generator) -> npt.ND
 
     Returns:
         Points ``[N, d]``, float64.
+
+    Raises:
+        ValueError: If the number is not positive, or too large.
     """
+    check_number(num_points)
     low, high = np.array(bounds, float).T
     return rng.uniform(low, high, (num_points, len(bounds)))
 

@@ -15,11 +15,17 @@ from __future__ import annotations
 import os
 import sys
 
-import typer
-
 # Importing them adds their commands.
 from pipeline.cli import parts, reports, runs, stores  # noqa: F401
-from pipeline.cli.app import EXIT_ERROR, EXIT_STOPPED, EXIT_USAGE, app, print_warnings
+from pipeline.cli.app import (
+    EXIT_ERROR,
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    app,
+    escaped_logs,
+    print_warnings,
+    say,
+)
 from pipeline.errors import ConfigError, HessianError, StoppedError
 
 __all__ = ["main"]
@@ -29,9 +35,9 @@ def main() -> None:
     """Run the command line; what a user can cause becomes one message and an exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with print_warnings():
+        with print_warnings(), escaped_logs():
             app()
     except HessianError as error:
-        typer.echo(f"hessian: {error}", err=True)
+        say(f"hessian: {error}", err=True)
         codes: dict[type[HessianError], int] = {StoppedError: EXIT_STOPPED, ConfigError: EXIT_USAGE}
         sys.exit(codes.get(type(error), EXIT_ERROR))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import warnings
 from collections.abc import Iterator
@@ -10,8 +11,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
 
 from pipeline.errors import StoreWarning
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from pipeline.store.store import HessianStore
@@ -21,13 +26,44 @@ __all__ = [
     "EXIT_NOT_VERIFIED",
     "EXIT_STOPPED",
     "EXIT_USAGE",
+    "Terminal",
     "app",
+    "escaped_logs",
     "print_result",
     "print_warnings",
+    "say",
     "say_if_unverified",
 ]
 
+# What mistaken arguments raise; typer names only those below it.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+class _Commands(TyperGroup):
+    """The commands; what is said of mistaken arguments quotes them."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Parse what stands before the command."""
+        with _escaped_mistakes():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse the command's own arguments, and run it."""
+        with _escaped_mistakes():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _escaped_mistakes() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        error.message = printable(error.message)
+        raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="The exact Hessian of a neural network's training loss.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -38,9 +74,31 @@ app = typer.Typer(
 EXIT_ERROR, EXIT_USAGE, EXIT_STOPPED, EXIT_NOT_VERIFIED = 1, 2, 3, 4
 
 
+class Terminal(Console):
+    r"""Where progress is shown; text is shown as it is, and never obeyed.
+
+    Example:
+        >>> Terminal(width=40).print("[bold] \x1b[2J")
+        [bold] \x1b[2J
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """As rich's, for text that is no markup."""
+        super().__init__(soft_wrap=True, highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Text as rich draws it."""
+        return super().render_str(printable(text), **options)
+
+
+def say(text: object, err: bool = False) -> None:
+    """Print a line; all that is printed goes through here or :class:`Terminal`."""
+    typer.echo(printable(str(text)), err=err)
+
+
 def print_result(text: str, data: dict[str, Any], as_json: bool) -> None:
     """Print text for people, or data for scripts."""
-    typer.echo(json.dumps(data, indent=2) if as_json else text)
+    say(json.dumps(data, indent=2) if as_json else text)
 
 
 def say_if_unverified(store: HessianStore) -> None:
@@ -48,9 +106,9 @@ def say_if_unverified(store: HessianStore) -> None:
     command = f"hessian verify {shlex.quote(str(store.location))}"
     certificate = store.attributes.get("certificate")
     if certificate is None:
-        typer.echo(f"hessian: not verified yet: {command}", err=True)
+        say(f"hessian: not verified yet: {command}", err=True)
     elif not certificate["passed"]:
-        typer.echo(f"hessian: verification FAILED; what is wrong says: {command}", err=True)
+        say(f"hessian: verification FAILED; what is wrong says: {command}", err=True)
 
 
 @contextmanager
@@ -60,12 +118,28 @@ def print_warnings() -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
         if not issubclass(category, StoreWarning):
-            show_others(message, category, *where, **options)
+            show_others(printable(str(message)), category, *where, **options)
         elif str(message) not in said:
             said.add(str(message))
-            typer.echo(f"hessian: {message}", err=True)
+            say(f"hessian: {message}", err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", StoreWarning)
         show_others, warnings.showwarning = warnings.showwarning, show
         yield
+
+
+class _EscapedRecord(logging.LogRecord):
+    def getMessage(self) -> str:
+        return printable(super().getMessage())
+
+
+@contextmanager
+def escaped_logs() -> Iterator[None]:
+    """Have what libraries log of names and errors escaped, too."""
+    before = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(_EscapedRecord)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(before)

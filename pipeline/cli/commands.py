@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
+from rich.text import Text
 
 from hessian_tasks.errors import plain
 from hessian_tasks.frozen import FrozenInputs
@@ -27,6 +28,7 @@ from pipeline.settings.profiles import InProcess
 from pipeline.store.places import Location, writing
 from pipeline.store.repair import open_mended
 from pipeline.store.store import HessianStore
+from pipeline.text import printable
 from pipeline.units import format_seconds
 
 if TYPE_CHECKING:
@@ -179,7 +181,9 @@ def _estimate(
         )
         # What the measurement took does not count among the products of the answers.
         before = watched.num_taken
-        found = estimate(operator, frozen.loss, options, lambda text: status.update(text))
+        found = estimate(
+            operator, frozen.loss, options, lambda text: status.update(Text(printable(text)))
+        )
         return replace(found, num_recorded=watched.num_taken - before)
 
 

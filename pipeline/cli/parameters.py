@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from inspect import Parameter
 from pathlib import Path
@@ -23,8 +24,10 @@ __all__ = [
     "Json",
     "Option",
     "Picture",
+    "Seed",
     "Store",
     "Term",
+    "finite",
     "named_source",
     "takes_settings",
 ]
@@ -36,6 +39,22 @@ Picture = Annotated[Path | None, typer.Option(help="Write a picture, .png, .svg 
 Option = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="Argument of --problem: width=20.")
 ]
+
+# What all generators of random numbers take.
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn at random.")]
+
+
+def finite(value: Any) -> Any:
+    """Refuse NaN and infinity, which the bounds of options let through: a callback of options.
+
+    Raises:
+        typer.BadParameter: If a number is not finite.
+    """
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if not all(number is None or math.isfinite(number) for number in numbers):
+        raise typer.BadParameter(f"{value} is not finite.")
+    return value
+
 
 # What settings are made from: type, and the argument or option that typer makes of it.
 _FLAGS: dict[str, tuple[Any, Any]] = {

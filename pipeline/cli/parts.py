@@ -10,7 +10,7 @@ import typer
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
 from pipeline.cli.app import app, print_result, say_if_unverified
-from pipeline.cli.parameters import Json, Store
+from pipeline.cli.parameters import Json, Store, finite
 
 __all__ = ["steps", "terms"]
 
@@ -65,7 +65,8 @@ def steps(
     store: Store,
     ggn: Ggn = None,
     damping: Annotated[
-        list[float], typer.Option(min=0.0, help="Damping; can be given several times.")
+        list[float],
+        typer.Option(min=0.0, callback=finite, help="Damping; can be given several times."),
     ] = [],  # noqa: B006  (typer copies it)
     problem: ProblemFile = None,
     as_json: Json = False,

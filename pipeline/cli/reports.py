@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli import render
-from pipeline.cli.app import app, print_result
+from pipeline.cli.app import app, print_result, say
 from pipeline.cli.parameters import Json, Option, Store, named_source
 
 __all__ = ["compare", "report"]
@@ -39,7 +39,7 @@ def report(
     from pipeline.report import write_report
 
     source = named_source(problem, option)
-    typer.echo(write_report(store, out, ggn=ggn, problem=source, stored_only=stored_only))
+    say(write_report(store, out, ggn=ggn, problem=source, stored_only=stored_only))
 
 
 @app.command()
@@ -60,4 +60,4 @@ def compare(
     text = render.columns(list(zip(table.columns, *table.shown_rows(), strict=True)))
     print_result(text, data, as_json)
     if out is not None:
-        typer.echo(write_comparison(summaries, out), err=as_json)
+        say(write_comparison(summaries, out), err=as_json)

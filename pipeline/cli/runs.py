@@ -12,13 +12,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.spec import matrix_of
 from pipeline.cli import render
-from pipeline.cli.app import app, print_result
-from pipeline.cli.parameters import COMPUTING, INPUTS, PLACES, Json, Store, Term, takes_settings
+from pipeline.cli.app import Terminal, app, print_result, say
+from pipeline.cli.parameters import (
+    COMPUTING,
+    INPUTS,
+    PLACES,
+    Json,
+    Seed,
+    Store,
+    Term,
+    finite,
+    takes_settings,
+)
 from pipeline.errors import ConfigError
 from pipeline.settings.config import Settings
 from pipeline.settings.profiles import InProcess, Queue
@@ -52,8 +61,8 @@ def run(settings: Settings) -> None:
     from pipeline.cli.commands import run_settings
 
     with _stop_on_signals() as stop:
-        place = run_settings(settings, Console(soft_wrap=True, highlight=False, markup=False), stop)
-    typer.echo(f"stored in {place}; next: hessian verify {place}")
+        place = run_settings(settings, Terminal(), stop)
+    say(f"stored in {place}; next: hessian verify {place}")
 
 
 @app.command()
@@ -66,11 +75,17 @@ def estimate(
     term: Term = None,
     pairs: Annotated[int, typer.Option(min=1, help="Eigenvalues at each end.")] = 5,
     tolerance: Annotated[
-        float, typer.Option(help="Residuals of eigenpairs to reach, relative to the norm.")
+        float,
+        typer.Option(
+            callback=finite, help="Residuals of eigenpairs to reach, relative to the norm."
+        ),
     ] = 1e-8,
     error: Annotated[
         float,
-        typer.Option(help="Standard errors to reach, relative to the norm; 0 takes all products."),
+        typer.Option(
+            callback=finite,
+            help="Standard errors to reach, relative to the norm; 0 takes all products.",
+        ),
     ] = 0.01,
     max_products: Annotated[
         int, typer.Option(min=12, help="Products after which an estimate stops.")
@@ -79,7 +94,7 @@ def estimate(
     density: Annotated[
         int, typer.Option(min=0, help="Random vectors for the density, 80 products each (none).")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the random vectors.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Extreme eigenvalues, trace and norm from products alone, without computing the matrix.
@@ -95,7 +110,7 @@ def estimate(
     options = EstimateOptions(
         pairs, tolerance, error, max_products, diagonal, density, seed, matrix, term
     )
-    console = Console(soft_wrap=True, highlight=False, markup=False, stderr=True)
+    console = Terminal(stderr=True)
     with _stop_on_signals() as stop:
         found = estimate_settings(settings, options, console, stop)
     print_result(render.estimates(found), found.to_json(), as_json)
@@ -123,7 +138,7 @@ def submit(settings: Settings) -> None:
         )
     command = [str(Path(sys.executable).with_name("hessian")), "run", *sys.argv[2:]]
     job = submit_job(chosen, command, path)
-    typer.echo(f"submitted as {job}; next: hessian status {path}, or: hessian cancel {path}")
+    say(f"submitted as {job}; next: hessian status {path}, or: hessian cancel {path}")
 
 
 @app.command()
@@ -135,7 +150,7 @@ def cancel(store: Store) -> None:
     directory = locate(store).directory
     if directory is None:
         raise ConfigError(f"No job can have been submitted for {store}, which is no directory.")
-    typer.echo(f"cancelled {cancel_job(directory)}; resume with: hessian submit")
+    say(f"cancelled {cancel_job(directory)}; resume with: hessian submit")
 
 
 @app.command()
@@ -165,7 +180,7 @@ def train(
     ),
     adam: Annotated[int, typer.Option(min=0, help="Steps of Adam.")] = 2000,
     lbfgs: Annotated[int, typer.Option(min=0, help="Steps of L-BFGS afterwards.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    seed: Seed = 0,
     history: Annotated[
         Path | None, typer.Option(help="Where to save the pairs of L-BFGS, .npz.")
     ] = None,
@@ -174,7 +189,7 @@ def train(
     configure_tensorflow(settings.threads)
     from pipeline.cli.commands import train_settings
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Terminal()
     train_settings(settings, out, (adam, lbfgs, seed), history, console)
 
 
@@ -193,7 +208,7 @@ def _stop_on_signals() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        typer.echo("stopping; once more to end at once", err=True)
+        say("stopping; once more to end at once", err=True)
 
     previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

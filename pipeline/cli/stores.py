@@ -9,8 +9,8 @@ import typer
 
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
-from pipeline.cli.app import EXIT_NOT_VERIFIED, app, print_result, say_if_unverified
-from pipeline.cli.parameters import Json, Option, Picture, Store, Term, named_source
+from pipeline.cli.app import EXIT_NOT_VERIFIED, app, print_result, say, say_if_unverified
+from pipeline.cli.parameters import Json, Option, Picture, Store, Term, finite, named_source
 from pipeline.errors import ConfigError
 from pipeline.units import parse_bytes
 
@@ -53,7 +53,8 @@ def spectrum(
         int | None, typer.Option(min=1, help="Only so many eigenvalues at each end.")
     ] = None,
     interval: Annotated[
-        tuple[float, float] | None, typer.Option(help="Only eigenvalues above A and up to B.")
+        tuple[float, float] | None,
+        typer.Option(callback=finite, help="Only eigenvalues above A and up to B."),
     ] = None,
     density: Annotated[
         bool, typer.Option("--density", help="Ends, and an estimate of all between them.")
@@ -146,7 +147,7 @@ def export(
     opened = HessianStore(store)
     written = export_matrix(opened, path, term)
     say_if_unverified(opened)
-    typer.echo(f"wrote {written}, {format_bytes(written.stat().st_size)}")
+    say(f"wrote {written}, {format_bytes(written.stat().st_size)}")
 
 
 @app.command()

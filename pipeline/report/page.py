@@ -1,7 +1,8 @@
 """A page: sections of pictures and tables as one HTML file, and as files beside it.
 
 Whatever a page shows may come from a stranger's store. So all text is escaped, names become
-harmless before they name files, and the page forbids itself scripts and the network.
+harmless before they name files, control characters are written out, and the page forbids itself
+scripts and the network.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from matplotlib.figure import Figure
 
 from pipeline.analysis.pictures import encode
 from pipeline.store.places import writing
+from pipeline.text import printable
 
 __all__ = ["Page", "Picture", "Section", "Table", "file_name", "write_page"]
 
@@ -179,6 +181,8 @@ def write_page(page: Page, out: Path, name: str) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.report"),
         autoescape=True,
+        # After it comes the escaping of what HTML means.
+        finalize=lambda value: printable(value) if isinstance(value, str) else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -226,4 +230,7 @@ def show(value: Any) -> str:
 def _harmless(cell: Any) -> Any:
     if isinstance(cell, float):
         return repr(cell)
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+    if not isinstance(cell, str):
+        return cell
+    # As it was, since what is escaped begins with nothing that a spreadsheet would run.
+    return f"'{printable(cell)}" if cell.startswith(_FORMULA) else printable(cell)

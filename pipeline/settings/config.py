@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hessian_tasks.spec import EngineName
 from pipeline.errors import ConfigError
-from pipeline.settings.profiles import DEFAULTS, MODELS, NESTED, ClusterProfile, InProcess, Profile
+from pipeline.settings.explain import explain
+from pipeline.settings.fields import FilePath, FileText, StorePlace, Threads
+from pipeline.settings.parse import parse_value
+from pipeline.settings.profiles import DEFAULTS, ClusterProfile, InProcess, Profile
+from pipeline.settings.sources import gather
 from pipeline.store.places import Location, locate
+from pipeline.text import shown, shown_name, shown_names
+from pipeline.units import Bytes
 
 __all__ = ["Settings", "load_settings", "parse_options"]
-
-PREFIX = "HESSIAN__"
 
 
 class Settings(BaseModel):
@@ -25,19 +27,19 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    problem: str | None = Field(
+    problem: FileText | None = Field(
         None, description="Built-in problem, path/to/problem.py, or path/to/problem.py:name."
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Arguments of the problem's function, such as width: 20."
     )
-    weights: Path | None = Field(
+    weights: FilePath | None = Field(
         None, description="Trained weights for the problem's network: .keras or .weights.h5."
     )
     take_network: bool = Field(
         False, description="Take the network of the .keras file in place of the problem's."
     )
-    store: str | None = Field(
+    store: StorePlace | None = Field(
         None,
         description="Path or URL of the Zarr store; runs/<problem>.zarr by default.",
     )
@@ -45,14 +47,17 @@ class Settings(BaseModel):
         "threads",
         description="Where to compute: the name of one of the profiles below.",
     )
-    threads: int | None = Field(
-        None, ge=1, description="Cores to use; all that the process may run on by default."
+    threads: Threads | None = Field(
+        None, description="Cores to use; all that the process may run on by default."
     )
-    memory: ByteSize | None = Field(
+    memory: Bytes | None = Field(
         None, description="Budget of resident memory, as 4GiB; half of what is free by default."
     )
     tile: int | None = Field(
-        None, ge=1, description="Side of the stored tiles; chosen from P and memory by default."
+        None,
+        ge=1,
+        le=2**31,
+        description="Side of the stored tiles; chosen from P and memory by default.",
     )
     engine: EngineName = Field(
         "auto",
@@ -91,8 +96,8 @@ class Settings(BaseModel):
         """
         if self.profile not in self.profiles:
             raise ConfigError(
-                f"There is no profile {self.profile!r}; the profiles are "
-                f"{', '.join(self.profiles)}. Describe it under 'profiles' in the YAML file."
+                f"There is no profile {shown(self.profile)}; the profiles are "
+                f"{shown_names(self.profiles)}. Describe it under 'profiles' in the YAML file."
             )
         return self.profiles[self.profile]
 
@@ -120,70 +125,13 @@ def load_settings(
         >>> settings.profiles["processes"].workers
         4
     """
-    values = {} if path is None else _read_yaml(Path(path))
-    for name, value in sorted(os.environ.items()):
-        if name.startswith(PREFIX):
-            _assign(values, name.removeprefix(PREFIX).lower().split("__"), value)
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {assignment!r} is not of the form key=value.")
-        _assign(values, key.split("."), value)
-    values |= {key: value for key, value in (flags or {}).items() if value not in (None, {})}
+    file = None if path is None else Path(path)
+    values, origins = gather(file, flags or {}, assignments)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        where = str(path) if path is not None else "the command line"
-        raise ConfigError("\n".join(_explain(where, e) for e in error.errors())) from error
-
-
-def _assign(values: dict[str, Any], keys: list[str], value: str) -> None:
-    """Set a nested key; a profile that is only known by default keeps its other keys."""
-    if len(keys) > 2 and keys[0] == "profiles":
-        profiles = values.setdefault("profiles", {})
-        if keys[1] not in profiles and keys[1] in DEFAULTS:
-            profiles[keys[1]] = dict(DEFAULTS[keys[1]])
-    for key in keys[:-1]:
-        values = values.setdefault(key, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"{'.'.join(keys)} cannot be set: {key} is {values!r}.")
-    try:
-        values[keys[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{'.'.join(keys)} is {value!r}, which is no YAML: {error}") from error
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"Configuration file {path} cannot be read: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"Configuration file {path} holds no keys; expected lines 'key: value'.")
-    return values
-
-
-def _explain(where: str, error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = ", ".join(_known_keys(error["loc"]))
-        return f"{where}: unknown key {key!r}; the keys are {known}."
-    return f"{where}: {key} is {error['input']!r}: {error['msg']}."
-
-
-def _known_keys(location: Sequence[str | int]) -> list[str]:
-    """The keys beside one that is unknown."""
-    if len(location) < 3 or location[0] != "profiles":
-        return list(Settings.model_fields)
-    # A profile's own keys come after its name and its kind.
-    if len(location) > 4:
-        return list(NESTED[str(location[3])].model_fields)
-    for model in MODELS:
-        if location[2] in get_args(model.model_fields["kind"].annotation):
-            return list(model.model_fields)
-    return []
+        keys = list(Settings.model_fields)
+        raise ConfigError("\n".join(explain(error, file, origins, keys))) from error
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:
@@ -200,6 +148,6 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise ConfigError(f"Option {pair!r} is not of the form name=value.")
-        options[key] = yaml.safe_load(value)
+            raise ConfigError(f"Option {shown(pair)} is not of the form name=value.")
+        options[key] = parse_value(value, f"Option -o {shown_name(key)}")
     return options

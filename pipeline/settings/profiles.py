@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.settings.fields import Count, FilePath, Seconds, Threads
+from pipeline.units import Bytes
 
 __all__ = [
     "DEFAULTS",
@@ -43,17 +45,15 @@ class InProcess(_Strict):
 class ClusterProfile(_Strict):
     """What all profiles with Dask workers have."""
 
-    wait: float = Field(
-        600.0, gt=0, description="Seconds to wait for the first worker, and for a lost one."
+    wait: Seconds = Field(
+        600.0, description="Seconds to wait for the first worker, and for a lost one."
     )
-    attempts: int = Field(
+    attempts: Count = Field(
         3,
-        ge=1,
         description="How often a block row may fail, or lose its worker, before it is set aside.",
     )
-    limit: float | None = Field(
+    limit: Seconds | None = Field(
         None,
-        gt=0,
         description="Seconds that a block row may take before its worker is restarted; by default "
         "20 times the longest so far, and an hour at least.",
     )
@@ -72,10 +72,10 @@ class ClusterProfile(_Strict):
 class StartedProfile(ClusterProfile):
     """What all profiles have whose workers we start."""
 
-    threads: int = Field(
-        1, ge=1, description="Block rows that one worker computes at once, a core for each."
+    threads: Threads = Field(
+        1, description="Block rows that one worker computes at once, a core for each."
     )
-    memory: ByteSize | None = Field(
+    memory: Bytes | None = Field(
         None, description="Memory of one worker, as 8GiB; its share of the machine's by default."
     )
 
@@ -83,8 +83,10 @@ class StartedProfile(ClusterProfile):
 class Adapt(_Strict):
     """As many workers as there are block rows to compute, within bounds."""
 
-    minimum: int = Field(0, ge=0, description="Workers to keep when there is less to compute.")
-    maximum: int = Field(ge=1, description="Workers to have at most.")
+    minimum: int = Field(
+        0, ge=0, le=100_000, description="Workers to keep when there is less to compute."
+    )
+    maximum: Count = Field(description="Workers to have at most.")
 
     @model_validator(mode="after")
     def _in_order(self) -> Adapt:
@@ -96,7 +98,7 @@ class Adapt(_Strict):
 class ScaledProfile(StartedProfile):
     """What all profiles have whose workers come and go one by one."""
 
-    workers: int = Field(1, ge=1, description="Workers to start; the first may begin alone.")
+    workers: Count = Field(1, description="Workers to start; the first may begin alone.")
     adapt: Adapt | None = Field(
         None,
         description="In place of workers: as many as there are block rows left, within bounds.",
@@ -137,6 +139,16 @@ class Listening(_Strict):
         "loopback, on any free port.",
     )
 
+    @model_validator(mode="after")
+    def _nothing_in_the_clear(self) -> Listening:
+        host = self.dashboard.rpartition(":")[0].strip("[]")
+        if self.encrypt and not (host in ("localhost", "::1") or host.startswith("127.")):
+            raise ValueError(
+                "expected a dashboard on loopback, as 127.0.0.1:0, beside encrypt: true, since "
+                "dashboards are not encrypted"
+            )
+        return self
+
 
 class Processes(ScaledProfile, Listening):
     """Worker processes on this machine."""
@@ -158,9 +170,9 @@ class Cuda(StartedProfile, Listening):
 class Tls(_Strict):
     """Files of an encrypted connection, all PEM."""
 
-    ca: Path = Field(description="Certificate of the authority that both sides trust.")
-    cert: Path = Field(description="Certificate of this side.")
-    key: Path = Field(description="Its private key.")
+    ca: FilePath = Field(description="Certificate of the authority that both sides trust.")
+    cert: FilePath = Field(description="Certificate of this side.")
+    key: FilePath = Field(description="Its private key.")
 
 
 class Address(ClusterProfile):
@@ -170,7 +182,7 @@ class Address(ClusterProfile):
     address: str | None = Field(
         None, description="Address of the scheduler, as tcp://node1:8786 or tls://node1:8786."
     )
-    scheduler_file: Path | None = Field(
+    scheduler_file: FilePath | None = Field(
         None, description="File in which a scheduler has left its address, instead of address."
     )
     tls: Tls | None = Field(None, description="Files of an encrypted connection: ca, cert, key.")
@@ -189,7 +201,7 @@ class Ssh(StartedProfile, Listening):
     hosts: list[str] = Field(
         min_length=1, description="Machines; the scheduler runs on the first, workers on all."
     )
-    workers: int = Field(1, ge=1, description="Workers to start on each machine.")
+    workers: Count = Field(1, description="Workers to start on each machine.")
     python: str | None = Field(
         None, description="Python on these machines; the path of this one by default."
     )
@@ -225,7 +237,7 @@ class Kubernetes(ScaledProfile):
     namespace: str | None = Field(
         None, description="Namespace of the pods; that of the current context by default."
     )
-    gpus: int = Field(0, ge=0, description="GPUs of one worker; the scheduler has none.")
+    gpus: int = Field(0, ge=0, le=1000, description="GPUs of one worker; the scheduler has none.")
     env: dict[str, str] = Field(
         default_factory=dict, description="Environment variables of scheduler and workers."
     )

@@ -26,7 +26,7 @@ from pydantic import (
 from pipeline.store.places import Location
 from pipeline.store.places.chunks import CHECKSUM_BYTES, with_checksum
 from pipeline.store.places.location import ROOT
-from pipeline.store.vetting import STORE, Line, Strict, damaged, first_error, read_object
+from pipeline.store.vetting import STORE, DataType, Line, Strict, damaged, first_error, read_object
 
 __all__ = ["ArrayMetadata", "Content", "describe_array", "fill_value", "object_key", "read_array"]
 
@@ -78,10 +78,7 @@ class ArrayMetadata(_Exact):
 
     zarr_format: Literal[3]
     node_type: Literal["array"]
-    data_type: Literal[
-        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-        "float16", "float32", "float64", "complex64", "complex128",
-    ]  # fmt: skip
+    data_type: DataType
     shape: list[NonNegativeInt] = Field(max_length=32)
     chunk_grid: _Chunks
     chunk_key_encoding: _Keys

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -32,6 +32,7 @@ from pipeline.store.seal import SEAL, is_sealed
 __all__ = [
     "ESTIMATES",
     "STORE",
+    "DataType",
     "Line",
     "Name",
     "RecordedInputs",
@@ -56,6 +57,13 @@ Name = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z][A-Za-z0-9_]*\z", ma
 Line = Annotated[str, StringConstraints(pattern=r"\A[^\p{C}\p{Zl}\p{Zp}]*\z")]
 # What rows and columns are labelled with, P times.
 Label = Annotated[Line, StringConstraints(max_length=1000)]
+
+
+# Of arrays that are inputs.
+DataType: TypeAlias = Literal[
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    "float16", "float32", "float64", "complex64", "complex128",
+]  # fmt: skip
 
 
 class Strict(BaseModel):
@@ -104,7 +112,7 @@ class InputArray(Strict):
     """An array of the inputs."""
 
     shape: list[NonNegativeInt] = Field(max_length=32)
-    data_type: str
+    data_type: DataType
 
 
 class RecordedInputs(Strict):

@@ -3,7 +3,8 @@
 - :mod:`~pipeline.run.cluster.connect`: from a profile to a Dask client;
 - :mod:`~pipeline.run.cluster.start`: workers that are started for a run, with
   :mod:`~pipeline.run.cluster.queues` for queueing systems, :mod:`~pipeline.run.cluster.cuda` for
-  the GPUs of a machine and :mod:`~pipeline.run.cluster.kubernetes` for pods;
+  the GPUs of a machine and :mod:`~pipeline.run.cluster.kubernetes` for pods, and
+  :mod:`~pipeline.run.cluster.certificates` for what other machines need to encrypt;
 - :mod:`~pipeline.run.cluster.workers`: whether the workers fit, before the first block row;
 - :mod:`~pipeline.run.cluster.job`: what a worker does;
 - :mod:`~pipeline.run.cluster.schedule`: which block row when, and how often;

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 import dask
 
 from pipeline.errors import ConfigError
+from pipeline.run.cluster.certificates import certificate_directory
 from pipeline.run.cluster.extras import require
 from pipeline.run.cluster.settings import WORKER_SETTINGS, as_environment
 from pipeline.settings.profiles import Queue
@@ -56,7 +56,7 @@ def start_queue(profile: Queue, common: dict[str, Any]) -> Any:
         "n_workers": profile.first_workers,
     }
     if profile.encrypt:
-        given["shared_temp_directory"] = str(_certificate_directory())
+        given["shared_temp_directory"] = str(certificate_directory())
     return queue_class(profile.kind)(**given | options)
 
 
@@ -70,13 +70,6 @@ def _prologue(profile: Queue) -> list[str]:
     configured = dask.config.get(f"jobqueue.{profile.kind}.job-script-prologue", None)
     given: list[str] = profile.options.get("job_script_prologue", configured)
     return given or []
-
-
-def _certificate_directory() -> Path:
-    # Jobs read certificates and keys from files, in a place that they share with this process.
-    directory = Path.home() / ".hessian-pipeline"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    return directory
 
 
 def _check_programs(kind: str) -> None:

@@ -30,7 +30,8 @@ from pipeline.settings.profiles import (
 
 __all__ = ["start"]
 
-# Started workers tell of themselves on loopback alone, on any free port.
+# Started workers tell of themselves on loopback alone, on any free port, since they do so without
+# encryption; by default where they listen for the scheduler.
 WORKER_DASHBOARD = "127.0.0.1:0"
 
 
@@ -81,7 +82,9 @@ def _encryption(profile: Listening) -> dict[str, Any]:
     if not profile.encrypt:
         return {"protocol": "tcp://", "security": None}
     require("cryptography")
-    return {"protocol": "tls://", "security": Security.temporary()}
+    # By ssh from files, which settings name.
+    made = Security() if isinstance(profile, Ssh) else Security.temporary()
+    return {"protocol": "tls://", "security": made}
 
 
 def _start_processes(profile: Processes, common: dict[str, Any]) -> LocalCluster:
@@ -90,6 +93,7 @@ def _start_processes(profile: Processes, common: dict[str, Any]) -> LocalCluster
         threads_per_worker=profile.threads,
         memory_limit=profile.memory or MEMORY_LIMIT // profile.most_workers,
         dashboard_address=profile.dashboard,
+        worker_dashboard_address=WORKER_DASHBOARD,
         **common,
     )
 
@@ -100,6 +104,7 @@ def _start_cuda(profile: Cuda, common: dict[str, Any]) -> LocalCluster:
         "threads_per_worker": profile.threads,
         "memory_limit": profile.memory or MEMORY_LIMIT // len(gpus),
         "dashboard_address": profile.dashboard,
+        "worker_dashboard_address": WORKER_DASHBOARD,
     }
     return gpu_cluster(gpus, {**options, **common})
 
@@ -116,10 +121,12 @@ def _start_ssh(profile: Ssh, common: dict[str, Any]) -> Any:
             "nthreads": profile.threads,
             "memory_limit": profile.memory or "auto",
             "interface": profile.interface,
+            "protocol": common["protocol"],
             "dashboard_address": WORKER_DASHBOARD,
         },
         scheduler_options={
             "interface": profile.interface,
+            "protocol": common["protocol"],
             "dashboard_address": profile.dashboard,
         },
         remote_python=profile.python or sys.executable,

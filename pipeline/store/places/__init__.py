@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +20,7 @@ from pipeline.errors import StoreError
 from pipeline.store.places.bucket import SCHEMES, Bucket
 from pipeline.store.places.directory import Directory, filling, free_bytes, writing
 from pipeline.store.places.location import Location
+from pipeline.text import path_obstacle, shown
 
 __all__ = [
     "Bucket",
@@ -39,7 +41,7 @@ def locate(place: Place) -> Location:
     """Where a path or an URL leads, from whatever directory this process works in later.
 
     Raises:
-        StoreError: If an URL is of no kind that can hold a store.
+        StoreError: If no store can be there.
 
     Example:
         >>> str(locate("runs/poisson.zarr"))
@@ -51,9 +53,9 @@ def locate(place: Place) -> Location:
         return place
     scheme, separator, rest = str(place).partition("://")
     if isinstance(place, Path) or not separator:
-        return Directory(Path(place).expanduser())
+        return _directory(str(place))
     if scheme == "file":
-        return Directory(Path(rest))
+        return _directory(rest)
     # Two spellings of one place have to be one, or two runs would not see each other.
     scheme = {"s3a": "s3"}.get(scheme.lower(), scheme.lower())
     bucket, _, path = rest.partition("/")
@@ -65,3 +67,14 @@ def locate(place: Place) -> Location:
             f"s3://bucket/path/h.zarr, of {', '.join(SCHEMES)}."
         )
     return Bucket(f"{scheme}://{bucket}/{path}")
+
+
+def _directory(place: str) -> Directory:
+    path, obstacle = Path(os.path.expanduser(place)), path_obstacle(place)
+    if obstacle is None and path.name in ("", ".."):
+        path = path.resolve()  # what lies beside the store is named after it
+    if not place or obstacle is not None or not path.name:
+        raise StoreError(
+            f"No store can be at {shown(place)}: {obstacle or 'expected a path as runs/h.zarr'}."
+        )
+    return Directory(path)
