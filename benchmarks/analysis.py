@@ -25,12 +25,12 @@ import scipy.linalg
 from scipy.sparse.linalg import eigsh, lobpcg
 
 from hessian_tasks.process import peak_bytes, resident_bytes
-from pipeline.analysis.dense import read_symmetric
+from pipeline.analysis._dense import read_symmetric
+from pipeline.analysis._tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.analysis.density import spectral_density
 from pipeline.analysis.eigenpairs import extreme_eigenpairs
 from pipeline.analysis.operator import HessianOperator, open_operator
 from pipeline.analysis.statistics import matrix_statistics
-from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.units import format_bytes
 
 LIMIT = 2**30

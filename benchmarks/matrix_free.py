@@ -127,7 +127,7 @@ def measure_cost(arguments: argparse.Namespace) -> None:
     from hessian_tasks.autodiff.products import ShardProducts, cut_points
     from hessian_tasks.problems.poisson import problem as poisson
     from hessian_tasks.process import peak_bytes, reset_peak, resident_bytes
-    from pipeline.estimates.products import threaded_product
+    from pipeline.estimates._products import threaded_product
 
     problem = poisson(arguments.width)
     products = ShardProducts(problem)

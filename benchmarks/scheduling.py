@@ -21,7 +21,7 @@ import psutil
 from distributed import Client
 
 from hessian_tasks.spec import BlockRow
-from pipeline.run.cluster.schedule import Schedule, run_block_rows
+from pipeline.run.cluster._schedule import Schedule, run_block_rows
 
 DASK = Path(sys.executable).with_name("dask")
 

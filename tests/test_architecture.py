@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import grimp
@@ -82,8 +83,7 @@ def test_every_module_lists_what_it_exports() -> None:
     for package in (hessian_tasks, pipeline):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             loaded = importlib.import_module(module.name)
-            if module.name != "pipeline.analysis":
-                assert all(hasattr(loaded, name) for name in loaded.__all__), module.name
+            assert all(hasattr(loaded, name) for name in loaded.__all__), module.name
 
 
 def test_modules_list_what_others_use_and_nothing_else() -> None:
@@ -101,6 +101,19 @@ def test_modules_list_what_others_use_and_nothing_else() -> None:
                     or (module in imports[other] and name in read[other])
                     for other in others
                 ), f"{module}.__all__ has {name!r}, which no other module uses"
+
+
+def test_modules_that_no_other_package_imports_have_an_underscore() -> None:
+    users = defaultdict(set)
+    for name, path in modules().items():
+        for used in imported(path):
+            users[used].add(name)
+    for name, path in modules().items():
+        room, _, last = name.rpartition(".")
+        # The rooms of the floors have the names that the contracts have, whoever imports them.
+        if path.name != "__init__.py" and "." in room and not name.startswith(BY_NAME[:2]):
+            outside = {user for user in users[name] if not f"{user}.".startswith(f"{room}.")}
+            assert last.startswith("_") == (not outside), f"{name} is imported by {outside}"
 
 
 def test_every_room_says_what_it_is_for() -> None:

@@ -126,8 +126,8 @@ def autodiff(case: Case, batches: list[int]) -> dict[str, Way]:
 def layered(case: Case, batches: list[int]) -> dict[str, Way]:
     """The engine for dense networks, cut into block rows as the planner does."""
     from hessian_tasks.layered.engine import LayeredEngine
+    from pipeline.run._trial import BLOCK_ROWS_PER_THREAD
     from pipeline.run.plan import Cost, Request, make_plan
-    from pipeline.run.trial import BLOCK_ROWS_PER_THREAD
 
     engine = LayeredEngine(_problem(case, case.dtype))
     request = Request(

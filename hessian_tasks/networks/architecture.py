@@ -10,9 +10,9 @@ from typing import Any
 import keras
 
 from hessian_tasks.errors import ModelError, plain
+from hessian_tasks.networks._vetted import check_config, texts_of
 from hessian_tasks.networks.models import get_theta, set_theta
 from hessian_tasks.networks.numerics import compute_the_same
-from hessian_tasks.networks.vetted import check_config, texts_of
 
 __all__ = ["count_weights", "model_config", "model_from_config"]
 

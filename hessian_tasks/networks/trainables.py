@@ -21,8 +21,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.errors import ModelError, ProblemError
+from hessian_tasks.networks._selection import positions_held
 from hessian_tasks.networks.models import dtype_of, resolve_model
-from hessian_tasks.networks.selection import positions_held
 from hessian_tasks.parameters import LAYER, Held
 from hessian_tasks.problem import Problem
 

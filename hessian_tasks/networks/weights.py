@@ -16,8 +16,8 @@ import keras
 import numpy as np
 
 from hessian_tasks.errors import ModelError, plain
+from hessian_tasks.networks._bounds import check_file
 from hessian_tasks.networks.architecture import model_config
-from hessian_tasks.networks.bounds import check_file
 from hessian_tasks.networks.models import assign_weights, inner_layers, resolve_model
 from hessian_tasks.networks.numerics import compute_the_same
 from hessian_tasks.networks.trainables import every_weight, resolve

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.problem.given import check_name, finite, named_arrays, real
+from hessian_tasks.problem._given import check_name, finite, named_arrays, real
 
 __all__ = ["DensityTerm", "LossTerm", "PointTerm", "ResidualTerm", "Term", "is_batched"]
 

@@ -1,22 +1,22 @@
 """What a loss term depends on: read once, from the term's own code, for every engine.
 
-- :mod:`~hessian_tasks.reading.stand_in` stands for the network in a loss;
-- :mod:`~hessian_tasks.reading.evaluations` finds where the loss evaluates the network, and which
+- :mod:`~hessian_tasks.reading._stand_in` stands for the network in a loss;
+- :mod:`~hessian_tasks.reading._evaluations` finds where the loss evaluates the network, and which
   weights it reads itself;
-- :mod:`~hessian_tasks.reading.checks` holds it as a function of jets against itself, and
-  :mod:`~hessian_tasks.reading.arguments` and :mod:`~hessian_tasks.reading.quadratic` differentiate
-  it by these;
-- :mod:`~hessian_tasks.reading.convexity` says whether it is convex in them;
-- :mod:`~hessian_tasks.reading.words` says all that in words;
-- :mod:`~hessian_tasks.reading.read` keeps what was found.
+- :mod:`~hessian_tasks.reading._checks` holds it as a function of jets against itself, and
+  :mod:`~hessian_tasks.reading._arguments` and :mod:`~hessian_tasks.reading._quadratic`
+  differentiate it by these;
+- :mod:`~hessian_tasks.reading._convexity` says whether it is convex in them;
+- :mod:`~hessian_tasks.reading._words` says all that in words;
+- :mod:`~hessian_tasks.reading._read` keeps what was found.
 
 Imports TensorFlow, and of this package what says how a loss is evaluated.
 """
 
-from hessian_tasks.reading.evaluations import Dependence, Evaluation, functions_inlined
-from hessian_tasks.reading.quadratic import QuadraticModel
-from hessian_tasks.reading.read import Reading, read_terms
-from hessian_tasks.reading.stand_in import Known, below, view_of_stand_ins
+from hessian_tasks.reading._evaluations import Dependence, Evaluation, functions_inlined
+from hessian_tasks.reading._quadratic import QuadraticModel
+from hessian_tasks.reading._read import Reading, read_terms
+from hessian_tasks.reading._stand_in import Known, below, view_of_stand_ins
 
 __all__ = [
     "Dependence",

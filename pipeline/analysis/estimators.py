@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.analysis.traces import (
+from pipeline.analysis._traces import (
     Estimate,
     MultipliesVectors,
     TraceMethod,

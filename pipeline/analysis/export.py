@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.io
 
-from pipeline.analysis.tiles import TiledMatrix, complete_matrix
+from pipeline.analysis._tiles import TiledMatrix, complete_matrix
 from pipeline.errors import ConfigError, StoreError
 from pipeline.store.places import Place, free_bytes, writing
 from pipeline.store.store import HessianStore

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.sparse.linalg import LinearOperator
 
 from hessian_tasks.parameters import ParameterLayout
-from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
+from pipeline.analysis._tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
 

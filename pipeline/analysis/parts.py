@@ -18,14 +18,14 @@ import psutil
 
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow, Matrix
-from pipeline.analysis.dense import dense_bytes, read_symmetric
+from pipeline.analysis._dense import dense_bytes, read_symmetric
+from pipeline.analysis._tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.analysis.operator import (
     HessianOperator,
     open_operator,
     relative_error,
 )
 from pipeline.analysis.sums import exact_sums
-from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.errors import PlanError, StoreMismatchError
 from pipeline.store.agreement import differences
 from pipeline.store.places import Place

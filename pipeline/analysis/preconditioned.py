@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.analysis.dense import dense_eigenpairs
+from pipeline.analysis._dense import dense_eigenpairs
 from pipeline.analysis.lbfgs import InverseHessianFactor, LbfgsHistory
 from pipeline.analysis.operator import HessianOperator, noise_floor
 from pipeline.analysis.parts import Part

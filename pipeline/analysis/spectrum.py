@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from pipeline.analysis.dense import dense_bytes, dense_eigenpairs, read_symmetric
+from pipeline.analysis._dense import dense_bytes, dense_eigenpairs, read_symmetric
+from pipeline.analysis._filtered import filtered_eigenpairs
+from pipeline.analysis._tiles import complete_matrix
 from pipeline.analysis.eigenpairs import Eigenpairs, extreme_eigenpairs
-from pipeline.analysis.filtered import filtered_eigenpairs
 from pipeline.analysis.operator import (
     HessianOperator,
     noise_floor,
@@ -19,7 +20,6 @@ from pipeline.analysis.operator import (
     relative_error,
 )
 from pipeline.analysis.sums import exact_sums
-from pipeline.analysis.tiles import complete_matrix
 from pipeline.errors import PlanError
 from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
@@ -189,7 +189,7 @@ def eigenvalues_between(
 
     Where the dense matrix does not fit into memory, the interval is reached from the ends of the
     spectrum, if there are not too many eigenvalues up to it, and otherwise by a polynomial filter
-    (:mod:`pipeline.analysis.filtered`), if it is not too narrow.
+    (:mod:`pipeline.analysis._filtered`), if it is not too narrow.
 
     Args:
         store: A complete store, or where it is.

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import xarray as xr
 
 from hessian_tasks.parameters import ParameterLayout
+from pipeline.analysis._tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.analysis.operator import noise_floor, relative_error
 from pipeline.analysis.sums import exact_sums
-from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.store.places import Place
 from pipeline.store.records import Statistics
 from pipeline.store.store import HessianStore

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse.linalg
 
-from pipeline.analysis.dense import dense_eigenpairs
+from pipeline.analysis._dense import dense_eigenpairs
 from pipeline.analysis.operator import HessianOperator
 from pipeline.errors import StoreError
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.analysis.tiles import Tile, TiledMatrix, complete_matrix, map_shares
+from pipeline.analysis._tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.errors import StoreError
 from pipeline.store.records import Statistics
 from pipeline.store.store import HessianStore

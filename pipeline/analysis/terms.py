@@ -10,7 +10,7 @@ import numpy.typing as npt
 import psutil
 import scipy.sparse.linalg
 
-from pipeline.analysis.dense import dense_bytes, dense_eigenpairs
+from pipeline.analysis._dense import dense_bytes, dense_eigenpairs
 from pipeline.analysis.eigenpairs import extreme_eigenpairs
 from pipeline.analysis.layers import Participation, participation
 from pipeline.analysis.operator import HessianOperator

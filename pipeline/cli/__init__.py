@@ -1,10 +1,10 @@
 """The command ``hessian``: parse, call the library, print, exit code.
 
-- :mod:`~pipeline.cli.runs`: what computes, or says how far computing is;
-- :mod:`~pipeline.cli.stores`: what is asked of a store;
-- :mod:`~pipeline.cli.parts`: what is asked of the parts of a Hessian and of its steps;
-- :mod:`~pipeline.cli.reports`: pages on a store, and on several;
-- :mod:`~pipeline.cli.parameters`: the arguments and flags that commands share.
+- :mod:`~pipeline.cli._runs`: what computes, or says how far computing is;
+- :mod:`~pipeline.cli._stores`: what is asked of a store;
+- :mod:`~pipeline.cli._parts`: what is asked of the parts of a Hessian and of its steps;
+- :mod:`~pipeline.cli._reports`: pages on a store, and on several;
+- :mod:`~pipeline.cli._parameters`: the arguments and flags that commands share.
 
 TensorFlow and Zarr are imported inside the commands that need them, so that help, and
 mistakes in flags and files, take no seconds.
@@ -16,8 +16,8 @@ import os
 import sys
 
 # Importing them adds their commands.
-from pipeline.cli import parts, reports, runs, stores  # noqa: F401
-from pipeline.cli.app import (
+from pipeline.cli import _parts, _reports, _runs, _stores  # noqa: F401
+from pipeline.cli._app import (
     EXIT_ERROR,
     EXIT_STOPPED,
     EXIT_USAGE,

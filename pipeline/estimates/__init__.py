@@ -1,12 +1,12 @@
 """Analysis without the matrix: the operator whose products are computed anew each time.
 
-- :mod:`~pipeline.estimates.products`: sums over shards of points on threads of this process;
-- :mod:`~pipeline.estimates.distributed`: the same on Dask workers;
+- :mod:`~pipeline.estimates._products`: sums over shards of points on threads of this process;
+- :mod:`~pipeline.estimates._distributed`: the same on Dask workers;
 - :mod:`~pipeline.estimates.journal`: products that outlive an interruption;
 - :mod:`~pipeline.estimates.operator`: either as a HessianOperator, with its error measured;
 - :mod:`~pipeline.estimates.estimates`: what is asked of it;
 - :mod:`~pipeline.estimates.kept`: the answers as a Zarr group, and
-  :mod:`~pipeline.estimates.answers`: what its metadata may say;
+  :mod:`~pipeline.estimates._answers`: what its metadata may say;
 - :mod:`~pipeline.estimates.outlook`: whether a network needs it.
 """
 

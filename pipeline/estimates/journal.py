@@ -25,7 +25,7 @@ from pydantic import Field
 from hessian_tasks.frozen import Evaluated
 from pipeline.analysis.estimators import TraceMethod
 from pipeline.errors import StoreMismatchError
-from pipeline.estimates.products import Array, Product
+from pipeline.estimates._products import Array, Product
 from pipeline.store.agreement import differences
 from pipeline.store.places import Directory
 from pipeline.store.places.chunks import CHECKSUM_BYTES, checksum

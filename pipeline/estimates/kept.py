@@ -14,7 +14,7 @@ from hessian_tasks.spec import MATRICES
 from pipeline.analysis.eigenpairs import Eigenpairs
 from pipeline.analysis.spectrum import Spectrum
 from pipeline.errors import StoreError, StoreMismatchError
-from pipeline.estimates.answers import (
+from pipeline.estimates._answers import (
     AXES,
     FORMAT_VERSION,
     KIND,

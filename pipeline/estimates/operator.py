@@ -20,7 +20,7 @@ from hessian_tasks.rebuild import rebuild
 from hessian_tasks.shards import MAX_BATCH, Shard
 from hessian_tasks.spec import HESSIAN, Matrix
 from pipeline.analysis.operator import HessianOperator
-from pipeline.estimates.products import Array, Product, threaded_product
+from pipeline.estimates._products import Array, Product, threaded_product
 
 if TYPE_CHECKING:
     from pipeline.estimates.journal import Journal
@@ -83,7 +83,7 @@ def operator_of(
     if workers is None:
         product = threaded_product(products, shards, num_threads, stop)
     else:
-        from pipeline.estimates.distributed import distributed_product
+        from pipeline.estimates._distributed import distributed_product
 
         product = distributed_product(workers, frozen, matrix, shards, stop)
     if frozen.source.live is not None:

@@ -16,8 +16,8 @@ from hessian_tasks.process import configure_tensorflow, peak_bytes, reset_peak, 
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.spec import EngineChoice, matrix_of
 from pipeline.errors import DoesNotFitError
+from pipeline.estimates._products import threaded_product
 from pipeline.estimates.operator import SHARDS_PER_THREAD
-from pipeline.estimates.products import threaded_product
 from pipeline.run.options import RunOptions
 from pipeline.run.plan import COPIES, MIN_TILE_SIDE, Plan
 from pipeline.run.prepare import prepare

@@ -1,14 +1,14 @@
 """Reports: what a store or estimates say, as one HTML page with pictures and tables beside it.
 
-- :mod:`~pipeline.report.build`: from a store to a page;
-- :mod:`~pipeline.report.estimated`: from estimates to a page;
-- :mod:`~pipeline.report.headline`, :mod:`~pipeline.report.spectrum`,
-  :mod:`~pipeline.report.stored`, :mod:`~pipeline.report.layers`, :mod:`~pipeline.report.terms`,
-  :mod:`~pipeline.report.evaluated`, :mod:`~pipeline.report.provenance`: their sections;
-- :mod:`~pipeline.report.chosen`: which eigenvectors they show;
-- :mod:`~pipeline.report.page`: a page as files.
+- :mod:`~pipeline.report._build`: from a store to a page;
+- :mod:`~pipeline.report._estimated`: from estimates to a page;
+- :mod:`~pipeline.report._headline`, :mod:`~pipeline.report._spectrum`,
+  :mod:`~pipeline.report._stored`, :mod:`~pipeline.report._layers`, :mod:`~pipeline.report._terms`,
+  :mod:`~pipeline.report._evaluated`, :mod:`~pipeline.report._provenance`: their sections;
+- :mod:`~pipeline.report._chosen`: which eigenvectors they show;
+- :mod:`~pipeline.report._page`: a page as files.
 """
 
-from pipeline.report.build import write_report
+from pipeline.report._build import write_report
 
 __all__ = ["write_report"]

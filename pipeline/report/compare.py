@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.analysis.pictures import overlaid_picture
 from pipeline.analysis.summary import Summary, summarise
 from pipeline.errors import ConfigError
-from pipeline.report.page import Page, Picture, Section, Table, write_page
+from pipeline.report._page import Page, Picture, Section, Table, write_page
 from pipeline.store.places import Place, locate
 from pipeline.store.store import HessianStore
 

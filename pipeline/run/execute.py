@@ -15,13 +15,13 @@ from hessian_tasks.networks.fixed import fixed_parts
 from hessian_tasks.process import peak_bytes
 from hessian_tasks.spec import BlockRow
 from pipeline.errors import PlanError
-from pipeline.run.blocks import BlockTask
+from pipeline.run._blocks import BlockTask
+from pipeline.run._selfcheck import Guard
 from pipeline.run.events import BlockRowStored, Callback, Event, RunFinished, RunStarted
 from pipeline.run.executors import get_executor
 from pipeline.run.options import RunOptions
 from pipeline.run.plan import Plan
 from pipeline.run.prepare import Prepared, prepare
-from pipeline.run.selfcheck import Guard
 from pipeline.store.places import Location, Place, locate
 from pipeline.store.records import BlockRecord
 from pipeline.store.repair import repair

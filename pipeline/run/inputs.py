@@ -13,7 +13,7 @@ from hessian_tasks.frozen import FrozenInputs, FrozenTerm, reads_label
 from hessian_tasks.networks.weights import load_values, load_weights_file, take_network_file
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import ProblemSource
-from pipeline.run.builtin import check_options
+from pipeline.run._builtin import check_options
 from pipeline.store.opened import HoldsInputs
 from pipeline.store.trust import check_named, how_to_name, remember
 from pipeline.store.vetting import STORE

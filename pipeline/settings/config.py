@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hessian_tasks.spec import EngineName
 from pipeline.errors import ConfigError
-from pipeline.settings.explain import explain
-from pipeline.settings.fields import FilePath, FileText, StorePlace, Threads
-from pipeline.settings.parse import parse_value
+from pipeline.settings._explain import explain
+from pipeline.settings._fields import FilePath, FileText, StorePlace, Threads
+from pipeline.settings._parse import parse_value
+from pipeline.settings._sources import gather
 from pipeline.settings.profiles import DEFAULTS, ClusterProfile, InProcess, Profile
-from pipeline.settings.sources import gather
 from pipeline.store.places import Location, locate
 from pipeline.text import shown, shown_name, shown_names
 from pipeline.units import Bytes

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.settings.fields import Count, FilePath, Seconds, Threads
+from pipeline.settings._fields import Count, FilePath, Seconds, Threads
 from pipeline.units import Bytes
 
 __all__ = [

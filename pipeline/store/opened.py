@@ -13,10 +13,10 @@ import numpy.typing as npt
 import zarr
 
 from hessian_tasks.parameters import ParameterLayout
+from pipeline.store._reading import read_entries, reading
 from pipeline.store.arrays import object_key, read_array
 from pipeline.store.places import Location
 from pipeline.store.places.chunks import checksum
-from pipeline.store.reading import read_entries, reading
 from pipeline.store.vetting import STORE, RecordedInputs
 
 __all__ = ["HoldsInputs"]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from hessian_tasks.parameters import ParameterLayout
-from pipeline.analysis.filtered import BandFilter, filtered_eigenpairs
+from pipeline.analysis._filtered import BandFilter, filtered_eigenpairs
 from pipeline.analysis.operator import HessianOperator
 from tests.helpers import matrices
 

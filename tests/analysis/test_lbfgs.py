@@ -16,7 +16,7 @@ from scipy.optimize import LbfgsInvHessProduct
 
 from hessian_tasks.networks.models import get_theta
 from hessian_tasks.problems import heat
-from pipeline import train as module
+from pipeline import training as module
 from pipeline.analysis.lbfgs import InverseHessianFactor, LbfgsHistory
 from pipeline.errors import StoreError
 from pipeline.training import train

@@ -23,7 +23,7 @@ from pipeline.analysis.eigenpairs import extreme_eigenpairs
 from pipeline.analysis.operator import open_operator
 from pipeline.analysis.spectrum import spectrum
 from pipeline.analysis.statistics import matrix_statistics
-from pipeline.analysis.tiles import complete_matrix
+from pipeline.analysis._tiles import complete_matrix
 
 path, limit = sys.argv[1], int(sys.argv[2])
 store, matrix = complete_matrix(path)

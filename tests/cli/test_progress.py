@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from hessian_tasks.spec import BlockRow
-from pipeline.cli import progress
-from pipeline.cli.progress import LossDisplay, ProgressDisplay
+from pipeline.cli import _progress as progress
+from pipeline.cli._progress import LossDisplay, ProgressDisplay
 from pipeline.run.events import BlockRowStored, RunFinished, RunStarted
 from pipeline.run.plan import Cost, Request, make_plan
 from pipeline.store.records import BlockRecord

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from hessian_tasks.frozen import FrozenInputs
-from pipeline.cli.app import Terminal, escaped_logs
+from pipeline.cli._app import Terminal, escaped_logs
 from pipeline.errors import StoreError
-from pipeline.report.page import Page, Section, Table, write_page
+from pipeline.report._page import Page, Section, Table, write_page
 from pipeline.store.store import HessianStore
 from tests.helpers.forged import forge
 from tests.helpers.runs import Cli, Run

@@ -16,9 +16,9 @@ import pytest
 import xarray as xr
 
 from pipeline.errors import ClusterError, StoppedError, StoreError, StoreMismatchError
+from pipeline.estimates._products import Product
 from pipeline.estimates.estimates import best_method
 from pipeline.estimates.journal import Journal
-from pipeline.estimates.products import Product
 from pipeline.store.places import locate
 from tests.helpers.runs import HESSIAN, Cli, read_until, start_held, wait_for
 

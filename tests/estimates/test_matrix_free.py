@@ -23,7 +23,7 @@ from hessian_tasks.problem import Problem
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
 from pipeline.errors import ClusterError, ConfigError, ProblemError, StoppedError, StoreError
-from pipeline.estimates.distributed import distributed_product
+from pipeline.estimates._distributed import distributed_product
 from pipeline.estimates.estimates import EstimateOptions, estimate
 from pipeline.estimates.kept import check_replaceable
 from pipeline.estimates.operator import operator_of
@@ -296,7 +296,7 @@ def test_the_plan_knows_both_ways(hessian: Cli, monkeypatch: pytest.MonkeyPatch)
 def test_the_plan_says_why_a_matrix_does_not_fit(
     memory: str, free: int, reason: str, hessian: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.store.places.directory.free_bytes", lambda path: free)
+    monkeypatch.setattr("pipeline.store.places._directory.free_bytes", lambda path: free)
     command = ["plan", "poisson", *FEW_POINTS, "-o", "width=8", "-o", "depth=1", "--threads", 2]
     command += ["--memory", memory]
     code, text, errors = hessian(*command)

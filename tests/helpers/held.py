@@ -19,7 +19,7 @@ def hold() -> None:
 
 
 def hold_rows(number: int) -> None:
-    from pipeline.run.blocks import BlockTask
+    from pipeline.run._blocks import BlockTask
 
     begin, begun = BlockTask.__call__, itertools.count()
 

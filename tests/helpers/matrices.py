@@ -15,7 +15,7 @@ from hessian_tasks.frozen import FrozenInputs, FrozenTerm
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import BlockRow, EngineChoice
-from pipeline.run.blocks import BlockTask
+from pipeline.run._blocks import BlockTask
 from pipeline.run.plan import Cost, Request, make_plan
 from pipeline.store.places import locate
 from pipeline.store.store import HessianStore

@@ -7,7 +7,8 @@ import pytest
 
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.layered.engine import LayeredEngine
-from hessian_tasks.layered.multiply import contract, probe, products
+from hessian_tasks.layered.multiply import _probe as probe
+from hessian_tasks.layered.multiply import contract, products
 from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.networks.models import get_theta
 from hessian_tasks.spec import BlockRow

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-import hessian_tasks.reading.read
+import hessian_tasks.reading._read
 from hessian_tasks.autodiff import hessian_vector_product
 from hessian_tasks.autodiff.generalised import gauss_newton_vector_product
 from hessian_tasks.errors import NotLayeredError
@@ -24,7 +24,7 @@ from hessian_tasks.networks.models import get_theta, set_theta
 from hessian_tasks.problem import DensityTerm, LossTerm, Problem, ResidualTerm, Term
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.reading import Dependence, read_terms
-from hessian_tasks.reading.evaluations import find_dependence
+from hessian_tasks.reading._evaluations import find_dependence
 from hessian_tasks.spec import BlockRow, EngineName
 from pipeline import RunOptions, compute_hessian
 
@@ -395,7 +395,7 @@ def test_a_run_reads_every_term_once(
         read.append(term.name)
         return find_dependence(problem, term)
 
-    monkeypatch.setattr(hessian_tasks.reading.read, "find_dependence", find)
+    monkeypatch.setattr(hessian_tasks.reading._read, "find_dependence", find)
     terms = [
         DensityTerm("energy", X, lambda x, u: tf.exp(u.d("x"))),
         ResidualTerm("pde", X, lambda x, u: u.d("xx")),

@@ -27,10 +27,10 @@ from pipeline.estimates.estimates import EstimateOptions, estimate
 from pipeline.estimates.kept import KeptEstimates, save
 from pipeline.estimates.operator import operator_of
 from pipeline.report import write_report
-from pipeline.report.estimated import estimates_page
-from pipeline.report.evaluated import CHANGES, SLICES
-from pipeline.report.layers import DIAGONAL, diagonal_section
-from pipeline.report.page import Page
+from pipeline.report._estimated import estimates_page
+from pipeline.report._evaluated import CHANGES, SLICES
+from pipeline.report._layers import DIAGONAL, diagonal_section
+from pipeline.report._page import Page
 from pipeline.run.inputs import freeze_source, stored_inputs
 from pipeline.store.store import HessianStore
 from tests.helpers.runs import Cli

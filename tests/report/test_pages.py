@@ -20,11 +20,11 @@ from pipeline.analysis.summary import summarise
 from pipeline.api import rebuild_problem
 from pipeline.errors import ConfigError, ProblemError, StoreError, StoreMismatchError
 from pipeline.report import write_report
-from pipeline.report.build import build_page
+from pipeline.report._build import build_page
+from pipeline.report._headline import headline, state_warnings
+from pipeline.report._page import Page, Table
+from pipeline.report._stored import spectrum_section
 from pipeline.report.compare import summarise_all
-from pipeline.report.headline import headline, state_warnings
-from pipeline.report.page import Page, Table
-from pipeline.report.stored import spectrum_section
 from pipeline.store.store import HessianStore
 from tests.report.chromium import browser
 
@@ -300,7 +300,7 @@ def test_without_tensorflow_what_evaluates_is_left_out(
 
 def test_stored_only_imports_no_tensorflow(folder: Path) -> None:
     code = (
-        "import sys; from pipeline.report.build import build_page; "
+        "import sys; from pipeline.report._build import build_page; "
         "from pipeline.store.store import HessianStore; "
         f"build_page(HessianStore({str(folder / 'h.zarr')!r}), stored_only=True); "
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"

@@ -33,7 +33,7 @@ from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import BlockRow, EngineChoice
 from pipeline.api import compute_hessian, open_hessian, verify_hessian
 from pipeline.errors import StoppedError, StoreError
-from pipeline.run.blocks import BlockTask
+from pipeline.run._blocks import BlockTask
 from pipeline.run.events import RunFinished, RunStarted
 from pipeline.run.executors import ExecutorName, get_executor
 from pipeline.run.inputs import stored_inputs

@@ -29,12 +29,13 @@ from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow, EngineName
 from pipeline.api import compute_hessian, open_store, verify_hessian
 from pipeline.errors import SelfCheckError, StoreWarning
-from pipeline.run import references, selfcheck
-from pipeline.run.engines import choose_engine
+from pipeline.run import _references as references
+from pipeline.run import _selfcheck as selfcheck
+from pipeline.run._engines import choose_engine
+from pipeline.run._references import References
 from pipeline.run.events import BlockRowStored, RunFinished
 from pipeline.run.inputs import freeze_source
 from pipeline.run.options import RunOptions
-from pipeline.run.references import References
 from pipeline.store.store import HessianStore
 from pipeline.training import train
 from tests.helpers.runs import Cli, Run

@@ -14,7 +14,7 @@ import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.cli import runs
+from pipeline.cli import _runs as runs
 from pipeline.settings.config import Settings
 from pipeline.settings.profiles import MODELS
 from tests.helpers.runs import Cli

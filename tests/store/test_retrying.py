@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from zarr.core.buffer import default_buffer_prototype
 
-from pipeline.store.places import Directory, retrying
-from pipeline.store.places.retrying import PAUSES, RetryingFiles
+from pipeline.store.places import Directory
+from pipeline.store.places import _retrying as retrying
+from pipeline.store.places._retrying import PAUSES, RetryingFiles
 
 
 @pytest.fixture

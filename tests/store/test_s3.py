@@ -24,7 +24,9 @@ from pipeline import open_store, verify_hessian
 from pipeline.analysis.spectrum import spectrum
 from pipeline.errors import ClusterError, ConfigError, HessianError, StoreError
 from pipeline.settings.profiles import Processes
-from pipeline.store.places import Bucket, bucket, lease, locate
+from pipeline.store.places import Bucket, locate
+from pipeline.store.places import _bucket as bucket
+from pipeline.store.places import _lease as lease
 from pipeline.store.store import HessianStore
 from tests.helpers.runs import Cli, Run, computed, connected, start_held, wait_for
 

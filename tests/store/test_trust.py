@@ -22,7 +22,7 @@ import pytest
 from hessian_tasks.imports import digests_of, imported_files
 from hessian_tasks.source import ProblemSource
 from pipeline import compute_hessian, verify_hessian
-from pipeline.cli.app import EXIT_NOT_VERIFIED
+from pipeline.cli._app import EXIT_NOT_VERIFIED
 from pipeline.errors import ProblemError
 from pipeline.settings.config import parse_options
 from pipeline.store.trust import MAX_COMMAND, as_flags, remember

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hessian_tasks.layered.expand.composition import Variable
-from hessian_tasks.layered.expand.linearise import Linearised
+from hessian_tasks.layered.expand._composition import Variable
+from hessian_tasks.layered.expand._linearise import Linearised
 from hessian_tasks.layered.expand.network import Array, WireStreams, curvature
 from hessian_tasks.layered.expand.rows import RowFactors
 

@@ -11,13 +11,13 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.jets import Tensor, evaluate_by
-from hessian_tasks.layered.expand.composition import (
+from hessian_tasks.layered.expand._composition import (
     Variable,
     differentiate,
     evaluate,
     stream_polynomials,
 )
-from hessian_tasks.layered.expand.streams import Streams
+from hessian_tasks.layered.expand._streams import Streams
 from hessian_tasks.layered.read.program import Feature, Linear, Node, Program, Site
 from hessian_tasks.layered.read.reader import read_program
 from hessian_tasks.networks.joint import Joint

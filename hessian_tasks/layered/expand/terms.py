@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from hessian_tasks.layered.expand.border import Border, pull_back_sum
+from hessian_tasks.layered.expand._border import Border, pull_back_sum
+from hessian_tasks.layered.expand._sight import Seen, see
 from hessian_tasks.layered.expand.expansion import Expansion, expand, expand_value, square_root
 from hessian_tasks.layered.expand.network import Array, Network
 from hessian_tasks.layered.expand.rows import RowFactors, join
-from hessian_tasks.layered.expand.sight import Seen, see
 from hessian_tasks.networks.models import parameter_layout
 from hessian_tasks.reading import QuadraticModel, Reading
 

@@ -28,9 +28,9 @@ import numpy as np
 from hessian_tasks.layered.expand.expansion import Expansion
 from hessian_tasks.layered.expand.network import Array
 from hessian_tasks.layered.expand.rows import RowFactors, slices, times_inputs
-from hessian_tasks.layered.multiply.buffered import BufferedTangents
+from hessian_tasks.layered.multiply._buffered import BufferedTangents
+from hessian_tasks.layered.multiply._probe import Job, Prober
 from hessian_tasks.layered.multiply.pairs import Combinations, PairKind, SitePair, find_kinds
-from hessian_tasks.layered.multiply.probe import Job, Prober
 from hessian_tasks.layered.multiply.products import FACTOR_BYTES, Outer, Products, batches
 from hessian_tasks.layered.multiply.tangents import Tangents, present
 from hessian_tasks.layered.multiply.workspace import Workspace

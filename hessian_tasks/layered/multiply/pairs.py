@@ -17,7 +17,7 @@ import numpy as np
 
 from hessian_tasks.layered.expand.expansion import Expansion
 from hessian_tasks.layered.expand.network import Array, curvature
-from hessian_tasks.layered.multiply.buffered import BufferedTangents
+from hessian_tasks.layered.multiply._buffered import BufferedTangents
 from hessian_tasks.layered.multiply.tangents import Tangents, is_diagonal, present
 from hessian_tasks.layered.multiply.workspace import Workspace
 from hessian_tasks.layered.read.program import Node

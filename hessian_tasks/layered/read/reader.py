@@ -17,11 +17,11 @@ import tensorflow as tf
 
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.jets import Tensor
-from hessian_tasks.layered.read.contractions import Contracted, read_contraction
+from hessian_tasks.layered.read._contractions import Contracted, read_contraction
+from hessian_tasks.layered.read._replay import replays
+from hessian_tasks.layered.read._subgraph import make_function, plain, sources, walk_back
+from hessian_tasks.layered.read._trace import TracedNetwork, trace_network
 from hessian_tasks.layered.read.program import Feature, Linear, Node, Program, Site
-from hessian_tasks.layered.read.replay import replays
-from hessian_tasks.layered.read.subgraph import make_function, plain, sources, walk_back
-from hessian_tasks.layered.read.trace import TracedNetwork, trace_network
 from hessian_tasks.problem import Problem
 
 __all__ = ["read_program"]

@@ -20,7 +20,7 @@ from hessian_tasks.layered.expand.expansion import Expansion
 from hessian_tasks.layered.expand.network import Array
 from hessian_tasks.layered.expand.rows import RowFactors
 from hessian_tasks.layered.multiply.pairs import Combinations, SitePair, StreamPair, find_kinds
-from hessian_tasks.layered.xla.traced import Stacks, entering_streams, stack_tangents
+from hessian_tasks.layered.xla._traced import Stacks, entering_streams, stack_tangents
 
 __all__ = ["CompiledContraction"]
 

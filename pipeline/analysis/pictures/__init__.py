@@ -1,21 +1,21 @@
 """Pictures of what is known of a matrix; one module for each kind.
 
 Each function returns a :class:`matplotlib.figure.Figure`, and
-:func:`~pipeline.analysis.pictures.style.save` writes it.
+:func:`~pipeline.analysis.pictures._style.save` writes it.
 """
 
-from pipeline.analysis.pictures.fields import residual_picture, solution_picture
-from pipeline.analysis.pictures.layers import layer_block_picture, participation_picture
-from pipeline.analysis.pictures.matrix import matrix_picture
-from pipeline.analysis.pictures.slices import line_picture, plane_picture
-from pipeline.analysis.pictures.spectrum import (
+from pipeline.analysis.pictures._fields import residual_picture, solution_picture
+from pipeline.analysis.pictures._layers import layer_block_picture, participation_picture
+from pipeline.analysis.pictures._matrix import matrix_picture
+from pipeline.analysis.pictures._slices import line_picture, plane_picture
+from pipeline.analysis.pictures._spectrum import (
     density_picture,
     eigenvalue_picture,
     estimated_density_picture,
     overlaid_picture,
 )
-from pipeline.analysis.pictures.style import encode, plain, save
-from pipeline.analysis.pictures.terms import curvature_picture, overlap_picture
+from pipeline.analysis.pictures._style import encode, plain, save
+from pipeline.analysis.pictures._terms import curvature_picture, overlap_picture
 
 __all__ = [
     "curvature_picture",

@@ -1,10 +1,10 @@
 """What the commands print: text for people, plain data for scripts."""
 
-from pipeline.cli.render.analysis import density, info, info_data, spectrum, statistics, subject
-from pipeline.cli.render.matrix_free import estimates, outlook, outlook_data
-from pipeline.cli.render.runs import certificate, status, status_data
-from pipeline.cli.render.table import columns, table
-from pipeline.cli.render.terms import gradients, preconditioned, steps, terms
+from pipeline.cli.render._analysis import density, info, info_data, spectrum, statistics, subject
+from pipeline.cli.render._matrix_free import estimates, outlook, outlook_data
+from pipeline.cli.render._runs import certificate, status, status_data
+from pipeline.cli.render._table import columns, table
+from pipeline.cli.render._terms import gradients, preconditioned, steps, terms
 
 __all__ = [
     "certificate",

@@ -15,10 +15,10 @@ from distributed import Client, Security
 from distributed.comm.core import CommClosedError
 
 from pipeline.errors import ClusterError, ConfigError, StoppedError
+from pipeline.run.cluster._certificates import shared_certificates
+from pipeline.run.cluster._settings import cluster_settings
+from pipeline.run.cluster._start import start
 from pipeline.run.cluster.ask import POLL_SECONDS, wait_for_worker
-from pipeline.run.cluster.certificates import shared_certificates
-from pipeline.run.cluster.settings import cluster_settings
-from pipeline.run.cluster.start import start
 from pipeline.run.cluster.workers import Workers
 from pipeline.settings.profiles import Address, ClusterProfile, StartedProfile
 

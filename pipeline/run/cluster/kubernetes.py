@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.errors import ClusterError
-from pipeline.run.cluster.extras import require
-from pipeline.run.cluster.settings import as_environment, cluster_settings
+from pipeline.run.cluster._extras import require
+from pipeline.run.cluster._settings import as_environment, cluster_settings
 from pipeline.settings.profiles import Kubernetes
 
 __all__ = ["cluster_spec", "start_kubernetes"]

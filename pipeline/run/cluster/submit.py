@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import StringConstraints, ValidationError
 
 from pipeline.errors import ClusterError, ConfigError, StoreError
-from pipeline.run.cluster.queues import job_options, queue_class
+from pipeline.run.cluster._queues import job_options, queue_class
 from pipeline.settings.profiles import Queue, QueueKind
 from pipeline.store.places import Directory
 from pipeline.store.vetting import Line, Strict

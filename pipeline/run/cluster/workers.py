@@ -15,11 +15,11 @@ from distributed import Client
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
 from pipeline.errors import ClusterError, ConfigError, StoreError
+from pipeline.run.cluster._gpus import visible_uuids
+from pipeline.run.cluster._job import Job
+from pipeline.run.cluster._schedule import Schedule, run_block_rows
+from pipeline.run.cluster._versions import check_versions, own_versions, worker_versions
 from pipeline.run.cluster.ask import ask_workers, wait_for_worker
-from pipeline.run.cluster.gpus import visible_uuids
-from pipeline.run.cluster.job import Job
-from pipeline.run.cluster.schedule import Schedule, run_block_rows
-from pipeline.run.cluster.versions import check_versions, own_versions, worker_versions
 from pipeline.run.plan import Plan
 from pipeline.settings.profiles import ClusterProfile, Listening, ScaledProfile
 from pipeline.store.places import Location
@@ -105,7 +105,7 @@ class Workers:
         on_stored: Callable[[BlockRecord], None],
         stop: threading.Event,
     ) -> None:
-        """Compute and store block rows; see :func:`~pipeline.run.cluster.schedule.run_block_rows`.
+        """Compute and store block rows; see :func:`~pipeline.run.cluster._schedule.run_block_rows`.
 
         Args:
             job: The store, where to build the problem from, and the plan for each worker.

@@ -1,9 +1,9 @@
 """Where stores are: directories and object storage, behind one interface.
 
 - :mod:`~pipeline.store.places.location`: what everything above knows of a place;
-- :mod:`~pipeline.store.places.directory`: a directory of a local or shared file system;
-- :mod:`~pipeline.store.places.bucket`: a prefix of a bucket of object storage;
-- :mod:`~pipeline.store.places.lease`: how clients exclude each other there;
+- :mod:`~pipeline.store.places._directory`: a directory of a local or shared file system;
+- :mod:`~pipeline.store.places._bucket`: a prefix of a bucket of object storage;
+- :mod:`~pipeline.store.places._lease`: how clients exclude each other there;
 - :mod:`~pipeline.store.places.chunks`: how entries become objects;
 - :mod:`~pipeline.store.places.guard`: bounds on what is read from a place that others can write.
 """
@@ -17,8 +17,8 @@ from typing import TypeAlias
 from urllib.parse import unquote
 
 from pipeline.errors import StoreError
-from pipeline.store.places.bucket import SCHEMES, Bucket
-from pipeline.store.places.directory import Directory, filling, free_bytes, writing
+from pipeline.store.places._bucket import SCHEMES, Bucket
+from pipeline.store.places._directory import Directory, filling, free_bytes, writing
 from pipeline.store.places.location import Location
 from pipeline.text import path_obstacle, shown
 

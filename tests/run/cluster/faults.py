@@ -63,7 +63,7 @@ class Counted(WorkerPlugin):
         directory.mkdir(exist_ok=True)
 
     def setup(self, worker: Any) -> None:
-        from pipeline.run.blocks import BlockTask
+        from pipeline.run._blocks import BlockTask
 
         begin = BlockTask.__call__
 

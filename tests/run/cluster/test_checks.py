@@ -28,10 +28,10 @@ from pipeline.errors import (
     ReproductionError,
     StoppedError,
 )
+from pipeline.run.cluster._job import Job
+from pipeline.run.cluster._versions import own_versions
 from pipeline.run.cluster.ask import ask_workers
 from pipeline.run.cluster.connect import connect
-from pipeline.run.cluster.job import Job
-from pipeline.run.cluster.versions import own_versions
 from pipeline.run.cluster.workers import Workers
 from pipeline.settings.profiles import Address, Queue, Tls
 from pipeline.store.store import HessianStore

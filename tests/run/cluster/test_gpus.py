@@ -14,8 +14,8 @@ from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import HESSIAN
 from pipeline.errors import ClusterError, ConfigError
-from pipeline.estimates.distributed import distributed_product
-from pipeline.run.cluster.gpus import visible_gpus, visible_uuids
+from pipeline.estimates._distributed import distributed_product
+from pipeline.run.cluster._gpus import visible_gpus, visible_uuids
 from pipeline.run.cluster.workers import Workers
 from pipeline.settings.profiles import Cuda
 from tests.helpers.runs import WAIT, Run, connected, processes

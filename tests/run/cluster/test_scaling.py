@@ -15,7 +15,7 @@ import pytest
 
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
-from pipeline.run.cluster import watch as watch_module
+from pipeline.run.cluster import _watch as watch_module
 from pipeline.run.cluster import workers as workers_module
 from pipeline.run.cluster.workers import Workers
 from pipeline.settings.profiles import ScaledProfile

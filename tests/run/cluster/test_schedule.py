@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from pipeline.errors import BlockRowError
-from pipeline.run.cluster import schedule as schedule_module
-from pipeline.run.cluster import watch
-from pipeline.run.cluster.schedule import Schedule, run_block_rows
-from pipeline.run.cluster.watch import Watch
+from pipeline.run.cluster import _schedule as schedule_module
+from pipeline.run.cluster import _watch as watch
+from pipeline.run.cluster._schedule import Schedule, run_block_rows
+from pipeline.run.cluster._watch import Watch
 from pipeline.run.cluster.workers import Workers
 from pipeline.store.tiling import split_rows
 from tests.helpers.runs import WAIT, connected, processes, wait_for

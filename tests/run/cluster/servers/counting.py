@@ -26,7 +26,7 @@ class Slow:
 
 
 def dask_setup(worker: Any) -> None:
-    from pipeline.run.blocks import BlockTask
+    from pipeline.run._blocks import BlockTask
 
     begin = BlockTask.__call__
     BlockTask.__call__ = lambda task, row: begin(  # type: ignore[method-assign]

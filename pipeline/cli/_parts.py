@@ -1,0 +1,79 @@
+"""Commands that ask which part of a Hessian does what, and where its steps lead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hessian_tasks.process import configure_tensorflow
+from pipeline.cli import render
+from pipeline.cli._app import app, print_result, say_if_unverified
+from pipeline.cli._parameters import Json, Store, finite
+
+__all__ = ["steps", "terms"]
+
+Ggn = Annotated[
+    Path | None, typer.Option(help="Store of the Gauss-Newton matrix of the same inputs.")
+]
+ProblemFile = Annotated[str | None, typer.Option(help="The problem's file, if it has moved since.")]
+
+
+@app.command()
+def terms(
+    store: Store,
+    ggn: Ggn = None,
+    number: Annotated[int, typer.Option(min=1, help="Dominant eigenvectors of each part.")] = 10,
+    with_gradients: Annotated[
+        bool, typer.Option("--gradients", help="Also the terms' gradients, from the problem.")
+    ] = False,
+    history: Annotated[
+        Path | None,
+        typer.Option(help="Also spectra preconditioned by L-BFGS, from hessian train --history."),
+    ] = None,
+    problem: ProblemFile = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the loss terms of a Hessian, and with --ggn its Gauss-Newton part and the rest."""
+    from pipeline.analysis.terms import analyse_terms
+    from pipeline.store.store import HessianStore
+
+    opened = HessianStore(store)
+    analysis = analyse_terms(opened, ggn, number)
+    text, data = render.terms(analysis), analysis.to_json()
+    if history is not None:
+        from pipeline.analysis.lbfgs import LbfgsHistory
+        from pipeline.analysis.preconditioned import preconditioned_spectra
+
+        spectra = preconditioned_spectra(analysis.parts, LbfgsHistory.load(history))
+        text += "\n\n" + render.preconditioned(analysis.parts, spectra)
+        data["preconditioned"] = [found.to_json() for found in spectra]
+    if with_gradients:
+        configure_tensorflow()
+        from pipeline.curvature.steps import term_gradients
+
+        gradients = term_gradients(store, problem)
+        text += "\n\n" + render.gradients(gradients)
+        data["gradients"] = {term: gradient.tolist() for term, gradient in gradients.items()}
+    say_if_unverified(opened)
+    print_result(text, data, as_json)
+
+
+@app.command()
+def steps(
+    store: Store,
+    ggn: Ggn = None,
+    damping: Annotated[
+        list[float],
+        typer.Option(min=0.0, callback=finite, help="Damping; can be given several times."),
+    ] = [],  # noqa: B006  (typer copies it)
+    problem: ProblemFile = None,
+    as_json: Json = False,
+) -> None:
+    """Take Newton, saddle-free and, with --ggn, Gauss-Newton steps, and look at the loss."""
+    configure_tensorflow()
+    from pipeline.curvature.steps import try_steps
+
+    tried = try_steps(store, ggn, dampings=damping, problem=problem)
+    print_result(render.steps(tried), {"steps": [step.to_json() for step in tried]}, as_json)

@@ -1,0 +1,218 @@
+"""Commands that compute, or say how far computing is."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hessian_tasks.process import configure_tensorflow
+from hessian_tasks.spec import matrix_of
+from pipeline.cli import render
+from pipeline.cli._app import Terminal, app, print_result, say
+from pipeline.cli._parameters import (
+    COMPUTING,
+    INPUTS,
+    PLACES,
+    Json,
+    Seed,
+    Store,
+    Term,
+    finite,
+    takes_settings,
+)
+from pipeline.errors import ConfigError
+from pipeline.settings.config import Settings
+from pipeline.settings.profiles import InProcess, Queue
+
+__all__ = ["cancel", "estimate", "plan", "run", "status", "submit", "train"]
+
+
+@app.command()
+@takes_settings(*INPUTS, "config", *COMPUTING)
+def plan(settings: Settings, as_json: Json = False) -> None:
+    """Say what a run would cost, what products without the matrix would, and which to prefer.
+
+    Computes a few rows and a few products to know.
+    """
+    configure_tensorflow(settings.threads)
+    from pipeline.cli._commands import run_options, settings_inputs
+    from pipeline.estimates.outlook import look_ahead
+
+    found = look_ahead(settings_inputs(settings), run_options(settings), settings.location)
+    print_result(render.outlook(found), render.outlook_data(found), as_json)
+
+
+@app.command()
+@takes_settings(*INPUTS, *PLACES, *COMPUTING)
+def run(settings: Settings) -> None:
+    """Compute the Hessian, or with --engine ggn the Gauss-Newton matrix, into a store.
+
+    The same command resumes an interrupted run.
+    """
+    _configure_client(settings)
+    from pipeline.cli._commands import run_settings
+
+    with _stop_on_signals() as stop:
+        place = run_settings(settings, Terminal(), stop)
+    say(f"stored in {place}; next: hessian verify {place}")
+
+
+@app.command()
+@takes_settings(
+    *INPUTS, *PLACES, "threads", "engine",
+    store="Where to keep the answers, a Zarr group (nowhere).",
+)  # fmt: skip
+def estimate(
+    settings: Settings,
+    term: Term = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Eigenvalues at each end.")] = 5,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            callback=finite, help="Residuals of eigenpairs to reach, relative to the norm."
+        ),
+    ] = 1e-8,
+    error: Annotated[
+        float,
+        typer.Option(
+            callback=finite,
+            help="Standard errors to reach, relative to the norm; 0 takes all products.",
+        ),
+    ] = 0.01,
+    max_products: Annotated[
+        int, typer.Option(min=12, help="Products after which an estimate stops.")
+    ] = 400,
+    diagonal: Annotated[int, typer.Option(min=0, help="Products for the diagonal (none).")] = 0,
+    density: Annotated[
+        int, typer.Option(min=0, help="Random vectors for the density, 80 products each (none).")
+    ] = 0,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Extreme eigenvalues, trace and norm from products alone, without computing the matrix.
+
+    For networks whose matrix would not fit; hessian plan says which do. With --store the same
+    command goes on with an interrupted estimate.
+    """
+    _configure_client(settings)
+    from pipeline.cli._commands import estimate_settings
+    from pipeline.estimates.estimates import EstimateOptions
+
+    matrix = matrix_of(settings.engine)
+    options = EstimateOptions(
+        pairs, tolerance, error, max_products, diagonal, density, seed, matrix, term
+    )
+    console = Terminal(stderr=True)
+    with _stop_on_signals() as stop:
+        found = estimate_settings(settings, options, console, stop)
+    print_result(render.estimates(found), found.to_json(), as_json)
+
+
+@app.command()
+@takes_settings(*INPUTS, *PLACES, *COMPUTING)
+def submit(settings: Settings) -> None:
+    """Hand the whole run to the queue of a profile, and return.
+
+    What it does is: hessian run, with the same arguments, as a job.
+    """
+    from pipeline.run.cluster.submit import submit_job
+
+    chosen = settings.chosen
+    if not isinstance(chosen, Queue):
+        raise ConfigError(
+            f"Profile {settings.profile!r} is not that of a queueing system. Use: hessian run"
+        )
+    path = settings.location.directory
+    if path is None:
+        raise ConfigError(
+            "What is known of a submitted job lies beside its store, which therefore has to be in "
+            f"a directory, but --store is {settings.location}. Use: hessian run"
+        )
+    command = [str(Path(sys.executable).with_name("hessian")), "run", *sys.argv[2:]]
+    job = submit_job(chosen, command, path)
+    say(f"submitted as {job}; next: hessian status {path}, or: hessian cancel {path}")
+
+
+@app.command()
+def cancel(store: Store) -> None:
+    """Cancel the job that was submitted for a store; what is stored stays."""
+    from pipeline.run.cluster.submit import cancel_job
+    from pipeline.store.places import locate
+
+    directory = locate(store).directory
+    if directory is None:
+        raise ConfigError(f"No job can have been submitted for {store}, which is no directory.")
+    say(f"cancelled {cancel_job(directory)}; resume with: hessian submit")
+
+
+@app.command()
+def status(store: Store, as_json: Json = False) -> None:
+    """Say how much of a store is computed, from its records alone."""
+    from pipeline.run.cluster.submit import find_job
+    from pipeline.store.places import locate
+    from pipeline.store.store import HessianStore
+
+    place = locate(store)
+    job = None if place.directory is None else find_job(place.directory)
+    text = [] if job is None else [f"submitted as {job}"]
+    data: dict[str, Any] = {} if job is None else {"job": asdict(job)}
+    if job is None or place.exists():
+        opened = HessianStore(place)
+        text.append(render.status(opened))
+        data.update(render.status_data(opened))
+    print_result("\n".join(text), data, as_json)
+
+
+@app.command()
+@takes_settings("problem", "option")
+def train(
+    settings: Settings,
+    out: Annotated[Path, typer.Option(help="Where to save, .keras or .weights.h5.")] = Path(
+        "trained.keras"
+    ),
+    adam: Annotated[int, typer.Option(min=0, help="Steps of Adam.")] = 2000,
+    lbfgs: Annotated[int, typer.Option(min=0, help="Steps of L-BFGS afterwards.")] = 1000,
+    seed: Seed = 0,
+    history: Annotated[
+        Path | None, typer.Option(help="Where to save the pairs of L-BFGS, .npz.")
+    ] = None,
+) -> None:
+    """Train a problem's network: Adam, then L-BFGS."""
+    configure_tensorflow(settings.threads)
+    from pipeline.cli._commands import train_settings
+
+    console = Terminal()
+    train_settings(settings, out, (adam, lbfgs, seed), history, console)
+
+
+def _configure_client(settings: Settings) -> None:
+    # Where workers compute, this process tries a few rows or products alone.
+    num_gpus = None if isinstance(settings.chosen, InProcess) else 1
+    configure_tensorflow(settings.threads, num_gpus)
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """Set the event at the first Ctrl-C or SIGTERM; the second Ctrl-C ends at once."""
+    stop = threading.Event()
+
+    def handle(signum: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        say("stopping; once more to end at once", err=True)
+
+    previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,162 @@
+"""Commands that ask something of a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hessian_tasks.process import configure_tensorflow
+from pipeline.cli import render
+from pipeline.cli._app import EXIT_NOT_VERIFIED, app, print_result, say, say_if_unverified
+from pipeline.cli._parameters import Json, Option, Picture, Store, Term, finite, named_source
+from pipeline.errors import ConfigError
+from pipeline.units import parse_bytes
+
+if TYPE_CHECKING:
+    from pipeline.analysis.spectrum import Spectrum
+    from pipeline.store.store import HessianStore
+
+__all__ = ["export", "info", "spectrum", "statistics", "verify"]
+
+# Eigenvalues at each end that a density counts exactly.
+NUM_ENDS = 20
+
+
+@app.command()
+def verify(
+    store: Store,
+    problem: Annotated[
+        str | None, typer.Option(help="The problem's file, if it has moved since.")
+    ] = None,
+    option: Option = None,
+    num_vectors: Annotated[int, typer.Option(min=1, help="Number of random vectors.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Compare the store with the loss it came from, and record the certificate."""
+    from pipeline.api import verify_hessian
+
+    source = named_source(problem, option)
+    configure_tensorflow()
+    certificate = verify_hessian(store, source, num_vectors)
+    print_result(render.certificate(certificate), certificate.to_json(), as_json)
+    if not certificate.passed:
+        raise typer.Exit(EXIT_NOT_VERIFIED)
+
+
+@app.command()
+def spectrum(
+    store: Store,
+    term: Term = None,
+    extreme: Annotated[
+        int | None, typer.Option(min=1, help="Only so many eigenvalues at each end.")
+    ] = None,
+    interval: Annotated[
+        tuple[float, float] | None,
+        typer.Option(callback=finite, help="Only eigenvalues above A and up to B."),
+    ] = None,
+    density: Annotated[
+        bool, typer.Option("--density", help="Ends, and an estimate of all between them.")
+    ] = False,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Write eigenvalues and eigenvectors, .npz.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory to use, as 4GiB (what is free).")
+    ] = None,
+    picture: Picture = None,
+    as_json: Json = False,
+) -> None:
+    """Eigenvalues of a complete store, with the floor below which they are noise."""
+    from pipeline.analysis.spectrum import eigenvalues_between
+    from pipeline.analysis.spectrum import spectrum as compute
+    from pipeline.store.store import HessianStore
+
+    if interval is not None and (extreme is not None or density):
+        raise ConfigError("--interval goes neither with --extreme nor with --density.")
+    opened = HessianStore(store)
+    options: dict[str, Any] = {
+        "vectors": vectors is not None,
+        "memory": None if memory is None else parse_bytes(memory),
+    }
+    if interval is not None:
+        found = eigenvalues_between(opened, interval, term, **options)
+    else:
+        found = compute(opened, term, extreme or (NUM_ENDS if density else None), **options)
+    if vectors is not None:
+        _save_pairs(vectors, found)
+    if picture is not None:
+        from pipeline.analysis.pictures import eigenvalue_picture, save
+
+        title = f"Spectrum of the {opened.matrix.title}, P = {opened.num_params:,}"
+        save(eigenvalue_picture(found, title), picture)
+    text, data = render.spectrum(found), found.to_json()
+    if density:
+        text, data = _with_density(opened, term, found, text, data)
+    say_if_unverified(opened)
+    print_result(text, data, as_json)
+
+
+def _with_density(
+    store: HessianStore, term: str | None, found: Spectrum, text: str, data: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    from pipeline.analysis.density import spectral_density
+    from pipeline.analysis.operator import open_operator
+
+    estimate = spectral_density(open_operator(store, term), known=found.pairs)
+    described = estimate.to_json(found.noise_floor)
+    return f"{text}\n{render.density(described)}", data | {"density": described}
+
+
+def _save_pairs(path: Path, found: Spectrum) -> None:
+    import numpy as np
+
+    from pipeline.store.places import writing
+
+    arrays: dict[str, Any] = {"eigenvalues": found.eigenvalues, "vectors": found.vectors}
+    if found.pairs is not None:
+        arrays["residuals"] = found.pairs.residuals
+    with writing(path):
+        np.savez(path, **arrays)
+
+
+@app.command()
+def statistics(store: Store, term: Term = None, as_json: Json = False) -> None:
+    """Exact norms, trace, bounds and shares of layers, from one pass over a complete store."""
+    from pipeline.analysis.statistics import matrix_statistics
+    from pipeline.store.store import HessianStore
+
+    opened = HessianStore(store)
+    found = matrix_statistics(opened, term)
+    say_if_unverified(opened)
+    print_result(render.statistics(found), found.to_json(), as_json)
+
+
+@app.command()
+def export(
+    store: Store,
+    path: Annotated[Path, typer.Argument(help="File to write: .npy, .npz, .h5 or .mat.")],
+    term: Term = None,
+) -> None:
+    """Write the matrix of a complete store to a file for NumPy, HDF5 or MATLAB."""
+    from pipeline.analysis.export import export_matrix
+    from pipeline.store.store import HessianStore
+    from pipeline.units import format_bytes
+
+    opened = HessianStore(store)
+    written = export_matrix(opened, path, term)
+    say_if_unverified(opened)
+    say(f"wrote {written}, {format_bytes(written.stat().st_size)}")
+
+
+@app.command()
+def info(store: Store, picture: Picture = None, as_json: Json = False) -> None:
+    """Say what a store holds and where it came from; optionally draw the matrix."""
+    from pipeline.analysis.pictures import matrix_picture, save
+    from pipeline.store.store import HessianStore
+
+    opened = HessianStore(store)
+    if picture is not None:
+        save(matrix_picture(opened), picture)
+    print_result(render.info(opened), render.info_data(opened), as_json)

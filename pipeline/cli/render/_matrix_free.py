@@ -1,0 +1,112 @@
+"""What is said of answers without the matrix, and of whether they are needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cli.render._analysis import density
+from pipeline.cli.render._runs import plan_data, plan_rows
+from pipeline.cli.render._table import table
+from pipeline.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from pipeline.analysis.estimators import Estimate
+    from pipeline.estimates.estimates import Estimates
+    from pipeline.estimates.outlook import Outlook
+
+__all__ = ["estimates", "outlook", "outlook_data"]
+
+
+def estimates(found: Estimates) -> str:
+    """Answers with their errors, for people."""
+    pairs = list(zip(found.pairs.values, found.eigenvalue_errors, strict=True))
+    half = len(pairs) // 2
+    rows = [
+        ("parameters", f"{found.num_params:,}"),
+        ("largest", "  ".join(_value(*pair) for pair in reversed(pairs[half:]))),
+        ("smallest", "  ".join(_value(*pair) for pair in pairs[:half])),
+        *_residuals(found),
+        ("noise floor", f"{found.noise_floor:.2g} ({found.relative_error:.1e} of the norm)"),
+        ("trace", _estimate(found.trace)),
+        ("Frobenius norm", _estimate(found.frobenius_norm)),
+        ("products", _products(found)),
+    ]
+    data = found.density_data()
+    return table(rows) + ("" if data is None else "\n" + density(data))
+
+
+def _residuals(found: Estimates) -> list[tuple[str, str]]:
+    pairs = found.pairs
+    missed = int((~pairs.converged).sum())
+    worst = f"at most {pairs.residuals.max():.2g} (allowed {pairs.tolerance:.2g})"
+    return [("residuals", worst + (f", {missed} not converged" if missed else ""))]
+
+
+def _products(found: Estimates) -> str:
+    time = format_seconds(found.seconds)
+    if not found.num_recorded:
+        return f"{found.num_products} in {time}"
+    computed = found.num_products - found.num_recorded
+    return (
+        f"{found.num_products}, of which {found.num_recorded} were there from an interrupted "
+        f"process, and {computed} computed in {time}"
+    )
+
+
+def _value(value: float, error: float) -> str:
+    return f"{value:.5g} ± {error:.1g}"
+
+
+def _estimate(found: Estimate) -> str:
+    method = {"xtrace": "XTrace", "hutch++": "Hutch++", "hutchinson": "Hutchinson"}[found.method]
+    return (
+        f"{found.value:.6g} ± {found.standard_error:.2g} "
+        f"(standard error; {method}, {found.num_products} products)"
+    )
+
+
+def outlook(found: Outlook) -> str:
+    """Both ways and which one fits, for people."""
+    free = found.matrix_free
+    rows = [
+        ("parameters", f"{found.num_params:,}"),
+        ("stored", f"{format_bytes(found.stored_bytes)}: does not fit, {found.obstacle}"),
+    ]
+    if found.plan is not None:
+        rows = plan_rows(found.plan)
+    rows[0] = ("parameters", found.layout.count)
+    if found.choice is not None:
+        words = filter(None, [found.choice.name, found.choice.reason])
+        rows[1:1] = [(f"  {name}", text) for name, text in found.choice.readings.items()]
+        rows.insert(1, ("engine", ", ".join(words)))
+    rows += [
+        (
+            "matrix-free",
+            f"{format_seconds(free.seconds_per_product)} a product, memory about "
+            f"{format_bytes(free.projected_bytes)}, of which reserved "
+            f"{format_bytes(free.reserved_bytes)}; {free.num_products} products for extreme "
+            f"eigenvalues, trace and norm take about {format_seconds(free.seconds)}",
+        ),
+        ("advice", f"{found.advice}: {found.reason}"),
+    ]
+    return table(rows)
+
+
+def outlook_data(found: Outlook) -> dict[str, Any]:
+    """Both ways and which one fits, for scripts; bytes and seconds."""
+    free = found.matrix_free
+    return {
+        "num_params": found.num_params,
+        "stored_bytes": found.stored_bytes,
+        **(plan_data(found.plan) if found.plan is not None else {}),
+        "stored_obstacle": found.obstacle,
+        "matrix_free": {
+            "seconds_per_product": free.seconds_per_product,
+            "reserved_bytes": free.reserved_bytes,
+            "projected_bytes": free.projected_bytes,
+            "num_products": free.num_products,
+            "projected_seconds": free.seconds,
+        },
+        "advice": found.advice,
+        "reason": found.reason,
+    }

@@ -1,0 +1,140 @@
+"""The report of a store, or of estimates: from there to a page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from hessian_tasks.source import ProblemSource
+from pipeline.analysis.layers import participation
+from pipeline.analysis.spectrum import Spectrum, spectrum
+from pipeline.analysis.statistics import matrix_statistics
+from pipeline.analysis.summary import summarise
+from pipeline.curvature.landscape import Directions, stored_curvatures
+from pipeline.errors import ConfigError, StoreError
+from pipeline.estimates.kept import KeptEstimates, holds_estimates
+from pipeline.report._chosen import both_ends, chosen_directions, problem_name
+from pipeline.report._estimated import estimates_page
+from pipeline.report._evaluated import Curvature, evaluated_sections, rebuilt_problem
+from pipeline.report._headline import headline, state_warnings
+from pipeline.report._layers import layers_section, participation_section
+from pipeline.report._page import Page, write_page
+from pipeline.report._stored import (
+    certificate_section,
+    matrix_section,
+    provenance_section,
+    spectrum_section,
+)
+from pipeline.report._terms import gauss_newton_section, terms_section
+from pipeline.store.places import Location, Place, locate
+from pipeline.store.store import HessianStore
+
+__all__ = ["build_page", "write_report"]
+
+
+def write_report(
+    store: Place,
+    out: str | Path | None = None,
+    *,
+    ggn: Place | None = None,
+    problem: ProblemSource | str | None = None,
+    stored_only: bool = False,
+) -> Path:
+    """Write the report of a store, or of estimates: one HTML page, its pictures and its tables.
+
+    What cannot be shown is left out, and the page says why: of an incomplete store all that
+    needs the missing block rows, without TensorFlow or the problem's source all that evaluates
+    the problem.
+
+    Args:
+        store: The store, or what ``hessian estimate --store`` has kept.
+        out: Directory of the report; ``<store>-report`` by default.
+        ggn: Store of the Gauss-Newton matrix of the same inputs, to compare with.
+        problem: The problem's file, if it was a live object or has moved since.
+        stored_only: Leave out what evaluates the problem, which imports TensorFlow and runs the
+            problem's file.
+
+    Returns:
+        Path of the page, ``report.html``.
+
+    Raises:
+        StoreError: If the store cannot be read or the report not be written.
+        ConfigError: If ``ggn`` is given for estimates, which are no matrix.
+        StoreMismatchError: If ``ggn`` is of other inputs.
+        ProblemError, ReproductionError: If ``problem`` is not the store's problem.
+    """
+    location = locate(store)
+    path = default_out(location) if out is None else Path(out)
+    directory = location.directory
+    if directory is not None and path.resolve().is_relative_to(directory.resolve()):
+        raise StoreError(f"{path} lies in the store. Give the report another --out.")
+    if not holds_estimates(location):
+        page = build_page(HessianStore(location), ggn, problem, stored_only)
+    elif ggn is None:
+        page = estimates_page(KeptEstimates(location), problem, stored_only)
+    else:
+        raise ConfigError(
+            f"--ggn compares the matrices of two stores, but {location} holds estimates. Give the "
+            "store of the Hessian, or leave out --ggn."
+        )
+    return write_page(page, path, "report")
+
+
+def default_out(store: Location) -> Path:
+    """Where the report of a store goes by default: beside it, or here.
+
+    Example:
+        >>> from pipeline.store.places import locate
+        >>> default_out(locate("runs/poisson.zarr")).as_posix()
+        'runs/poisson-report'
+        >>> default_out(locate("s3://bucket/runs/poisson.zarr")).as_posix()
+        'poisson-report'
+    """
+    beside = store.directory or Path(store.name)
+    return beside.with_name(f"{store.name.removesuffix('.zarr')}-report")
+
+
+def build_page(
+    store: HessianStore,
+    ggn: Place | None = None,
+    problem: ProblemSource | str | None = None,
+    stored_only: bool = False,
+) -> Page:
+    """The page of a store, from the arguments of :func:`write_report`."""
+    num_missing = len(store.block_rows) - len(store.records())
+    about = [certificate_section(store), provenance_section(store)]
+    page = Page(
+        title=f"{store.matrix.title} of {problem_name(store)}",
+        subtitle=f"{store.location.name}: P = {store.num_params:,}, {store.dtype}",
+        sections=[matrix_section(store), *about],
+        source=store.attributes["source"]["text"],
+    )
+    if num_missing:
+        warning = (
+            f"This store is incomplete: {num_missing} of {len(store.block_rows)} block rows are "
+            "missing, and with them all that needs the whole matrix. Complete it with: "
+            f"{store.resume_command}"
+        )
+        return replace(page, warnings=[warning])
+    found = spectrum(store, vectors=True)
+    summary = summarise(store, found)
+    values, vectors = both_ends(found)
+    _, directions = chosen_directions(values, vectors)
+    rebuilt = rebuilt_problem(store, problem, stored_only)
+    sections = [
+        spectrum_section(store, found),
+        layers_section(store, matrix_statistics(store)),
+        participation_section(participation(vectors.T, store.layout), values),
+        terms_section(store),
+        *([gauss_newton_section(store, ggn, found)] if ggn is not None else []),
+        *evaluated_sections(rebuilt, directions, partial(_curvature, store, found, directions)),
+        *page.sections,
+    ]
+    warnings = state_warnings(summary)
+    return replace(page, warnings=warnings, facts=headline(summary), sections=sections)
+
+
+def _curvature(store: HessianStore, found: Spectrum, directions: Directions) -> Curvature:
+    matrices = stored_curvatures(store, directions)
+    return Curvature(store.matrix.symbol, matrices, found.noise_floor, "from the store")
