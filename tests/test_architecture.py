@@ -201,3 +201,16 @@ def test_folders_of_tests_are_named_as_the_rooms_they_test() -> None:
         places = [ROOT / package / room for package in ("hessian_tasks", "pipeline")]
         assert any(p.is_dir() or p.with_suffix(".py").is_file() for p in places), room
         assert (folder / "conftest.py").read_text().startswith('"""'), room
+
+
+def test_promises_of_stores_name_tests_that_there_are() -> None:
+    page = (ROOT / "docs" / "store.md").read_text()
+    promises = page.partition("## What is guaranteed")[2].partition("\n## ")[0]
+    named = re.findall(r"`(tests/[\w/]+\.py)?(?:::(test_\w+))?`", promises)
+    assert len(named) > 20
+    file = ROOT
+    for path, test in named:
+        file = ROOT / path if path else file
+        assert f"def {test}(" in file.read_text() if test else file.is_file(), (path, test)
+    for promise in promises.split("\n- **")[1:]:
+        assert "tests/" in promise, promise
