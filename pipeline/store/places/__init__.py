@@ -3,7 +3,8 @@
 - :mod:`~pipeline.store.places.location`: what everything above knows of a place;
 - :mod:`~pipeline.store.places._directory`: a directory of a local or shared file system;
 - :mod:`~pipeline.store.places._bucket`: a prefix of a bucket of object storage;
-- :mod:`~pipeline.store.places._lease`: how clients exclude each other there;
+- :mod:`~pipeline.store.places._locks` and :mod:`~pipeline.store.places._lease`: how clients exclude
+  each other in the one and the other;
 - :mod:`~pipeline.store.places.chunks`: how entries become objects;
 - :mod:`~pipeline.store.places.guard`: bounds on what is read from a place that others can write.
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import stat
@@ -19,6 +18,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from hessian_tasks.process import available_cores
 from pipeline.errors import StoreError
+from pipeline.store.places._locks import lock_directory, lock_file
 from pipeline.store.places._retrying import RetryingFiles, retry
 from pipeline.store.places.guard import MAX_METADATA_BYTES, GuardedStore
 from pipeline.store.places.location import Location
@@ -27,8 +27,6 @@ __all__ = ["Directory", "filling", "free_bytes", "writing"]
 
 # Copies into the page cache soon take all of the memory's bandwidth.
 MAX_WRITERS = 4
-# What a file system without locks answers.
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
@@ -127,13 +125,13 @@ class Directory(Location):
         with contextlib.ExitStack() as held:
             with self.writing():
                 file.parent.mkdir(parents=True, exist_ok=True)
-                held.callback(os.close, self._own(_lock(file)))
+                held.callback(os.close, self._own(lock_file(file)))
             # While it is still locked, so that nobody locks a file that is not there any more.
             held.callback(file.unlink, missing_ok=True)
 
             def hold() -> None:
                 with self.writing():
-                    held.callback(os.close, self._own(_lock_directory(path)))
+                    held.callback(os.close, self._own(lock_directory(path)))
 
             if path.is_dir():
                 hold()
@@ -258,46 +256,3 @@ def _regular_file(root: Path, key: str, limit: int) -> Path:
     if found.st_size > limit:
         raise FileNotFoundError(f"{file} has {found.st_size} bytes, where at most {limit} can be")
     return file
-
-
-def _lock_directory(path: Path) -> int | None:
-    """Lock a directory, unless another process or thread has: its descriptor, or None."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError as error:
-        # Network file systems lock files that are open for writing only, which no directory is.
-        if error.errno not in (*NO_LOCKS, errno.EBADF, errno.EINVAL, errno.EISDIR):
-            os.close(descriptor)
-            raise
-    return descriptor
-
-
-def _lock(file: Path) -> int | None:
-    """Lock a file, unless another process or thread has: its descriptor, or None.
-
-    Raises:
-        StoreError: If something else is there.
-    """
-    while True:
-        # Whoever makes a lock makes a file: a link would make or lock one elsewhere.
-        if file.is_symlink() or (file.exists() and not file.is_file()):
-            raise StoreError(f"{file} is no lock, which is a file, but something else. Remove it.")
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had it may have removed it since it was opened.
-            if file.exists() and os.path.samestat(file.stat(), os.fstat(descriptor)):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                os.close(descriptor)
-                raise
-            return descriptor  # a file system without locks: what runs write is whole all the same
-        os.close(descriptor)

@@ -1,0 +1,63 @@
+"""Locks of the operating system, which end with the process that holds them."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+from pipeline.errors import StoreError
+
+__all__ = ["lock_directory", "lock_file"]
+
+# What a file system without locks answers.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def lock_directory(path: Path) -> int | None:
+    """Lock a directory, unless another process or thread has: its descriptor, or None.
+
+    Raises:
+        OSError: If it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError as error:
+        # Network file systems lock files that are open for writing only, which no directory is.
+        if error.errno not in (*NO_LOCKS, errno.EBADF, errno.EINVAL, errno.EISDIR):
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+def lock_file(file: Path) -> int | None:
+    """Lock a file, unless another process or thread has: its descriptor, or None.
+
+    Raises:
+        StoreError: If something else is there.
+        OSError: If it cannot be made or opened.
+    """
+    while True:
+        # Whoever makes a lock makes a file: a link would make or lock one elsewhere.
+        if file.is_symlink() or (file.exists() and not file.is_file()):
+            raise StoreError(f"{file} is no lock, which is a file, but something else. Remove it.")
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it may have removed it since it was opened.
+            if file.exists() and os.path.samestat(file.stat(), os.fstat(descriptor)):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(descriptor)
+                raise
+            return descriptor  # a file system without locks: what runs write is whole all the same
+        os.close(descriptor)
