@@ -22,7 +22,7 @@ class FrozenTerm:
 
     Attributes:
         name: Identifier of the term.
-        kind: ``"residual"`` or ``"loss"``.
+        kind: Of which kind, as :data:`~hessian_tasks.problem.terms.TermKind` names them.
         weight: Factor in the total loss.
         loss: Weighted value at θ.
         arrays: Its points or data.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 __all__ = [
     "GAUSS_NEWTON",
@@ -12,11 +12,14 @@ __all__ = [
     "EngineChoice",
     "EngineName",
     "Matrix",
+    "StoredEngine",
     "TermResiduals",
     "matrix_of",
 ]
 
-EngineName = Literal["auto", "layered", "autodiff", "ggn"]
+StoredEngine: TypeAlias = Literal["layered", "autodiff", "ggn"]
+# What may be asked for, too.
+EngineName: TypeAlias = Literal["auto", StoredEngine]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from hessian_tasks.errors import ProblemError
 from hessian_tasks.jets import Tensor, forward_derivative
 from hessian_tasks.loss.batches import batch_size, specs_of, term_arrays
 from hessian_tasks.loss.gradient import gradient
-from hessian_tasks.loss.terms import View, seen_loss, seen_values, term_values
+from hessian_tasks.loss.terms import View, seen_loss, seen_summands, term_values
 from hessian_tasks.networks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import LossTerm, PointTerm, Problem, ResidualTerm, Term
 from hessian_tasks.reading import Reading
@@ -156,9 +156,8 @@ class ShardProducts:
         """The share of a batch in the loss."""
         if isinstance(term, LossTerm):
             return seen_loss(self._problem, term, view, arrays or None)
-        values = seen_values(self._problem, term, view, arrays)
-        values = tf.square(values) if term.squared else values
-        return _share(term, counts) * tf.reduce_mean(values * counts[:, tf.newaxis])
+        summands = seen_summands(self._problem, term, view, arrays)
+        return _share(term, counts) * tf.reduce_mean(summands * counts[:, tf.newaxis])
 
     def _gauss_newton(self, term: Term) -> Compiled:
         if isinstance(term, ResidualTerm):

@@ -28,6 +28,7 @@ __all__ = [
     "by_term",
     "part_loss",
     "seen_loss",
+    "seen_summands",
     "seen_values",
     "term_loss",
     "term_values",
@@ -98,8 +99,7 @@ def seen_loss(
     dtype = dtype_of(problem.model)
     try:
         if isinstance(term, PointTerm):
-            values = seen_values(problem, term, view)
-            value = tf.reduce_mean(tf.square(values) if term.squared else values)
+            value = tf.reduce_mean(seen_summands(problem, term, view))
         else:
             data = term_arrays(problem, term) if arrays is None else arrays
             known = {**view.networks, **_parameters(problem)}
@@ -119,6 +119,14 @@ def seen_loss(
         )
     _check_precision(value.dtype.name, dtype, f"The loss of term {term.name!r} has")
     return tf.constant(term.weight * _share(term, arrays), dtype) * tf.cast(value, dtype)
+
+
+def seen_summands(
+    problem: Problem, term: PointTerm, view: View, arrays: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """What a term is the mean of, ``[N, C]``: its squared residuals, or its density."""
+    values = seen_values(problem, term, view, arrays)
+    return tf.square(values) if term.squared else values
 
 
 def _share(term: Term, arrays: Mapping[str, Tensor] | None) -> float:

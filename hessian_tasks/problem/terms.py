@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self, TypeAlias, TypeGuard
+from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,10 @@ import numpy.typing as npt
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.problem._given import check_name, finite, named_arrays, real
 
-__all__ = ["DensityTerm", "LossTerm", "PointTerm", "ResidualTerm", "Term", "is_batched"]
+__all__ = ["DensityTerm", "LossTerm", "PointTerm", "ResidualTerm", "Term", "TermKind", "is_batched"]
+
+# What terms are called in a store.
+TermKind: TypeAlias = Literal["residual", "density", "loss"]
 
 
 class PointTerm:
@@ -35,7 +38,7 @@ class PointTerm:
         columns: Names of the points' columns, where they have any.
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[TermKind]
     squared: ClassVar[bool]
     name: str
     points: npt.ArrayLike
@@ -128,7 +131,7 @@ class ResidualTerm(PointTerm):
     weight: float = 1.0
     data: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
     columns: tuple[str, ...] | None = field(default=None, init=False)
-    kind: ClassVar[str] = "residual"
+    kind: ClassVar[TermKind] = "residual"
     squared: ClassVar[bool] = True
 
     @property
@@ -163,7 +166,7 @@ class DensityTerm(PointTerm):
     weight: float = 1.0
     data: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
     columns: tuple[str, ...] | None = field(default=None, init=False)
-    kind: ClassVar[str] = "density"
+    kind: ClassVar[TermKind] = "density"
     squared: ClassVar[bool] = False
 
     @property
@@ -211,7 +214,7 @@ class LossTerm:
     weight: float = 1.0
     data: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
     batched: bool = False
-    kind: ClassVar[str] = "loss"
+    kind: ClassVar[TermKind] = "loss"
 
     def __post_init__(self) -> None:
         check_name(self.name, "loss term")

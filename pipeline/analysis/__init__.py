@@ -1,3 +1,3 @@
-"""Questions to a finished store: its spectrum, and pictures of it."""
+"""Questions to a stored matrix, or to products with one: statistics, spectrum, export, pictures."""
 
 __all__: list[str] = []

@@ -43,7 +43,7 @@ def plan(settings: Settings, as_json: Json = False) -> None:
     Computes a few rows and a few products to know.
     """
     configure_tensorflow(settings.threads)
-    from pipeline.cli._commands import run_options, settings_inputs
+    from pipeline.cli._calls import run_options, settings_inputs
     from pipeline.estimates.outlook import look_ahead
 
     found = look_ahead(settings_inputs(settings), run_options(settings), settings.location)
@@ -58,7 +58,7 @@ def run(settings: Settings) -> None:
     The same command resumes an interrupted run.
     """
     _configure_client(settings)
-    from pipeline.cli._commands import run_settings
+    from pipeline.cli._calls import run_settings
 
     with _stop_on_signals() as stop:
         place = run_settings(settings, Terminal(), stop)
@@ -103,7 +103,7 @@ def estimate(
     command goes on with an interrupted estimate.
     """
     _configure_client(settings)
-    from pipeline.cli._commands import estimate_settings
+    from pipeline.cli._calls import estimate_settings
     from pipeline.estimates.estimates import EstimateOptions
 
     matrix = matrix_of(settings.engine)
@@ -187,7 +187,7 @@ def train(
 ) -> None:
     """Train a problem's network: Adam, then L-BFGS."""
     configure_tensorflow(settings.threads)
-    from pipeline.cli._commands import train_settings
+    from pipeline.cli._calls import train_settings
 
     console = Terminal()
     train_settings(settings, out, (adam, lbfgs, seed), history, console)

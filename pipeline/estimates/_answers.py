@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
+from pipeline.analysis.estimators import TraceMethod
 from pipeline.store.arrays import ArrayMetadata, describe_array
 from pipeline.store.places import Location
 from pipeline.store.vetting import (
@@ -50,7 +51,7 @@ class _Estimate(Strict):
     value: Number
     standard_error: Size
     num_products: NonNegativeInt
-    method: Literal["xtrace", "hutch++", "hutchinson"]
+    method: TraceMethod
 
 
 class _Density(Strict):

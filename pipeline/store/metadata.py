@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
 from hessian_tasks.parameters import ParameterLayout
-from hessian_tasks.spec import GAUSS_NEWTON, TermResiduals, matrix_of
+from hessian_tasks.spec import GAUSS_NEWTON, StoredEngine, TermResiduals, matrix_of
 from pipeline.errors import StoreError
 from pipeline.store.arrays import ArrayMetadata, describe_array, fill_value
 from pipeline.store.names import array_names, jacobian_name
@@ -113,7 +113,7 @@ class _Fixed(Strict):
 class Attributes(RecordedInputs):
     """The root's attributes, as far as anything depends on them."""
 
-    engine: Literal["layered", "autodiff", "ggn"]
+    engine: StoredEngine
     engine_reason: Line
     readings: dict[Name, Line] = Field({}, max_length=1000)
     tile: PositiveInt

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from hessian_tasks.problem.terms import TermKind
 from pipeline.errors import StoreError
 from pipeline.store.places import Location
 from pipeline.store.places.location import ROOT
@@ -74,7 +75,7 @@ class Strict(BaseModel):
 
 class _Term(Strict):
     name: Name
-    kind: Literal["residual", "density", "loss"]
+    kind: TermKind
     weight: FiniteFloat
     loss: FiniteFloat
     # Of a residual, in stores from before readings were recorded.

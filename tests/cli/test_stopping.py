@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.cli._commands import run_settings
+from pipeline.cli._calls import run_settings
 from pipeline.errors import StoppedError
 from pipeline.settings.config import Settings
 from pipeline.store.store import HessianStore

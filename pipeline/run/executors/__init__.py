@@ -1,4 +1,4 @@
-"""Executors: how the tasks of a run are carried out.
+"""Executors: how the tasks of a run are carried out in this process; workers are `cluster`'s.
 
 An executor is a function ``execute(task, block_rows, num_threads)`` that calls
 ``task(row)`` once for every block row and returns when all are done; the first exception
