@@ -228,8 +228,8 @@ def test_workers_that_compute_something_else_are_caught(
     # What is stored is still wrong, whoever computes the rest.
     with pytest.raises(SelfCheckError, match="against products by automatic differentiation"):
         run(path, inputs, workers=workers)
-    shutil.rmtree(path / "records")
-    (path / "records").mkdir()
+    for record in (path / "records").glob("0*"):
+        shutil.rmtree(record)
     events = run(path, inputs, workers=workers)
     assert events[-1].self_check.passed
     assert verify_hessian(path).passed

@@ -54,9 +54,9 @@ def locate(place: Place) -> Location:
         return place
     scheme, separator, rest = str(place).partition("://")
     if isinstance(place, Path) or not separator:
-        return _directory(str(place))
+        return _local(str(place))
     if scheme == "file":
-        return _directory(rest)
+        return _local(rest)
     # Two spellings of one place have to be one, or two runs would not see each other.
     scheme = {"s3a": "s3"}.get(scheme.lower(), scheme.lower())
     bucket, _, path = rest.partition("/")
@@ -70,7 +70,7 @@ def locate(place: Place) -> Location:
     return Bucket(f"{scheme}://{bucket}/{path}")
 
 
-def _directory(place: str) -> Directory:
+def _local(place: str) -> Directory:
     path, obstacle = Path(os.path.expanduser(place)), path_obstacle(place)
     if obstacle is None and path.name in ("", ".."):
         path = path.resolve()  # what lies beside the store is named after it
