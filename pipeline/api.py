@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.analysis.operator import HessianOperator
     from pipeline.run.cluster.workers import Workers
     from pipeline.run.options import RunOptions
-    from pipeline.run.verify import Certificate
+    from pipeline.run.verify import Certificate, JacobianProduct, Product
 
 __all__ = [
     "compute_hessian",
@@ -213,22 +213,52 @@ def verify_hessian(
         >>> found.passed, len(found.product_errors)
         (True, 3)
     """
-    from hessian_tasks.autodiff import hessian_vector_product
-    from hessian_tasks.autodiff.generalised import gauss_newton_vector_product
-    from hessian_tasks.autodiff.linearised import jacobian_vector_product
     from pipeline.run.verify import certify
 
     opened = HessianStore(store)
     rebuilt = rebuild_problem(opened, problem)
-    if opened.matrix == GAUSS_NEWTON:
-        terms = [t.name for t in rebuilt.terms if t.name not in opened.left_out]
-        product = partial(gauss_newton_vector_product, rebuilt, terms=terms)
-        images = partial(jacobian_vector_product, rebuilt) if opened.jacobians else None
-        certificate = certify(opened, product, num_vectors, images)
-    else:
-        certificate = certify(opened, partial(hessian_vector_product, rebuilt), num_vectors)
-    HessianStore(opened.location).set_certificate(certificate.to_json())
+    records = opened.records()
+    certificate = certify(opened, _products(opened, rebuilt), num_vectors, _images(opened, rebuilt))
+    with opened.location.locked():
+        now = HessianStore(opened.location, warn=False)
+        if now.template != opened.template or now.records() != records:
+            raise StoreError(
+                f"{opened.location} was changed while it was verified, and is left as it is. "
+                "Verify it again."
+            )
+        now.set_certificate(certificate.to_json())
     return certificate
+
+
+def _products(store: HessianStore, problem: Problem) -> dict[str | None, Product]:
+    """Products with each of a store's matrices, by term, from the problem alone.
+
+    Raises:
+        StoreError: If the store leaves out other terms than have no such matrix.
+    """
+    from hessian_tasks.autodiff import compile_product
+    from hessian_tasks.autodiff.generalised import compile_gauss_newton_product, find_kinds
+    from hessian_tasks.reading import Reading
+
+    if store.matrix != GAUSS_NEWTON:
+        return {term: compile_product(problem, term) for term in store.arrays}
+    left_out = find_kinds([Reading(problem, term) for term in problem.terms]).left_out
+    if set(left_out) != set(store.left_out):
+        raise StoreError(
+            f"{store.location} leaves out {', '.join(store.left_out) or 'no term'}, but "
+            f"{', '.join(left_out) or 'none'} of its problem have no Gauss-Newton matrix."
+        )
+    terms = [term.name for term in problem.terms if term.name not in left_out]
+    return {
+        term: compile_gauss_newton_product(problem, terms if term is None else [term])
+        for term in store.arrays
+    }
+
+
+def _images(store: HessianStore, problem: Problem) -> JacobianProduct | None:
+    from hessian_tasks.autodiff.linearised import jacobian_vector_product
+
+    return partial(jacobian_vector_product, problem) if store.jacobians else None
 
 
 def matrix_free_operator(

@@ -25,7 +25,7 @@ from pipeline.estimates._answers import (
 )
 from pipeline.store.agreement import differing_inputs
 from pipeline.store.arrays import Content
-from pipeline.store.metadata import check_expected
+from pipeline.store.expected import check_expected
 from pipeline.store.opened import HoldsInputs
 from pipeline.store.places import Directory, Location, Place, filling, locate
 from pipeline.store.places.location import ROOT

@@ -6,14 +6,15 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.frozen import FrozenInputs, FrozenTerm, reads_label
+from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.networks.weights import load_values, load_weights_file, take_network_file
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import ProblemSource
+from pipeline.errors import StoreError
 from pipeline.run._builtin import check_options
+from pipeline.store.agreement import altered_inputs, read_inputs
 from pipeline.store.opened import HoldsInputs
 from pipeline.store.trust import check_named, how_to_name, remember
 from pipeline.store.vetting import STORE
@@ -63,27 +64,22 @@ def stored_inputs(store: HoldsInputs, source: ProblemSource | None = None) -> Fr
             may have moved or have been a live object.
 
     Raises:
-        StoreError: If an array cannot be read.
+        StoreError: If an array cannot be read, or is not what was recorded.
         ProblemError: If the source cannot be read any more, or is not what the user has named
             before.
     """
-    attributes = store.attributes
     if source is None:
         source = _recorded_source(store)
     else:
         remember(source)
-    return FrozenInputs(
-        theta=store.read("theta"),
-        state=store.read("state"),
-        gradient=store.read("gradient"),
-        layout=store.layout,
-        terms=tuple(_read_term(store, term) for term in attributes["terms"]),
-        coordinates=tuple(attributes["network_inputs"]),
-        source=source,
-        source_digest=source.digest,
-        model_config=attributes["model_config"],
-        imports=source.imports,
-    )
+    frozen = read_inputs(store, source)
+    altered = altered_inputs(store, frozen)
+    if altered:
+        raise StoreError(
+            f"{store.location} is not as it was written: {altered} from what it records of itself. "
+            "Compute it again, into another --store."
+        )
+    return frozen
 
 
 def _recorded_source(store: HoldsInputs) -> ProblemSource:
@@ -96,14 +92,3 @@ def _recorded_source(store: HoldsInputs) -> ProblemSource:
     check_named(source, str(store.location))
     check_options(source, store)
     return source
-
-
-def _read_term(store: HoldsInputs, term: dict[str, Any]) -> FrozenTerm:
-    return FrozenTerm(
-        name=term["name"],
-        kind=term["kind"],
-        weight=term["weight"],
-        loss=term["loss"],
-        arrays={key: store.read(f"{term['name']}_{key}") for key in term["arrays"]},
-        reads=store.attributes["fingerprint"].get(reads_label(term["name"]), ""),
-    )

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from hessian_tasks.frozen import NAMES, SHAPES, Evaluated, FrozenInputs
+from hessian_tasks.frozen import (
+    NAMES,
+    SHAPES,
+    Evaluated,
+    FrozenInputs,
+    FrozenTerm,
+    reads_label,
+)
+from hessian_tasks.source import ProblemSource
 from pipeline.store.opened import HoldsInputs
 
-__all__ = ["differences", "differing_inputs"]
+__all__ = ["altered_inputs", "differences", "differing_inputs", "read_inputs"]
 
 # What a term reads is recorded of every term, and with it what the problem file imports.
 READS, IMPORTS = "what term ", "imported file "
@@ -54,3 +63,54 @@ def differing_inputs(recorded: HoldsInputs, frozen: FrozenInputs) -> str:
         return differing
     losses = {term["name"]: term["loss"] for term in recorded.attributes["terms"]}
     return frozen.evaluated.disagreement(Evaluated(losses, recorded.read("gradient")))
+
+
+def read_inputs(recorded: HoldsInputs, source: ProblemSource) -> FrozenInputs:
+    """The inputs as they are stored, of a problem that comes from there.
+
+    Raises:
+        StoreError: If an array cannot be read.
+    """
+    attributes = recorded.attributes
+    return FrozenInputs(
+        theta=recorded.read("theta"),
+        state=recorded.read("state"),
+        gradient=recorded.read("gradient"),
+        layout=recorded.layout,
+        terms=tuple(_read_term(recorded, term) for term in attributes["terms"]),
+        coordinates=tuple(attributes["network_inputs"]),
+        source=source,
+        source_digest=source.digest,
+        model_config=attributes["model_config"],
+        imports=source.imports,
+    )
+
+
+def _read_term(recorded: HoldsInputs, term: dict[str, Any]) -> FrozenTerm:
+    return FrozenTerm(
+        name=term["name"],
+        kind=term["kind"],
+        weight=term["weight"],
+        loss=term["loss"],
+        arrays={key: recorded.read(f"{term['name']}_{key}") for key in term["arrays"]},
+        reads=recorded.attributes["fingerprint"].get(reads_label(term["name"]), ""),
+    )
+
+
+def altered_inputs(recorded: HoldsInputs, found: FrozenInputs) -> str:
+    """In what stored inputs differ from the fingerprint beside them, in words, or nothing.
+
+    Where the problem comes from is left out: that may have moved.
+    """
+    own = recorded.attributes["fingerprint"]
+    prints = found.fingerprint()
+    elsewhere = ("problem ", IMPORTS, READS)
+    labels = [label for label in prints if not label.startswith(elsewhere)]
+    # How layers were written down differs between versions.
+    if recorded.has_checksums:
+        missing = [label for label in labels if label not in own]
+    else:
+        labels, missing = [label for label in labels if label in own and label != NAMES], []
+    differing = [label for label in labels if own.get(label, prints[label]) != prints[label]]
+    differing += missing
+    return f"{', '.join(differing)} differ{'s' if len(differing) == 1 else ''}" if differing else ""

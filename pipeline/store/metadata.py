@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal, Self
 
-import numpy as np
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
-from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.spec import GAUSS_NEWTON, StoredEngine, TermResiduals, matrix_of
 from pipeline.errors import StoreError
-from pipeline.store.arrays import ArrayMetadata, describe_array, fill_value
 from pipeline.store.names import array_names, jacobian_name
 from pipeline.store.places import Location
 from pipeline.store.places.location import ROOT
 from pipeline.store.records import GROUP
-from pipeline.store.tiling import MAX_BLOCK_ROWS, residual_chunk
+from pipeline.store.seal import SEAL, sealed
+from pipeline.store.tiling import MAX_BLOCK_ROWS
 from pipeline.store.vetting import (
     ESTIMATES,
-    STORE,
+    OTHER_ARRAYS,
     Line,
     Name,
     RecordedInputs,
@@ -33,21 +31,21 @@ from pipeline.store.vetting import (
 )
 
 __all__ = [
+    "AXES",
     "COPY",
     "FORMAT_VERSION",
+    "LABELS",
     "LATER",
     "Attributes",
     "SelfCheck",
-    "check_arrays",
-    "check_expected",
-    "expected_arrays",
-    "label_attributes",
     "read_attributes",
+    "template_of",
 ]
 
 FORMAT_VERSION = 2
 AXES = ("row", "col")
 LABELS = ("layer", "variable", "index")
+LABEL_ARRAYS = tuple(f"{axis}_{key}" for axis, key in itertools.product(AXES, LABELS))
 # The attributes as the store was created, beside the root's that are rewritten.
 COPY = f"{GROUP}/{ROOT}"
 # What is set later, in the root alone.
@@ -81,6 +79,17 @@ class _LeftOut(Strict):
 class _Certificate(Strict):
     passed: bool
     product_errors: list[float]
+    damaged: list[Line] = Field([])
+    num_missing: NonNegativeInt = 0
+    symmetry_defect: float | None = None
+    created: Line = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        errors = [*self.product_errors, self.symmetry_defect or 0.0]
+        if self.passed and not all(0 <= error < math.inf for error in errors):
+            raise ValueError("its errors are no errors of one that has passed")
+        return self
 
 
 class SelfCheck(Strict):
@@ -103,6 +112,15 @@ class SelfCheck(Strict):
     error: FiniteFloat | None
     tolerance: FiniteFloat
     seconds: FiniteFloat
+
+    @classmethod
+    def lost(cls) -> SelfCheck:
+        """What is known where the result was lost with the attributes."""
+        failure = "What it found was lost with the store's attributes: hessian run checks it again."
+        return cls(
+            passed=False, failure=failure, block_rows=[], seed=0, error=None, tolerance=0.0,
+            seconds=0.0,
+        )  # fmt: skip
 
 
 class _Fixed(Strict):
@@ -145,11 +163,30 @@ class Attributes(RecordedInputs):
             raise ValueError("the Jacobians are not those of the residuals")
         return self
 
+    @model_validator(mode="after")
+    def _check_collisions(self) -> Self:
+        matrices = [*(a.name for a in self.arrays), *(j.name for j in self.jacobians)]
+        own = [f"{term.name}_{key}" for term in self.terms for key in term.arrays]
+        names = [*matrices, *own, *OTHER_ARRAYS, *LABEL_ARRAYS]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"two arrays have the name {min(twice)}; call the term otherwise")
+        return self
+
+    @model_validator(mode="after")
+    def _check_jacobians(self) -> Self:
+        weights = {term.name: term.weight for term in self.terms}
+        inputs = self.input_arrays
+        for jacobian in self.jacobians if inputs is not None else ():
+            points = (inputs or {})[f"{jacobian.term}_points"].shape[0]
+            if (jacobian.weight, jacobian.num_points) != (weights[jacobian.term], points):
+                raise ValueError(f"{jacobian.name} has not the weight or the points of its term")
+        return self
+
     @property
     def inputs(self) -> dict[str, int | None]:
         """Names of the arrays beside the matrices, and their lengths where P decides them."""
-        labels = [f"{axis}_{key}" for axis in AXES for key in LABELS]
-        return {**self.own_arrays, **dict.fromkeys(labels, self.num_params)}
+        return {**self.own_arrays, **dict.fromkeys(LABEL_ARRAYS, self.num_params)}
 
 
 def read_attributes(location: Location, key: str = ROOT) -> tuple[Attributes, dict[str, Any]]:
@@ -179,88 +216,12 @@ def read_attributes(location: Location, key: str = ROOT) -> tuple[Attributes, di
     return attributes, raw
 
 
-def expected_arrays(attributes: Attributes) -> dict[str, ArrayMetadata]:
-    """The metadata of every array of a store, which its attributes decide."""
-    side, tile = attributes.num_params, attributes.tile
-    data_type = attributes.data_type or "float64"
-    square = partial(describe_array, [side, side], data_type, ["row", "col"], [tile, tile])
-    found = {array.name: square() for array in attributes.arrays}
-    for jacobian in attributes.jacobians:
-        found[jacobian.name] = _expected_jacobian(jacobian.residuals, data_type, side, tile)
-    for name, array in (attributes.input_arrays or {}).items():
-        found[name] = describe_array(array.shape, array.data_type, attributes.axes(name))
-    layout = ParameterLayout.from_json([v.model_dump() for v in attributes.parameters])
-    for axis, key in itertools.product(AXES, LABELS):
-        options = label_attributes(layout, key)
-        found[f"{axis}_{key}"] = describe_array([side], "int32", [axis], **options)
-    return found
+def template_of(attributes: Mapping[str, Any]) -> int | None:
+    """Which store attributes are of, by the checksum of them as they were created.
 
-
-def label_attributes(layout: ParameterLayout, key: str) -> dict[str, Any]:
-    """What the codes of a label mean, as an attribute of their array."""
-    if key == "index":
-        return {}
-    names = layout.layers() if key == "layer" else [v.name for v in layout.variables]
-    return {"flag_meanings": names}
-
-
-def _expected_jacobian(
-    residuals: TermResiduals, data_type: str, side: int, tile: int
-) -> ArrayMetadata:
-    itemsize = np.dtype(data_type).itemsize
-    return describe_array(
-        [residuals.count, side],
-        data_type,
-        [f"{residuals.term}_residual", "col"],
-        [residual_chunk(residuals.count, tile, itemsize), tile],
-        # The matrix of the term is factor JᵀJ.
-        factor=residuals.factor,
-        num_components=residuals.num_components,
-    )
-
-
-def check_arrays(
-    location: Location, attributes: Attributes, arrays: Mapping[str, ArrayMetadata]
-) -> None:
-    """Compare the arrays with what the attributes say of them.
-
-    Raises:
-        StoreError: Naming the array that differs, and in what.
+    None of one from before records said which store they belong to.
     """
-    if attributes.input_arrays is not None:
-        check_expected(location, arrays, expected_arrays(attributes))
-        return
-    # A store from before arrays followed from the attributes: as far as these tell.
-    side, tile = attributes.num_params, attributes.tile
-    lengths = attributes.inputs
-    square = {array.name for array in attributes.arrays}
-    wide = {array.name for array in attributes.jacobians}
-    for name, array in arrays.items():
-        if name in square:
-            fits = array.shape == [side, side] and array.chunks == [tile, tile]
-            fits &= array.fill_value == fill_value(array.data_type)
-        elif name in wide:
-            fits = array.shape[1:] == [side] and array.chunks[1:] == [tile]
-            fits &= array.fill_value == fill_value(array.data_type)
-        else:
-            length = lengths[name]
-            fits = array.whole and (length is None or array.shape == [length])
-        if not fits:
-            raise damaged(location, f"array {name} does not have the recorded shape and tiles")
-
-
-def check_expected(
-    location: Location,
-    arrays: Mapping[str, ArrayMetadata],
-    expected: Mapping[str, ArrayMetadata],
-    kind: str = STORE,
-) -> None:
-    """See that arrays are the expected ones, in all of their metadata.
-
-    Raises:
-        StoreError: Naming the array that differs, and in what.
-    """
-    for name, wanted in expected.items():
-        difference = arrays[name].difference(wanted)
-        if difference:
-            raise damaged(location, f"array {name}: {difference}", kind)
+    if "input_arrays" not in attributes:
+        return None
+    created = {key: value for key, value in attributes.items() if key not in LATER}
+    return int(sealed(created)[SEAL])

@@ -82,6 +82,11 @@ class HoldsInputs:
         self._checked = checked
         self._open: dict[str, zarr.Array[Any]] = {}
 
+    @property
+    def has_checksums(self) -> bool:
+        """Whether it has checksums of inputs, labels and attributes, as all have by now."""
+        return self._checked.input_arrays is not None
+
     def check_contents(self) -> None:
         """See that the arrays of inputs and labels hold what was written.
 
@@ -90,8 +95,8 @@ class HoldsInputs:
         Raises:
             StoreError: Naming the first that does not.
         """
-        if self._checked.input_arrays is None:
-            return  # from before there were checksums of them
+        if not self.has_checksums:
+            return
         keys = [
             object_key(name, [0] * len(self.metadata[name].shape))
             for name in self._checked.inputs
@@ -108,32 +113,39 @@ class HoldsInputs:
                 raise ValueError("its checksum is not recorded")
             self.vouch(key, self.location.read(key, self.objects.limit(key)))
 
-    def _vouch_for(self, key: str, data: bytes | memoryview | None) -> None:
+    def _vouch_for(self, key: str, data: bytes | memoryview | None) -> bool:
         with reading(f"Object {key} of {self.location}", self.advice):
-            self.vouch(key, data)
+            return self.vouch(key, data)
 
-    def vouch(self, key: str, data: bytes | memoryview | None) -> None:
-        """See that an object is whole, and the one that was stored there.
+    def vouch(self, key: str, data: bytes | memoryview | None) -> bool:
+        """Whether an object is there, whole, and the one that was stored.
 
         Args:
             key: Its key.
             data: Its bytes, or None if there is none.
 
+        Returns:
+            False if nothing is recorded as stored there, whatever lies there.
+
         Raises:
-            ValueError: If it is not.
+            ValueError: If it is not the one that was stored.
         """
         found = None if data is None else checksum(data)
         if found is None and data is not None:
             raise ValueError("its checksum is not that of its contents")
-        if not self.is_recorded(key, found):
+        recorded = self.recorded(key, found)
+        if recorded is not None and found != recorded:
             raise ValueError("it is missing" if data is None else "another one was stored there")
+        return recorded is not None
 
-    def is_recorded(self, key: str, found: int | None) -> bool:
-        """Whether an object may have this checksum, None of one that is not there.
+    def recorded(self, key: str, found: int | None) -> int | None:
+        """The checksum that an object was recorded with, None if it was not.
 
-        What nothing is recorded of may have any.
+        Args:
+            key: Its key.
+            found: What it has now, which is believed where none are recorded at all.
         """
-        return self._checked.checksums.get(key, found) == found
+        return self._checked.checksums.get(key, found)
 
     def array(self, name: str) -> zarr.Array[Any]:
         """One of the arrays.

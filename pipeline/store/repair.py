@@ -7,18 +7,22 @@ nothing of this: what of them is damaged is computed again.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from typing import Any
 
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.parameters import ParameterLayout
 from pipeline.errors import StoreError, StoreWarning
+from pipeline.store.agreement import differences
 from pipeline.store.arrays import Content, read_array
-from pipeline.store.metadata import COPY, LATER, Attributes, expected_arrays, read_attributes
+from pipeline.store.expected import expected_arrays
+from pipeline.store.metadata import COPY, LATER, Attributes, SelfCheck, read_attributes, template_of
 from pipeline.store.places import Location, Place, locate
 from pipeline.store.places.chunks import checksum
 from pipeline.store.places.location import ROOT
-from pipeline.store.seal import group_json, is_sealed
+from pipeline.store.records import GROUP, BlockRecord
+from pipeline.store.seal import group_json
 from pipeline.store.store import HessianStore
 from pipeline.store.template import input_contents, label_contents
 
@@ -26,20 +30,20 @@ __all__ = ["open_mended", "repair"]
 
 
 def open_mended(place: Place) -> HessianStore:
-    """Open a store, and if that fails, mend what can be mended without the problem.
+    """Open a store that is to be computed; if that fails, mend what needs no problem first.
 
     Raises:
         StoreError: If there is none, or it cannot be mended, or another run is at work on it.
     """
     location = locate(place)
     try:
-        return HessianStore(location)
+        return HessianStore(location, warn=False)
     except StoreError:
         if not location.exists():
             raise
     with location.locked():
         repair(location)
-    return HessianStore(location)
+    return HessianStore(location, warn=False)
 
 
 def repair(location: Location, frozen: FrozenInputs | None = None) -> list[str]:
@@ -62,7 +66,7 @@ def repair(location: Location, frozen: FrozenInputs | None = None) -> list[str]:
         return []  # from before one followed from the other
     wanted = _metadata(location, checked, attributes)
     contents = label_contents(ParameterLayout.from_json(attributes["parameters"]))
-    if frozen is not None:
+    if frozen is not None and not differences(attributes["fingerprint"], frozen.fingerprint()):
         contents |= input_contents(frozen)
     wanted |= _objects(location, checked, contents)
     with location.writing():
@@ -78,17 +82,30 @@ def repair(location: Location, frozen: FrozenInputs | None = None) -> list[str]:
 
 
 def _read_either(location: Location) -> tuple[Attributes, dict[str, Any]]:
-    """The attributes, or else their copy."""
-    try:
-        return read_attributes(location)
-    except StoreError as error:
+    """The attributes, or else their copy: those that the records belong to, if there are any."""
+    found = []
+    for key in (ROOT, COPY):
         try:
-            return read_attributes(location, COPY)
-        except StoreError:
-            raise StoreError(
-                f"{error} The copy of its attributes, {COPY}, is not readable either, so that "
-                "nobody can tell what is in it. Compute it again, into another --store."
-            ) from error
+            found.append(read_attributes(location, key))
+        except StoreError as error:
+            failure = error
+    if not found:
+        raise StoreError(
+            f"{failure} The copy of its attributes, {COPY}, is not readable either, so that "
+            "nobody can tell what is in it. Compute it again, into another --store."
+        )
+    templates = _templates(location) if len(found) == 2 else set()
+    own = [each for each in found if template_of(each[1]) in templates]
+    return (own or found)[0]
+
+
+def _templates(location: Location) -> set[int | None]:
+    """Which stores the records say that they belong to."""
+    found: set[int | None] = set()
+    for name in location.children(GROUP):
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            found.add(BlockRecord.from_json(location.read(f"{GROUP}/{name}/{ROOT}")).template)
+    return found
 
 
 def _metadata(
@@ -97,9 +114,11 @@ def _metadata(
     """Metadata that are not as they should be, by their keys."""
     created = {key: value for key, value in attributes.items() if key not in LATER}
     wanted = {}
-    if not _reads(location, ROOT):
-        wanted[ROOT] = group_json(attributes)
-    if not _reads(location, COPY):
+    if not _is_of(location, ROOT, attributes):
+        # What a run or a verification has found is in the root alone.
+        lost = SelfCheck.lost().model_dump()
+        wanted[ROOT] = group_json({**created, "self_check": lost})
+    if not _is_of(location, COPY, attributes):
         wanted[COPY] = group_json(created)
     for name, array in expected_arrays(checked).items():
         try:
@@ -111,9 +130,10 @@ def _metadata(
     return wanted
 
 
-def _reads(location: Location, key: str) -> bool:
+def _is_of(location: Location, key: str, attributes: dict[str, Any]) -> bool:
+    """Whether the attributes there are those of the same store."""
     try:
-        return is_sealed(read_attributes(location, key)[1])
+        return template_of(read_attributes(location, key)[1]) == template_of(attributes)
     except StoreError:
         return False
 

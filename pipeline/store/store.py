@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import zarr
 
@@ -21,13 +22,16 @@ from pipeline.errors import StoreError, StoreMismatchError, StoreWarning
 from pipeline.store.agreement import differing_inputs
 from pipeline.store.arrays import object_key
 from pipeline.store.checking import examine
-from pipeline.store.metadata import LATER, SelfCheck, check_arrays, read_attributes
+from pipeline.store.expected import check_arrays
+from pipeline.store.ledger import Ledger
+from pipeline.store.metadata import SelfCheck, read_attributes, template_of
 from pipeline.store.opened import HoldsInputs
 from pipeline.store.places import Place, locate
-from pipeline.store.places.chunks import write_chunks
+from pipeline.store.places.chunks import checksum, write_chunks
 from pipeline.store.places.location import ROOT
-from pipeline.store.records import GROUP, BlockRecord, record_key
-from pipeline.store.seal import SEAL, group_json, sealed
+from pipeline.store.records import BlockRecord
+from pipeline.store.seal import group_json, sealed
+from pipeline.store.template import label_contents
 from pipeline.store.tiling import split_rows
 
 __all__ = ["HessianStore"]
@@ -74,7 +78,6 @@ class HessianStore(HoldsInputs):
         self.check_contents()
         self.dtype = self.hessian().dtype
         self.self_check = checked.self_check
-        self._expectations: dict[int, Mapping[str, int]] = {}
         if warn and self.self_check is not None and not self.self_check.passed:
             warnings.warn(
                 f"{location} failed the check of the run that computed it, and its numbers are "
@@ -83,6 +86,22 @@ class HessianStore(HoldsInputs):
                 # The same line each time, so that Python says it once for each store.
                 stacklevel=1,
             )
+
+    def check_contents(self) -> None:
+        """See that inputs and labels hold what was written.
+
+        Raises:
+            StoreError: Naming the first that does not.
+        """
+        super().check_contents()
+        for name, content in label_contents(self.layout).items():
+            wanted = {key: checksum(data) for key, data in content.objects(name).items()}
+            if self.has_checksums:
+                fits = all(self.recorded(key, None) == found for key, found in wanted.items())
+            else:
+                fits = np.array_equal(self.read(name), content.data)
+            if not fits:
+                raise StoreError(f"{name} of {self.location} does not name the parameters' rows.")
 
     def hessian(self, name: str | None = None) -> zarr.Array[Any]:
         """One of the arrays by name, by default the total loss's matrix ``[P, P]``.
@@ -106,10 +125,7 @@ class HessianStore(HoldsInputs):
 
         None of a store from before records said which they belong to.
         """
-        if "input_arrays" not in self.attributes:
-            return None
-        created = {key: value for key, value in self.attributes.items() if key not in LATER}
-        return int(sealed(created)[SEAL])
+        return template_of(self.attributes)
 
     @property
     def resume_command(self) -> str:
@@ -126,45 +142,29 @@ class HessianStore(HoldsInputs):
         """Number of block rows, also of tiles along a side."""
         return len(self.block_rows)
 
+    @cached_property
+    def ledger(self) -> Ledger:
+        """Its completion records."""
+        return Ledger(self)
+
     def records(self) -> dict[int, BlockRecord]:
         """The completion records by block row index; unreadable ones are left out."""
-        rows = {record_key(row): row for row in self.block_rows}
-        there = sorted(rows.keys() & {f"{GROUP}/{n}" for n in self.location.children(GROUP)})
-        found = self.location.each(lambda key: self._record(key, rows[key]), there)
-        return {record.row.index: record for record in found if record is not None}
+        return self.ledger.records()
 
-    def _record(self, key: str, row: BlockRow) -> BlockRecord | None:
-        try:
-            record = BlockRecord.from_json(self.location.read(f"{key}/{ROOT}"))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            # A damaged record is as good as none: its block row is computed again.
-            return None
-        names = set(self.arrays.values())
-        fits = record.row == row and set(record.checksums) == set(self.object_keys(row))
-        fits &= set(record.statistics) == names and record.template == self.template
-        return record if fits else None
+    def recorded(self, key: str, found: int | None) -> int | None:
+        """The checksum that an object was recorded with, None if it was not.
 
-    def is_recorded(self, key: str, found: int | None) -> bool:
-        """Whether an object may have this checksum, by the record of the block row that wrote it.
+        Of tiles and chunks of Jacobians the record of the block row says it that wrote them.
 
-        What nothing is recorded of may have any.
+        Raises:
+            ValueError: If that record is damaged, or of another store.
         """
         name, _, place = key.partition("/c/")
         if name not in (*self.arrays.values(), *self.jacobians.values()):
-            return super().is_recorded(key, found)
+            return super().recorded(key, found)
         tiles = [int(number) for number in place.split("/")]
         index = tiles[1] if name in self.jacobians.values() else min(tiles)
-        if self._expected(index).get(key, found) != found:
-            # A run may have computed it again since.
-            self._expectations.pop(index, None)
-        return self._expected(index).get(key, found) == found
-
-    def _expected(self, index: int) -> Mapping[str, int]:
-        if index not in self._expectations:
-            row = self.block_rows[index]
-            record = self._record(record_key(row), row)
-            self._expectations[index] = {} if record is None else record.checksums
-        return self._expectations[index]
+        return self.ledger.checksum(index, key, found)
 
     def pending(self) -> list[BlockRow]:
         """Block rows that are not stored, or not as their records say."""
@@ -283,10 +283,12 @@ class HessianStore(HoldsInputs):
         return None if certificate is None else bool(certificate["passed"])
 
     def _set(self, key: str, value: dict[str, Any] | None) -> None:
-        if value is None and key not in self.attributes:
-            return
-        kept = {name: other for name, other in self.attributes.items() if name != key}
-        self.attributes = kept if value is None else {**kept, key: value}
-        with self.location.writing():
-            self.attributes = sealed(self.attributes)
-            self.location.write(ROOT, group_json(self.attributes))
+        """Change one of the attributes that are set later, among those that are there now."""
+        now = HessianStore(self.location, warn=False)
+        if now.template != self.template:
+            raise StoreError(f"{self.location} is another store than the one that was opened.")
+        kept = {name: other for name, other in now.attributes.items() if name != key}
+        self.attributes = sealed(kept if value is None else {**kept, key: value})
+        if self.attributes != now.attributes:
+            with self.location.writing():
+                self.location.write(ROOT, group_json(self.attributes))

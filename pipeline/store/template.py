@@ -17,24 +17,23 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from pydantic import ValidationError
+
 from hessian_tasks.frozen import FrozenInputs, FrozenTerm
 from hessian_tasks.networks.fixed import FixedParts
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.spec import EngineChoice, matrix_of
+from pipeline.errors import StoreError
 from pipeline.store.arrays import Content
-from pipeline.store.metadata import (
-    COPY,
-    FORMAT_VERSION,
-    Attributes,
-    expected_arrays,
-    label_attributes,
-)
+from pipeline.store.expected import expected_arrays, label_attributes
+from pipeline.store.metadata import COPY, FORMAT_VERSION, Attributes
 from pipeline.store.names import array_names, jacobian_name
 from pipeline.store.places import Location
 from pipeline.store.places.chunks import checksum
 from pipeline.store.places.location import ROOT
 from pipeline.store.seal import group_json
 from pipeline.store.tiling import Tiling
+from pipeline.store.vetting import first_error
 
 __all__ = ["create_template", "describe_inputs", "input_contents", "label_contents"]
 
@@ -58,14 +57,18 @@ def create_template(
         fixed: What of the network is not trained, if that is known.
 
     Raises:
-        StoreError: If it cannot be written; no store is left behind.
+        StoreError: If it cannot be written, or arrays would have the same name; no store is left
+            behind.
     """
     contents = {**input_contents(frozen), **label_contents(frozen.layout)}
     attributes = _attributes(frozen, tiling, choice)
     attributes |= describe_inputs(frozen, contents)
     if fixed is not None:
         attributes["fixed"] = asdict(fixed)
-    checked = Attributes.model_validate_json(json.dumps(attributes))
+    try:
+        checked = Attributes.model_validate_json(json.dumps(attributes))
+    except ValidationError as error:
+        raise StoreError(f"{location} cannot be made: {first_error(error)}.") from error
     arrays = {f"{n}/{ROOT}": array.to_json() for n, array in expected_arrays(checked).items()}
     objects = {ROOT: group_json(attributes), COPY: group_json(attributes), **arrays}
     for name, content in contents.items():

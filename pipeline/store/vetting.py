@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     FiniteFloat,
     NonNegativeInt,
+    PositiveInt,
     StringConstraints,
     ValidationError,
     model_validator,
@@ -32,6 +33,8 @@ from pipeline.store.seal import SEAL, is_sealed
 
 __all__ = [
     "ESTIMATES",
+    "FLOATS",
+    "OTHER_ARRAYS",
     "STORE",
     "DataType",
     "Line",
@@ -60,6 +63,9 @@ Line = Annotated[str, StringConstraints(pattern=r"\A[^\p{C}\p{Zl}\p{Zp}]*\z")]
 Label = Annotated[Line, StringConstraints(max_length=1000)]
 
 
+# The inputs beside the data of terms.
+OTHER_ARRAYS = ("theta", "gradient", "state")
+FLOATS = ("float32", "float64")
 # Of arrays that are inputs.
 DataType: TypeAlias = Literal[
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
@@ -80,13 +86,13 @@ class _Term(Strict):
     loss: FiniteFloat
     # Of a residual, in stores from before readings were recorded.
     derivatives: list[Line] = []
-    arrays: list[Name]
+    arrays: list[Name] = Field(max_length=100)
 
 
 class _Variable(Strict):
     layer: Label
     name: Label
-    shape: list[NonNegativeInt] = Field(max_length=32)
+    shape: list[PositiveInt] = Field(max_length=32)
 
 
 class _Held(Strict):
@@ -107,6 +113,7 @@ class _Provenance(Strict):
 
     created: Line
     packages: dict[Line, Line]
+    python: Line
 
 
 class InputArray(Strict):
@@ -136,13 +143,24 @@ class RecordedInputs(Strict):
 
     @model_validator(mode="after")
     def _check_arrays(self) -> Self:
+        total = math.fsum(term.loss for term in self.terms)
+        if not math.isclose(self.loss, total, rel_tol=1e-4, abs_tol=1e-4 * self._largest_loss):
+            raise ValueError("the loss is not the sum of its terms")
         if self.input_arrays is not None:
             lengths = {name: [n] for name, n in self.own_arrays.items() if n is not None}
             if self.input_arrays.keys() != self.own_arrays.keys() or any(
                 self.input_arrays[name].shape != shape for name, shape in lengths.items()
             ):
                 raise ValueError("the arrays of the inputs are not those of the terms and of θ")
+            if any(
+                self.input_arrays[name].data_type not in FLOATS for name in ("theta", "gradient")
+            ):
+                raise ValueError("θ and the gradient are no floating-point numbers")
         return self
+
+    @property
+    def _largest_loss(self) -> float:
+        return max(abs(term.loss) for term in self.terms)
 
     @property
     def num_params(self) -> int:
@@ -158,8 +176,8 @@ class RecordedInputs(Strict):
     def own_arrays(self) -> dict[str, int | None]:
         """Those of the inputs among them."""
         own = [f"{term.name}_{key}" for term in self.terms for key in term.arrays]
-        by_row = dict.fromkeys(["theta", "gradient"], self.num_params)
-        return {**dict.fromkeys([*own, "state"]), **by_row}
+        lengths = dict.fromkeys(OTHER_ARRAYS, self.num_params)
+        return {**dict.fromkeys(own), **lengths, "state": None}
 
     def axes(self, name: str) -> list[str]:
         """Names of the dimensions of an array of the inputs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -26,6 +25,7 @@ from pipeline.errors import StoreMismatchError
 from pipeline.estimates.journal import Journal
 from pipeline.store.agreement import differing_inputs
 from pipeline.store.store import HessianStore
+from tests.helpers.forged import forge, make_old
 from tests.helpers.runs import Cli, snapshot
 
 POINTS = np.random.default_rng(0).uniform(-1, 1, (6, 2))
@@ -211,12 +211,14 @@ def test_a_complete_store_refuses_another_problem(tmp_path: Path) -> None:
 
 def forget_reads(group: Path) -> None:
     """As if it had been made before anything was recorded of what terms read."""
-    metadata = json.loads((group / "zarr.json").read_text())
-    prints = metadata["attributes"]["fingerprint"]
-    metadata["attributes"]["fingerprint"] = {
-        label: value for label, value in prints.items() if not label.startswith("what term")
-    }
-    (group / "zarr.json").write_text(json.dumps(metadata))
+
+    def edit(attributes: dict[str, Any]) -> None:
+        prints = attributes["fingerprint"].items()
+        kept = {label: value for label, value in prints if not label.startswith("what term")}
+        attributes["fingerprint"] = kept
+
+    forge(group, edit)
+    make_old(group)
 
 
 def test_an_older_store_is_held_against_losses_and_gradient(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from pipeline.report._page import Page, Table
 from pipeline.report._stored import spectrum_section
 from pipeline.report.compare import summarise_all
 from pipeline.store.store import HessianStore
+from tests.helpers.forged import forge
 from tests.report.chromium import browser
 
 Array = Any
@@ -67,9 +68,7 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 def change(store: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     """Change attributes of a store as a stranger could."""
-    metadata = json.loads((store / "zarr.json").read_text())
-    edit(metadata["attributes"])
-    (store / "zarr.json").write_text(json.dumps(metadata))
+    forge(store, edit)
 
 
 def read_table(path: Path) -> dict[str, list[str]]:

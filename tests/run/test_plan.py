@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import PlanError
 from pipeline.run.plan import Cost, Request, make_plan, project_bytes
-from pipeline.store.tiling import split_rows
+from pipeline.store.tiling import MAX_BLOCK_ROWS, split_rows
 from pipeline.units import format_bytes, format_seconds
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -67,7 +67,12 @@ def test_every_entry_is_written_once_and_tiles_are_whole(num_params: int, tile: 
 
 @given(request=requests(), cost=costs)
 def test_plan_fits_into_memory_or_is_refused_with_its_numbers(request: Request, cost: Cost) -> None:
-    smallest = request.tile or min(64, request.num_params)
+    fewest = -(-request.num_params // MAX_BLOCK_ROWS)
+    if request.tile is not None and request.tile < fewest:
+        with pytest.raises(PlanError, match=rf"Expected at least {fewest}\."):
+            make_plan(request, cost)
+        return
+    smallest = request.tile or min(max(64, fewest), request.num_params)
     least = project_bytes(request, cost, smallest, 1)
     if least > request.allowed_bytes:
         with pytest.raises(PlanError, match="does not fit into memory") as refused:

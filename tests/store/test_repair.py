@@ -1,5 +1,6 @@
 """Metadata and inputs that are damaged or missing are written anew, or the message says how."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from pipeline.run.inputs import freeze_source
 from pipeline.store.places import locate
 from pipeline.store.repair import repair
 from pipeline.store.store import HessianStore
-from tests.helpers.runs import Cli, snapshot
+from tests.helpers.runs import Cli, Run, snapshot
 
 ROOT, COPY = "zarr.json", "records/zarr.json"
 OPTIONS = ["-o", "width=12", "-o", "depth=1", "-o", "num_samples=20", "-o", "dtype=float64"]
@@ -78,6 +79,27 @@ def test_without_attributes_and_their_copy_nobody_can_tell(store: Path, hessian:
         repair(locate(store), freeze_source(source))
 
 
+def test_attributes_are_those_that_the_records_belong_to(
+    store: Path, tmp_path: Path, run: Run, inputs: FrozenInputs, complete: Path
+) -> None:
+    run(tmp_path / "other.zarr", inputs, tile=5)
+    for key in (COPY, ROOT):
+        shutil.copy(tmp_path / "other.zarr" / key, store / key)
+        with pytest.warns(StoreWarning, match=f"written anew: {key}"):
+            assert repair(locate(store)) == [key]
+        assert (store / COPY).read_bytes() == (complete / COPY).read_bytes()
+        assert HessianStore(store, warn=False).template == HessianStore(complete).template
+
+
+def test_a_check_that_was_lost_is_not_passed(store: Path, hessian: Cli) -> None:
+    spoil(store / ROOT, "damaged")
+    with pytest.warns(StoreWarning, match="written anew"):
+        repair(locate(store))
+    assert "was lost" in hessian("statistics", store)[2]
+    assert hessian("run", "--store", store)[0] == 0
+    assert HessianStore(store).self_check.passed
+
+
 def test_an_intact_store_is_left_as_it_is(store: Path) -> None:
     before = snapshot(store)
     assert repair(locate(store)) == []
@@ -90,4 +112,7 @@ def test_several_things_are_mended_at_once(store: Path, inputs: FrozenInputs) ->
         spoil(store / key, "missing")
     with pytest.warns(StoreWarning, match="written anew"):
         assert repair(locate(store), inputs) == keys
-    assert HessianStore(store).pending() == []
+    opened = HessianStore(store, warn=False)
+    assert opened.pending() == []
+    # What the run had found of itself is gone with the root.
+    assert not opened.self_check.passed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import stat
@@ -184,7 +185,8 @@ def filling(path: Path) -> Iterator[Path]:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for litter in path.parent.glob(f".{path.name}.*.creating"):  # of killed runs
+        own = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.creating"
+        for litter in path.parent.glob(own):  # of killed runs
             shutil.rmtree(litter, ignore_errors=True)
         half_made = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.creating")
         try:
