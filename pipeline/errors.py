@@ -45,7 +45,7 @@ class ConfigError(HessianError, ValueError):
         >>> load_settings(assignments=["tiles=64"])
         Traceback (most recent call last):
             ...
-        pipeline.errors.ConfigError: the command line: unknown key 'tiles'; the keys are problem, \
+        pipeline.errors.ConfigError: --set tiles: unknown key 'tiles'; the keys are problem, \
 options, weights, take_network, store, profile, threads, memory, tile, engine, per_term, profiles.
     """
 

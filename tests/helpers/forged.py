@@ -7,24 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.store.metadata import LATER
-from pipeline.store.seal import SEAL, group_json, sealed
+from pipeline.store.metadata import COPY, LATER, template_of
+from pipeline.store.seal import SEAL, group_json
 
 ROOT = "zarr.json"
 
 
 def forge(store: Path, edit: Callable[[dict[str, Any]], object], key: str = ROOT) -> None:
-    """Change the attributes of a group, and seal them; records follow the root."""
+    """Change the attributes of a group, and seal them; copy and records follow the root."""
     attributes = json.loads((store / key).read_bytes())["attributes"]
     edit(attributes)
     (store / key).write_bytes(group_json(attributes))
     if key == ROOT and "input_arrays" in attributes:
         created = {name: value for name, value in attributes.items() if name not in LATER}
-        template = sealed(created)[SEAL]
+        (store / COPY).write_bytes(group_json(created))
+        template = template_of(attributes)
         for record in store.glob(f"records/0*/{ROOT}"):
-            forge(
-                store, lambda known: known.update(template=template), str(record.relative_to(store))
-            )
+            name = str(record.relative_to(store))
+            forge(store, lambda known: known.update(template=template), name)
 
 
 def make_old(store: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import zarr
 
 from hessian_tasks.frozen import FrozenInputs, FrozenTerm
 from hessian_tasks.parameters import ParameterLayout
@@ -18,6 +19,8 @@ from hessian_tasks.spec import BlockRow, EngineChoice
 from pipeline.run._blocks import BlockTask
 from pipeline.run.plan import Cost, Request, make_plan
 from pipeline.store.places import locate
+from pipeline.store.places.chunks import checksum
+from pipeline.store.records import Statistics
 from pipeline.store.store import HessianStore
 from pipeline.store.template import create_template
 
@@ -85,6 +88,19 @@ def store_matrix(
     for row in store.block_rows:
         task(row)
     return HessianStore(path)
+
+
+def change_entry(store: HessianStore, place: tuple[int, int], value: float) -> None:
+    """Change an entry and not its transpose, as if it had been computed so."""
+    array = zarr.open_group(str(store.location), mode="r+")["hessian"]
+    assert isinstance(array, zarr.Array)
+    array[place] = value
+    stored = np.asarray(array[...])
+    for record in store.records().values():
+        row = record.row
+        sums = {key: checksum(store.location.read(key)) for key in record.checksums}
+        statistics = {"hessian": Statistics.of(stored[row.start : row.stop, row.start :])}
+        replace(record, checksums=sums, statistics=statistics).save(store.location)
 
 
 @dataclass
