@@ -23,7 +23,7 @@ def sealed(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
     Example:
         >>> sealed({"b": 1, "a": [2.5]})
-        {'b': 1, 'a': [2.5], 'checksum': 2471230544}
+        {'b': 1, 'a': [2.5], 'checksum': 489043339}
     """
     kept = {key: value for key, value in attributes.items() if key != SEAL}
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"))

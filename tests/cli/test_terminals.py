@@ -101,7 +101,7 @@ def test_no_terminal_obeys_a_store(
     command: list[str], sound: Path, tmp_path: Path, hessian: Cli
 ) -> None:
     store = Path(shutil.copytree(sound, tmp_path / "h.zarr"))
-    assert {"source.text", "provenance.python", "source.options.dtype"} <= set(poison(store))
+    assert {"source.text", "source.options.dtype"} <= set(poison(store))
     out = tmp_path / "out"
     words = {"STORE": store, "OUT": out, "OUT.npy": tmp_path / "out.npy"}
     code, output, errors = hessian(*(words.get(word, word) for word in command))

@@ -7,8 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.store.metadata import COPY, LATER, template_of
+from hessian_tasks.parameters import ParameterLayout
+from pipeline.store.expected import expected_arrays
+from pipeline.store.metadata import COPY, LATER, read_attributes, template_of
+from pipeline.store.places import locate
+from pipeline.store.places.chunks import checksum
 from pipeline.store.seal import SEAL, group_json
+from pipeline.store.template import label_contents
 
 ROOT = "zarr.json"
 
@@ -25,6 +30,22 @@ def forge(store: Path, edit: Callable[[dict[str, Any]], object], key: str = ROOT
         for record in store.glob(f"records/0*/{ROOT}"):
             name = str(record.relative_to(store))
             forge(store, lambda known: known.update(template=template), name)
+
+
+def forge_arrays(store: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change the attributes of a store, and the labels and metadata that follow from them."""
+
+    def edit_labels(attributes: dict[str, Any]) -> None:
+        edit(attributes)
+        layout = ParameterLayout.from_json(attributes["parameters"])
+        for name, content in label_contents(layout).items():
+            for key, data in content.objects(name).items():
+                (store / key).write_bytes(data)
+                attributes["checksums"][key] = checksum(data)
+
+    forge(store, edit_labels)
+    for name, array in expected_arrays(read_attributes(locate(store))[0]).items():
+        (store / name / ROOT).write_bytes(array.to_json())
 
 
 def make_old(store: Path) -> None:

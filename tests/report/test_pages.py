@@ -26,7 +26,7 @@ from pipeline.report._page import Page, Table
 from pipeline.report._stored import spectrum_section
 from pipeline.report.compare import summarise_all
 from pipeline.store.store import HessianStore
-from tests.helpers.forged import forge
+from tests.helpers.forged import forge, forge_arrays
 from tests.report.chromium import browser
 
 Array = Any
@@ -208,7 +208,7 @@ def test_hostile_text_stays_text(copy: Path, tmp_path: Path) -> None:
         attributes["parameters"][1]["layer"] = "_密度" * 40
         attributes["provenance"]["packages"]["<img src=x onerror=alert(3)>"] = "1"
 
-    change(copy, edit)
+    forge_arrays(copy, edit)
     page = write_report(copy, tmp_path / "out", stored_only=True)
     tags = Tags(page.read_text()).found
     assert not [tag for tag, _ in tags if tag == "script"]

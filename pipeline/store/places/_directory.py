@@ -35,26 +35,27 @@ class Directory(Location):
     """A store in a directory.
 
     Attributes:
-        path: The directory, absolute.
-        shown: As it was named.
+        path: The directory, absolute, whatever the working directory is later.
+        relative: Whether it was named relative to the working directory, and is so to people.
     """
 
     path: Path
-    shown: str = field(default="", compare=False)
+    relative: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Make the path independent of later changes of the working directory."""
-        object.__setattr__(self, "shown", self.shown or str(self.path))
-        object.__setattr__(self, "path", Path(os.path.abspath(self.path)))
+        """Make the path absolute."""
+        if not self.path.is_absolute():
+            object.__setattr__(self, "relative", True)
+            object.__setattr__(self, "path", Path(os.path.abspath(self.path)))
 
     def __str__(self) -> str:
-        """The path, as it was named."""
-        return self.shown
+        """The path."""
+        return str(self.directory)
 
     @property
     def directory(self) -> Path:
-        """The path."""
-        return self.path
+        """The path, from where this process works now if it was named so."""
+        return Path(os.path.relpath(self.path)) if self.relative else self.path
 
     @property
     def name(self) -> str:
