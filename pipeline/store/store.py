@@ -19,11 +19,11 @@ import zarr
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.spec import BlockRow, EngineName, matrix_of
 from pipeline.errors import StoreError, StoreMismatchError, StoreWarning
+from pipeline.store._ledger import Ledger
 from pipeline.store.agreement import differing_inputs
 from pipeline.store.arrays import object_key
 from pipeline.store.checking import examine
 from pipeline.store.expected import check_arrays
-from pipeline.store.ledger import Ledger
 from pipeline.store.metadata import SelfCheck, read_attributes, template_of
 from pipeline.store.opened import HoldsInputs
 from pipeline.store.places import Place, locate
