@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import xarray as xr
 
 from hessian_tasks.problem import Problem
 from hessian_tasks.source import LIVE, ProblemSource
-from hessian_tasks.spec import GAUSS_NEWTON, EngineName, matrix_of
+from hessian_tasks.spec import EngineName, matrix_of
 from pipeline.analysis.labels import ParameterIndex
 from pipeline.errors import StoreError
 from pipeline.run.events import Callback
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.analysis.operator import HessianOperator
     from pipeline.run.cluster.workers import Workers
     from pipeline.run.options import RunOptions
-    from pipeline.run.verify import Certificate, JacobianProduct, Product
+    from pipeline.run.verify import Certificate
 
 __all__ = [
     "compute_hessian",
@@ -213,12 +212,14 @@ def verify_hessian(
         >>> found.passed, len(found.product_errors)
         (True, 3)
     """
+    from pipeline.run.products import jacobian_products, matrix_products
     from pipeline.run.verify import certify
 
     opened = HessianStore(store)
     rebuilt = rebuild_problem(opened, problem)
     records = opened.records()
-    certificate = certify(opened, _products(opened, rebuilt), num_vectors, _images(opened, rebuilt))
+    products, images = matrix_products(opened, rebuilt), jacobian_products(opened, rebuilt)
+    certificate = certify(opened, products, num_vectors, images)
     with opened.location.locked():
         now = HessianStore(opened.location, warn=False)
         if now.template != opened.template or now.records() != records:
@@ -228,37 +229,6 @@ def verify_hessian(
             )
         now.set_certificate(certificate.to_json())
     return certificate
-
-
-def _products(store: HessianStore, problem: Problem) -> dict[str | None, Product]:
-    """Products with each of a store's matrices, by term, from the problem alone.
-
-    Raises:
-        StoreError: If the store leaves out other terms than have no such matrix.
-    """
-    from hessian_tasks.autodiff import compile_product
-    from hessian_tasks.autodiff.generalised import compile_gauss_newton_product, find_kinds
-    from hessian_tasks.reading import Reading
-
-    if store.matrix != GAUSS_NEWTON:
-        return {term: compile_product(problem, term) for term in store.arrays}
-    left_out = find_kinds([Reading(problem, term) for term in problem.terms]).left_out
-    if set(left_out) != set(store.left_out):
-        raise StoreError(
-            f"{store.location} leaves out {', '.join(store.left_out) or 'no term'}, but "
-            f"{', '.join(left_out) or 'none'} of its problem have no Gauss-Newton matrix."
-        )
-    terms = [term.name for term in problem.terms if term.name not in left_out]
-    return {
-        term: compile_gauss_newton_product(problem, terms if term is None else [term])
-        for term in store.arrays
-    }
-
-
-def _images(store: HessianStore, problem: Problem) -> JacobianProduct | None:
-    from hessian_tasks.autodiff.linearised import jacobian_vector_product
-
-    return partial(jacobian_vector_product, problem) if store.jacobians else None
 
 
 def matrix_free_operator(
