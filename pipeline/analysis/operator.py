@@ -157,15 +157,10 @@ def open_operator(
         product,
         opened.layout,
         relative_error=relative_error(opened),
-        norm=_recorded_norm(opened, matrix.name),
+        # It decides when iterations end, and nothing else.
+        norm=float(np.sqrt(opened.recorded_statistics(matrix.name).squares)),
         title=opened.matrix.title + (f" of term {term}" if term else ""),
     )
-
-
-def _recorded_norm(store: HessianStore, name: str) -> float:
-    """The Frobenius norm by the records, which decides when iterations end and nothing else."""
-    squares = [record.statistics[name].squares for record in store.records().values()]
-    return float(np.sqrt(sum(squares)))
 
 
 def _multiply(tiles: Sequence[Tile], matrix: TiledMatrix, vectors: Array) -> Array:

@@ -205,8 +205,7 @@ def _compare(store: HessianStore, term: str | None, found: _Sums) -> None:
     Raises:
         StoreError: If so.
     """
-    name = store.arrays[term]
-    recorded = Statistics.total([record.statistics[name] for record in store.records().values()])
+    recorded = store.recorded_statistics(store.arrays[term])
     own = Statistics(float(found.diagonal.sum()), float(found.squares.sum()), float(found.max_abs))
     if not recorded.agree(own):
         exact_sums(store, term)

@@ -24,7 +24,7 @@ from pipeline.estimates._answers import (
     read_answers,
 )
 from pipeline.store.agreement import differing_inputs
-from pipeline.store.arrays import Content
+from pipeline.store.arrays import Content, encode
 from pipeline.store.expected import check_expected
 from pipeline.store.opened import HoldsInputs
 from pipeline.store.places import Directory, Location, Place, filling, locate
@@ -184,9 +184,8 @@ def _objects(found: Estimates, frozen: FrozenInputs) -> dict[str, bytes]:
     if found.diagonal is not None:
         contents["diagonal"] = Content(found.diagonal.value, AXES["diagonal"])
         contents["diagonal_error"] = Content(found.diagonal.standard_error, AXES["diagonal_error"])
+    objects = encode(contents)
     attributes = {"kind": ESTIMATES, "format_version": FORMAT_VERSION}
-    attributes |= {"estimates": found.to_json(), **describe_inputs(frozen, contents)}
-    objects = {ROOT: group_json(attributes)}
-    for name, content in contents.items():
-        objects |= {f"{name}/{ROOT}": content.metadata.to_json(), **content.objects(name)}
-    return objects
+    attributes |= {"estimates": found.to_json(), **describe_inputs(frozen, objects)}
+    arrays = {f"{name}/{ROOT}": content.metadata.to_json() for name, content in contents.items()}
+    return {ROOT: group_json(attributes), **arrays, **objects}

@@ -45,7 +45,9 @@ class Ledger:
         location = self._store.location
         there = sorted(rows.keys() & {f"{GROUP}/{name}" for name in location.children(GROUP)})
         found = location.each(lambda key: self._find(rows[key]), there)
-        return {record.row.index: record for record in found if record is not None}
+        records = {record.row.index: record for record in found if record is not None}
+        self._checksums = {index: record.checksums for index, record in records.items()}
+        return records
 
     def checksum(self, index: int, key: str, found: int | None) -> int | None:
         """The checksum that a block row's record has of an object, None without a record.

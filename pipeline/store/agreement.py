@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hessian_tasks.frozen import (
@@ -46,6 +46,10 @@ def differences(first: Mapping[str, str], second: Mapping[str, str]) -> str:
         if first.get(label) != second.get(label)
         and (known or not label.startswith((READS, IMPORTS)))
     ]
+    return _in_words(differing)
+
+
+def _in_words(differing: Sequence[str]) -> str:
     return f"{', '.join(differing)} differ{'s' if len(differing) == 1 else ''}" if differing else ""
 
 
@@ -106,11 +110,7 @@ def altered_inputs(recorded: HoldsInputs, found: FrozenInputs) -> str:
     prints = found.fingerprint()
     elsewhere = ("problem ", IMPORTS, READS)
     labels = [label for label in prints if not label.startswith(elsewhere)]
-    # How layers were written down differs between versions.
-    if recorded.has_checksums:
-        missing = [label for label in labels if label not in own]
-    else:
-        labels, missing = [label for label in labels if label in own and label != NAMES], []
-    differing = [label for label in labels if own.get(label, prints[label]) != prints[label]]
-    differing += missing
-    return f"{', '.join(differing)} differ{'s' if len(differing) == 1 else ''}" if differing else ""
+    if not recorded.has_checksums:
+        # Earlier versions recorded less, and wrote down layers otherwise.
+        labels = [label for label in labels if label in own and label != NAMES]
+    return _in_words([label for label in labels if own.get(label) != prints[label]])

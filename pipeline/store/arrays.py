@@ -28,7 +28,15 @@ from pipeline.store.places.chunks import CHECKSUM_BYTES, with_checksum
 from pipeline.store.places.location import ROOT
 from pipeline.store.vetting import STORE, DataType, Line, Strict, damaged, first_error, read_object
 
-__all__ = ["ArrayMetadata", "Content", "describe_array", "fill_value", "object_key", "read_array"]
+__all__ = [
+    "ArrayMetadata",
+    "Content",
+    "describe_array",
+    "encode",
+    "fill_value",
+    "object_key",
+    "read_array",
+]
 
 MAX_CHUNK_BYTES = 2**32
 
@@ -250,3 +258,12 @@ class Content:
             starts = [number * side for number, side in zip(place, chunks, strict=True)]
             cut = tuple(slice(s, s + side) for s, side in zip(starts, chunks, strict=True))
             yield place, self.data[cut]
+
+
+def encode(contents: Mapping[str, Content]) -> dict[str, bytes]:
+    """The entries of arrays, by the keys of their objects."""
+    return {
+        key: data
+        for name, content in contents.items()
+        for key, data in content.objects(name).items()
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -35,6 +36,7 @@ __all__ = [
     "COPY",
     "FORMAT_VERSION",
     "LABELS",
+    "LABEL_ARRAYS",
     "LATER",
     "Attributes",
     "SelfCheck",
@@ -168,7 +170,7 @@ class Attributes(RecordedInputs):
         matrices = [*(a.name for a in self.arrays), *(j.name for j in self.jacobians)]
         own = [f"{term.name}_{key}" for term in self.terms for key in term.arrays]
         names = [*matrices, *own, *OTHER_ARRAYS, *LABEL_ARRAYS]
-        twice = {name for name in names if names.count(name) > 1}
+        twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise ValueError(f"two arrays have the name {min(twice)}; call the term otherwise")
         return self

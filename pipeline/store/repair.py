@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.parameters import ParameterLayout
 from pipeline.errors import StoreError, StoreWarning
 from pipeline.store.agreement import differences
-from pipeline.store.arrays import Content, read_array
+from pipeline.store.arrays import Content, encode, read_array
 from pipeline.store.expected import expected_arrays
 from pipeline.store.metadata import COPY, LATER, Attributes, SelfCheck, read_attributes, template_of
 from pipeline.store.places import Location, Place, locate
@@ -27,6 +28,10 @@ from pipeline.store.store import HessianStore
 from pipeline.store.template import input_contents, label_contents
 
 __all__ = ["open_mended", "repair"]
+
+
+# Attributes, checked, and as they are.
+Read: TypeAlias = tuple[Attributes, dict[str, Any]]
 
 
 def open_mended(place: Place) -> HessianStore:
@@ -61,10 +66,11 @@ def repair(location: Location, frozen: FrozenInputs | None = None) -> list[str]:
     Raises:
         StoreError: If neither the attributes nor their copy can be read, or it cannot be written.
     """
-    checked, attributes = _read_either(location)
+    there = _readable(location)
+    checked, attributes = _own(location, there)
     if checked.input_arrays is None:
         return []  # from before one followed from the other
-    wanted = _metadata(location, checked, attributes)
+    wanted = _attributes(attributes, there) | _arrays(location, checked)
     contents = label_contents(ParameterLayout.from_json(attributes["parameters"]))
     if frozen is not None and not differences(attributes["fingerprint"], frozen.fingerprint()):
         contents |= input_contents(frozen)
@@ -81,12 +87,16 @@ def repair(location: Location, frozen: FrozenInputs | None = None) -> list[str]:
     return list(wanted)
 
 
-def _read_either(location: Location) -> tuple[Attributes, dict[str, Any]]:
-    """The attributes, or else their copy: those that the records belong to, if there are any."""
-    found = []
+def _readable(location: Location) -> dict[str, Read]:
+    """The attributes and their copy, as far as they can be read, by their keys.
+
+    Raises:
+        StoreError: If neither can.
+    """
+    found = {}
     for key in (ROOT, COPY):
         try:
-            found.append(read_attributes(location, key))
+            found[key] = read_attributes(location, key)
         except StoreError as error:
             failure = error
     if not found:
@@ -94,9 +104,17 @@ def _read_either(location: Location) -> tuple[Attributes, dict[str, Any]]:
             f"{failure} The copy of its attributes, {COPY}, is not readable either, so that "
             "nobody can tell what is in it. Compute it again, into another --store."
         )
-    templates = _templates(location) if len(found) == 2 else set()
-    own = [each for each in found if template_of(each[1]) in templates]
-    return (own or found)[0]
+    return found
+
+
+def _own(location: Location, there: Mapping[str, Read]) -> Read:
+    """Those that the records belong to, where attributes and copy are of two stores."""
+    if len({template_of(attributes) for _, attributes in there.values()}) > 1:
+        templates = _templates(location)
+        for checked, attributes in there.values():
+            if template_of(attributes) in templates:
+                return checked, attributes
+    return next(iter(there.values()))
 
 
 def _templates(location: Location) -> set[int | None]:
@@ -108,18 +126,20 @@ def _templates(location: Location) -> set[int | None]:
     return found
 
 
-def _metadata(
-    location: Location, checked: Attributes, attributes: dict[str, Any]
-) -> dict[str, bytes]:
-    """Metadata that are not as they should be, by their keys."""
+def _attributes(attributes: dict[str, Any], there: Mapping[str, Read]) -> dict[str, bytes]:
+    """The attributes and their copy where these are not there, by their keys."""
     created = {key: value for key, value in attributes.items() if key not in LATER}
+    template = template_of(attributes)
+    # What a run or a verification has found is in the root alone.
+    lost = {**created, "self_check": SelfCheck.lost().model_dump()}
+    written = {ROOT: lost, COPY: created}
+    intact = {key for key, read in there.items() if template_of(read[1]) == template}
+    return {key: group_json(value) for key, value in written.items() if key not in intact}
+
+
+def _arrays(location: Location, checked: Attributes) -> dict[str, bytes]:
+    """Metadata of arrays that are not those that follow from the attributes, by their keys."""
     wanted = {}
-    if not _is_of(location, ROOT, attributes):
-        # What a run or a verification has found is in the root alone.
-        lost = SelfCheck.lost().model_dump()
-        wanted[ROOT] = group_json({**created, "self_check": lost})
-    if not _is_of(location, COPY, attributes):
-        wanted[COPY] = group_json(created)
     for name, array in expected_arrays(checked).items():
         try:
             found = read_array(location, name)
@@ -130,24 +150,15 @@ def _metadata(
     return wanted
 
 
-def _is_of(location: Location, key: str, attributes: dict[str, Any]) -> bool:
-    """Whether the attributes there are those of the same store."""
-    try:
-        return template_of(read_attributes(location, key)[1]) == template_of(attributes)
-    except StoreError:
-        return False
-
-
 def _objects(
     location: Location, checked: Attributes, contents: dict[str, Content]
 ) -> dict[str, bytes]:
     """Objects that are not there as recorded, and can be, by their keys."""
     wanted = {}
-    for name, content in contents.items():
-        for key, data in content.objects(name).items():
-            recorded = checked.checksums.get(key)
-            if checksum(data) == recorded and _stored(location, key, len(data)) != recorded:
-                wanted[key] = data
+    for key, data in encode(contents).items():
+        recorded = checked.checksums.get(key)
+        if checksum(data) == recorded and _stored(location, key, len(data)) != recorded:
+            wanted[key] = data
     return wanted
 
 

@@ -29,7 +29,7 @@ from pipeline.store.opened import HoldsInputs
 from pipeline.store.places import Place, locate
 from pipeline.store.places.chunks import checksum, write_chunks
 from pipeline.store.places.location import ROOT
-from pipeline.store.records import BlockRecord
+from pipeline.store.records import BlockRecord, Statistics
 from pipeline.store.seal import group_json, sealed
 from pipeline.store.template import label_contents
 from pipeline.store.tiling import split_rows
@@ -150,6 +150,10 @@ class HessianStore(HoldsInputs):
     def records(self) -> dict[int, BlockRecord]:
         """The completion records by block row index; unreadable ones are left out."""
         return self.ledger.records()
+
+    def recorded_statistics(self, name: str) -> Statistics:
+        """Those of a complete matrix, as its records have them."""
+        return Statistics.total([record.statistics[name] for record in self.records().values()])
 
     def recorded(self, key: str, found: int | None) -> int | None:
         """The checksum that an object was recorded with, None if it was not.
@@ -284,11 +288,11 @@ class HessianStore(HoldsInputs):
 
     def _set(self, key: str, value: dict[str, Any] | None) -> None:
         """Change one of the attributes that are set later, among those that are there now."""
-        now = HessianStore(self.location, warn=False)
-        if now.template != self.template:
+        _, now = read_attributes(self.location)
+        if template_of(now) != self.template:
             raise StoreError(f"{self.location} is another store than the one that was opened.")
-        kept = {name: other for name, other in now.attributes.items() if name != key}
+        kept = {name: other for name, other in now.items() if name != key}
         self.attributes = sealed(kept if value is None else {**kept, key: value})
-        if self.attributes != now.attributes:
+        if self.attributes != now:
             with self.location.writing():
                 self.location.write(ROOT, group_json(self.attributes))

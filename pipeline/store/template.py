@@ -24,9 +24,9 @@ from hessian_tasks.networks.fixed import FixedParts
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.spec import EngineChoice, matrix_of
 from pipeline.errors import StoreError
-from pipeline.store.arrays import Content
+from pipeline.store.arrays import Content, encode
 from pipeline.store.expected import expected_arrays, label_attributes
-from pipeline.store.metadata import COPY, FORMAT_VERSION, Attributes
+from pipeline.store.metadata import AXES, COPY, FORMAT_VERSION, LABEL_ARRAYS, Attributes
 from pipeline.store.names import array_names, jacobian_name
 from pipeline.store.places import Location
 from pipeline.store.places.chunks import checksum
@@ -60,9 +60,8 @@ def create_template(
         StoreError: If it cannot be written, or arrays would have the same name; no store is left
             behind.
     """
-    contents = {**input_contents(frozen), **label_contents(frozen.layout)}
-    attributes = _attributes(frozen, tiling, choice)
-    attributes |= describe_inputs(frozen, contents)
+    objects = encode({**input_contents(frozen), **label_contents(frozen.layout)})
+    attributes = _attributes(frozen, tiling, choice) | describe_inputs(frozen, objects)
     if fixed is not None:
         attributes["fixed"] = asdict(fixed)
     try:
@@ -70,10 +69,8 @@ def create_template(
     except ValidationError as error:
         raise StoreError(f"{location} cannot be made: {first_error(error)}.") from error
     arrays = {f"{n}/{ROOT}": array.to_json() for n, array in expected_arrays(checked).items()}
-    objects = {ROOT: group_json(attributes), COPY: group_json(attributes), **arrays}
-    for name, content in contents.items():
-        objects |= content.objects(name)
-    location.create(objects)
+    root = group_json(attributes)
+    location.create({ROOT: root, COPY: root, **arrays, **objects})
 
 
 def input_contents(frozen: FrozenInputs) -> dict[str, Content]:
@@ -97,7 +94,7 @@ def label_contents(layout: ParameterLayout) -> dict[str, Content]:
     return {
         f"{axis}_{key}": Content(codes, (axis,), attributes=label_attributes(layout, key))
         for key, codes in layout.labels().items()
-        for axis in ("row", "col")
+        for axis in AXES
     }
 
 
@@ -106,11 +103,10 @@ def _attributes(frozen: FrozenInputs, tiling: Tiling, choice: EngineChoice) -> d
     chosen = frozen.terms if tiling.per_term else ()
     terms = [term.name for term in chosen if term.name not in choice.left_out]
     names = array_names(matrix.name, terms)
-    labels = [f"{d}_{key}" for d in ("row", "col") for key in ("layer", "variable", "index")]
     return {
         "title": f"{matrix.title} of a training loss with respect to all trainable weights",
         "format_version": FORMAT_VERSION,
-        "coordinates": " ".join(labels),
+        "coordinates": " ".join(LABEL_ARRAYS),
         "engine": choice.name,
         "engine_reason": choice.reason,
         "readings": dict(choice.readings),
@@ -122,18 +118,13 @@ def _attributes(frozen: FrozenInputs, tiling: Tiling, choice: EngineChoice) -> d
     }
 
 
-def describe_inputs(frozen: FrozenInputs, contents: Mapping[str, Content]) -> dict[str, Any]:
+def describe_inputs(frozen: FrozenInputs, objects: Mapping[str, bytes]) -> dict[str, Any]:
     """The inputs beside their arrays, and where and when they are recorded, as JSON data.
 
     Args:
         frozen: The inputs.
-        contents: The arrays that are written with them.
+        objects: What is written of arrays with them, by key.
     """
-    objects = {
-        key: data
-        for name, content in contents.items()
-        for key, data in content.objects(name).items()
-    }
     shapes = {
         name: {"shape": list(array.data.shape), "data_type": array.data.dtype.name}
         for name, array in input_contents(frozen).items()

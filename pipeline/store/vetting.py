@@ -142,10 +142,14 @@ class RecordedInputs(Strict):
     checksums: dict[Line, NonNegativeInt] = Field({}, max_length=100_000)
 
     @model_validator(mode="after")
-    def _check_arrays(self) -> Self:
+    def _check_loss(self) -> Self:
         total = math.fsum(term.loss for term in self.terms)
         if not math.isclose(self.loss, total, rel_tol=1e-4, abs_tol=1e-4 * self._largest_loss):
             raise ValueError("the loss is not the sum of its terms")
+        return self
+
+    @model_validator(mode="after")
+    def _check_arrays(self) -> Self:
         if self.input_arrays is not None:
             lengths = {name: [n] for name, n in self.own_arrays.items() if n is not None}
             if self.input_arrays.keys() != self.own_arrays.keys() or any(
