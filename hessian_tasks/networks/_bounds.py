@@ -70,8 +70,8 @@ def _check_archive(path: Path, archive: zipfile.ZipFile, most: int | None) -> No
             )  # fmt: skip
     if sum(member.compress_size for member in members) > size or len(members) > MAX_ENTRIES:
         raise _too_large(path, f"its {len(members)} members overlap, or are more than it can hold")
-    if most is not None and sum(member.file_size for member in members) > 8 * most + 2**26:
-        total = sum(member.file_size for member in members)
+    total = sum(member.file_size for member in members)
+    if most is not None and total > 8 * most + 2**26:
         raise _too_large(path, f"it expands to {total} bytes, where the network has {most} values")
     if path.suffix == ".npz":
         for member in members:

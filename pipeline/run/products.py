@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
+from hessian_tasks.autodiff import compile_product
+from hessian_tasks.autodiff.generalised import compile_gauss_newton_product, find_kinds
+from hessian_tasks.autodiff.linearised import jacobian_vector_product
 from hessian_tasks.problem import Problem
+from hessian_tasks.reading import Reading
 from hessian_tasks.spec import GAUSS_NEWTON
 from pipeline.errors import StoreError
 from pipeline.run.verify import JacobianProduct, Product
@@ -19,10 +23,6 @@ def matrix_products(store: HessianStore, problem: Problem) -> dict[str | None, P
     Raises:
         StoreError: If the store leaves out other terms than have no such matrix.
     """
-    from hessian_tasks.autodiff import compile_product
-    from hessian_tasks.autodiff.generalised import compile_gauss_newton_product, find_kinds
-    from hessian_tasks.reading import Reading
-
     if store.matrix != GAUSS_NEWTON:
         return {term: compile_product(problem, term) for term in store.arrays}
     left_out = find_kinds([Reading(problem, term) for term in problem.terms]).left_out
@@ -40,6 +40,4 @@ def matrix_products(store: HessianStore, problem: Problem) -> dict[str | None, P
 
 def jacobian_products(store: HessianStore, problem: Problem) -> JacobianProduct | None:
     """``J v`` by term, if the store has Jacobians."""
-    from hessian_tasks.autodiff.linearised import jacobian_vector_product
-
     return partial(jacobian_vector_product, problem) if store.jacobians else None

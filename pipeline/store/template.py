@@ -33,6 +33,7 @@ from pipeline.store.places.chunks import checksum
 from pipeline.store.places.location import ROOT
 from pipeline.store.seal import group_json
 from pipeline.store.tiling import Tiling
+from pipeline.store.trust import recorded_options
 from pipeline.store.vetting import first_error
 
 __all__ = ["create_template", "describe_inputs", "input_contents", "label_contents"]
@@ -141,7 +142,7 @@ def describe_inputs(frozen: FrozenInputs, objects: Mapping[str, bytes]) -> dict[
         "fingerprint": frozen.fingerprint(),
         "source": {
             "reference": frozen.source.reference,
-            "options": json.loads(json.dumps(dict(frozen.source.options), default=repr)),
+            "options": recorded_options(frozen.source),
             "digest": frozen.source_digest,
             "text": frozen.source.text,
         },

@@ -26,7 +26,7 @@ from hessian_tasks.digests import digest_text
 from hessian_tasks.source import ProblemSource
 from pipeline.errors import ProblemError
 
-__all__ = ["as_flags", "check_named", "how_to_name", "remember"]
+__all__ = ["as_flags", "check_named", "how_to_name", "recorded_options", "remember"]
 
 # A line that nobody can read names nothing.
 MAX_COMMAND = 2000
@@ -157,8 +157,13 @@ def _digest(source: ProblemSource) -> str:
 
 def _digest_call(source: ProblemSource) -> str:
     """Digest of the function's name and of the options, as a store records them."""
-    options = json.loads(json.dumps(dict(source.options), default=repr))
-    return digest_text(json.dumps([source.name, options], sort_keys=True))
+    return digest_text(json.dumps([source.name, recorded_options(source)], sort_keys=True))
+
+
+def recorded_options(source: ProblemSource) -> dict[str, Any]:
+    """The options as a store records them: as JSON data, and what is none by its text."""
+    found: dict[str, Any] = json.loads(json.dumps(dict(source.options), default=repr))
+    return found
 
 
 def _note(file: Path) -> Path:
