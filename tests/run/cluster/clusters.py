@@ -17,7 +17,7 @@ import pytest
 
 from hessian_tasks.spec import BlockRow
 from pipeline.settings.profiles import Address, ClusterProfile, Cuda, Queue, Ssh, Tls
-from tests.helpers.runs import ROOT, WAIT, processes, wait_for
+from tests.helpers.runs import ROOT, WAIT, WORKER_MEMORY, processes, wait_for
 
 SERVERS = Path(__file__).parent / "servers"
 DASK = Path(sys.executable).with_name("dask")
@@ -87,7 +87,7 @@ class Standing:
     ) -> subprocess.Popen[bytes]:
         """Start a worker, with its nanny."""
         where = [address] if address else ["--scheduler-file", self.file]
-        options = [*where, "--nthreads", "1", "--memory-limit", "4GiB"]
+        options = [*where, "--nthreads", "1", "--memory-limit", WORKER_MEMORY]
         return self.start("worker", options, environment or {})
 
     @property
@@ -141,7 +141,12 @@ def ssh_server(directory: Path) -> Iterator[Ssh]:
             keys = {"client_keys": [str(directory / "client")], "known_hosts": None}
             options = {"port": port, "username": "root", **keys}
             hosts = ["127.0.0.1", "127.0.0.1"]
-            profile = {"kind": "ssh", "hosts": hosts, "memory": "4GiB", "connect_options": options}
+            profile = {
+                "kind": "ssh",
+                "hosts": hosts,
+                "memory": WORKER_MEMORY,
+                "connect_options": options,
+            }
             yield Ssh.model_validate(profile)
         finally:
             server.terminate()
@@ -149,7 +154,13 @@ def ssh_server(directory: Path) -> Iterator[Ssh]:
 
 def on_slurm(log_directory: Path, **options: Any) -> Queue:
     options = {"walltime": "00:10:00", "log_directory": str(log_directory), **options}
-    profile = {"kind": "slurm", "workers": 2, "memory": "4GiB", "options": options, "wait": WAIT}
+    profile = {
+        "kind": "slurm",
+        "workers": 2,
+        "memory": WORKER_MEMORY,
+        "options": options,
+        "wait": WAIT,
+    }
     return Queue.model_validate(profile)
 
 
@@ -183,7 +194,7 @@ def in_queue(kind: str, directory: Path, **keys: Any) -> Queue:
         options["shared_temp_directory"] = str(directory)
     if kind == "htcondor":
         options["disk"] = "1GB"
-    profile = {"kind": kind, "memory": "4GiB", "wait": WAIT, "options": options, **keys}
+    profile = {"kind": kind, "memory": WORKER_MEMORY, "wait": WAIT, "options": options, **keys}
     return Queue.model_validate(profile)
 
 
@@ -196,7 +207,7 @@ def profile_of(kind: str, directory: Path) -> Iterator[ClusterProfile]:
         elif kind == "cuda":
             patch = stack.enter_context(pytest.MonkeyPatch.context())
             patch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-            yield Cuda.model_validate({"kind": "cuda", "memory": "4GiB"})
+            yield Cuda.model_validate({"kind": "cuda", "memory": WORKER_MEMORY})
         elif kind == "slurm":
             yield on_slurm(directory)
         elif kind == "ssh":

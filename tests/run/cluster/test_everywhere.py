@@ -10,7 +10,7 @@ import pytest
 
 from hessian_tasks.frozen import FrozenInputs
 from pipeline.run.cluster.workers import Workers
-from tests.helpers.runs import Cli, Run, computed, connected, objects
+from tests.helpers.runs import WORKER_MEMORY, Cli, Run, computed, connected, objects
 from tests.run.cluster.clusters import NUM_BLOCK_ROWS, TILE, profile_of
 
 # Slow are those that differ from others by a name, or by less, and that other tests start, too: the
@@ -57,7 +57,7 @@ def test_the_command_runs_on_processes_and_resumes(
 ) -> None:
     store = tmp_path / "h.zarr"
     options = [f"-o{o}" for o in ("width=12", "depth=1", "num_samples=20", "dtype=float64")]
-    where = ["--profile", "processes", "--set", "profiles.processes.memory=4GiB"]
+    where = ["--profile", "processes", "--set", f"profiles.processes.memory={WORKER_MEMORY}"]
     arguments = ["run", "regression", *options, "--tile", TILE, "--store", store, *where]
     code, output, errors = hessian(*arguments)
     assert (code, errors) == (0, "")
