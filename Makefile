@@ -54,7 +54,7 @@ lock:  ## resolve the exact versions anew
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet pip-tools
 	.venv-lock/bin/pip-compile --quiet --strip-extras --no-header --no-emit-index-url \
-		--no-emit-find-links --no-emit-trusted-host --extra clusters --extra dev --extra kubernetes --extra s3 --all-build-deps --allow-unsafe \
+		--no-emit-find-links --no-emit-trusted-host --extra clusters --extra deepxde --extra dev --extra docs --extra kubernetes --extra s3 --all-build-deps --allow-unsafe \
 		--output-file requirements.lock pyproject.toml
 	rm -r .venv-lock
 
