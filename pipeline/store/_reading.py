@@ -23,7 +23,7 @@ from pipeline.store.places import Location
 from pipeline.store.places.chunks import Vouch, read_chunk
 from pipeline.units import format_bytes
 
-__all__ = ["read_entries", "reading"]
+__all__ = ["check_memory", "read_entries", "reading"]
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ def read_entries(
     """
     spans = [range(*cut.indices(n)) for cut, n in zip(part, array.shape, strict=True)]
     what = f"Rows {spans[0].start} to {spans[0].stop - 1} of {location}/{array.basename}"
-    _check_memory(what, math.prod(map(len, spans)) * array.dtype.itemsize)
+    check_memory(what, math.prod(map(len, spans)) * array.dtype.itemsize)
     tiles = [
         range(span.start // side, -(-span.stop // side))
         for span, side in zip(spans, array.chunks, strict=True)
@@ -92,7 +92,12 @@ def read_entries(
         return found
 
 
-def _check_memory(what: str, needed: int) -> None:
+def check_memory(what: str, needed: int) -> None:
+    """See that there is memory for what will be read.
+
+    Raises:
+        StoreError: If there is not.
+    """
     # Asking how much is free takes as long as reading a small tile.
     if needed > 2**28 and needed > (free := psutil.virtual_memory().available):
         raise StoreError(

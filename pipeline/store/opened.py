@@ -13,7 +13,7 @@ import numpy.typing as npt
 import zarr
 
 from hessian_tasks.parameters import ParameterLayout
-from pipeline.store._reading import read_entries, reading
+from pipeline.store._reading import check_memory, read_entries, reading
 from pipeline.store.arrays import object_key, read_array
 from pipeline.store.places import Location
 from pipeline.store.places.chunks import checksum
@@ -111,6 +111,8 @@ class HoldsInputs:
         with reading(f"Object {key} of {self.location}", advice):
             if key not in self._checked.checksums:
                 raise ValueError("its checksum is not recorded")
+            # A file can have holes: it may be larger than the disk.
+            check_memory(f"The bytes of {key} of {self.location}", self.objects.limit(key))
             self.vouch(key, self.location.read(key, self.objects.limit(key)))
 
     def _vouch_for(self, key: str, data: bytes | memoryview | None) -> bool:

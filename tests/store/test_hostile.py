@@ -12,9 +12,11 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
@@ -25,12 +27,14 @@ from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.networks.architecture import model_config, model_from_config
 from hessian_tasks.source import ProblemSource
 from pipeline import open_store, verify_hessian
+from pipeline.analysis.pictures import matrix_picture, save
 from pipeline.errors import ProblemError, StoreError
 from pipeline.run.inputs import freeze_source
 from pipeline.store.metadata import Attributes
 from pipeline.store.places import locate
 from pipeline.store.seal import SEAL, sealed
 from pipeline.store.store import HessianStore
+from tests.helpers.forged import forge_arrays
 from tests.helpers.runs import Cli, Run
 
 
@@ -338,6 +342,44 @@ def test_objects_that_are_larger_than_they_can_be_are_not_read(store: Path, hess
     with (store / "hessian/c/2/2").open("r+b") as file:
         file.truncate(2**40)  # of which the disk holds nothing
     assert "it is missing" in ask_everything(store, hessian)[2]
+
+
+def test_inputs_that_no_memory_holds_are_not_read(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def enlarge(attributes: dict[str, Any]) -> None:
+        attributes["input_arrays"][name]["shape"][0] = 2**28
+
+    name = "fit_x"
+    forge_arrays(store, enlarge)
+    os.truncate(store / name / "c/0/0", 2**31 + 4)  # of which the disk holds nothing
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**30))
+    with pytest.raises(StoreError, match=rf"{name}/c/0/0 of .* take .* but only .* are free"):
+        HessianStore(store)
+
+
+def test_layers_in_any_order_are_drawn(store: Path, tmp_path: Path) -> None:
+    def interleave(attributes: dict[str, Any]) -> None:
+        first, _, third, *_ = attributes["parameters"]
+        third.update(layer=first["layer"], name="third")
+
+    forge_arrays(store, interleave)
+    save(matrix_picture(HessianStore(store)), tmp_path / "h.png")
+    assert (tmp_path / "h.png").stat().st_size > 1000
+
+
+@pytest.mark.filterwarnings("ignore:.*written anew")
+@pytest.mark.parametrize("key", ["zarr.json", "theta/c/0", "hessian/c/2/2"])
+def test_directories_in_place_of_files_are_named(
+    key: str, store: Path, inputs: FrozenInputs, run: Run
+) -> None:
+    (store / key).unlink()
+    (store / key).mkdir()
+    with pytest.raises(StoreError, match=rf"{key} is a directory, where a file belongs\. Move"):
+        run(store, inputs, tile=5)
+    (store / key).rmdir()
+    run(store, inputs, tile=5)
+    assert HessianStore(store).pending() == []
 
 
 def test_records_of_another_size_count_for_nothing(store: Path, hessian: Cli) -> None:

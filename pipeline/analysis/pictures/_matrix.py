@@ -46,12 +46,14 @@ def matrix_picture(store: HessianStore, name: str | None = None) -> Figure:
 
 
 def _mark_layers(axes: Axes, store: HessianStore) -> None:
-    starts = np.flatnonzero(np.diff(store.layout.labels()["layer"], prepend=-1))
+    layers = store.layout.labels()["layer"]
+    starts = np.flatnonzero(np.diff(layers, prepend=-1))
     for start in starts[1:]:
         axes.axhline(start, color="white", lw=0.6)
         axes.axvline(start, color="white", lw=0.6)
     middles = (starts + np.append(starts[1:], store.num_params)) / 2
-    names = [plain(name.rpartition("/")[2]) for name in store.layout.layers()]
+    # A layer whose variables are apart in θ has several runs of rows.
+    names = [plain(store.layout.layers()[code].rpartition("/")[2]) for code in layers[starts]]
     shown: list[int] = []
     for number, middle in enumerate(middles):
         if not shown or middle - middles[shown[-1]] > CLOSEST_NAMES * store.num_params:

@@ -173,6 +173,8 @@ def writing(path: Path) -> Iterator[None]:
             errno.EDQUOT: "the disk quota is used up. Free some space and run again",
             errno.EROFS: "the file system is read-only. Remount it, or copy the store",
             errno.EACCES: "permission was denied. Check who owns the directory",
+            errno.EISDIR: f"{error.filename2} is a directory, where a file belongs. Move it away "
+            "and run the same command again",
         }.get(error.errno or 0, str(error))
         raise StoreError(f"Cannot write to {path}: {advice}. What was stored is intact.") from error
 
