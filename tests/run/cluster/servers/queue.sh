@@ -9,6 +9,10 @@ start() {
     cd
     setsid "$@" </dev/null >>"$here/output" 2>&1 &
     number=$!
+    # Until it has its session there is nothing to cancel.
+    while read -r _ _ _ _ _ session _ <"/proc/$number/stat" && [[ $session != "$number" ]]; do
+        sleep 0.01
+    done 2>/dev/null
     echo "$number" >>"$here/jobs"
 }
 
