@@ -33,8 +33,10 @@ if TYPE_CHECKING:
         estimate_trace,
     )
     from pipeline.analysis.export import export_matrix
+    from pipeline.analysis.inverse import HessianInverse, open_inverse
     from pipeline.analysis.operator import HessianOperator, open_operator
     from pipeline.analysis.preconditioned import preconditioned_spectra
+    from pipeline.analysis.solve import solve
     from pipeline.analysis.spectrum import eigenvalues_between, spectrum
     from pipeline.analysis.statistics import matrix_statistics
     from pipeline.analysis.steps import effective_dimension
@@ -70,6 +72,7 @@ __all__ = [
     "Directions",
     "DoesNotFitError",
     "HessianError",
+    "HessianInverse",
     "HessianOperator",
     "LossTerm",
     "ModelError",
@@ -103,12 +106,14 @@ __all__ = [
     "mlp",
     "neural_tangent_kernel",
     "open_hessian",
+    "open_inverse",
     "open_operator",
     "open_store",
     "preconditioned_spectra",
     "rebuild_problem",
     "residual_curvature",
     "solution_changes",
+    "solve",
     "spectral_density",
     "spectrum",
     "stored_curvatures",
@@ -122,6 +127,7 @@ __all__ = [
 # that only plans or fails should not wait for them.
 _LAZY = {
     "Directions": "pipeline.curvature.landscape",
+    "HessianInverse": "pipeline.analysis.inverse",
     "HessianOperator": "pipeline.analysis.operator",
     "RunOptions": "pipeline.run.options",
     "analyse_terms": "pipeline.analysis.terms",
@@ -142,12 +148,14 @@ _LAZY = {
     "mlp": "hessian_tasks",
     "neural_tangent_kernel": "pipeline.curvature.gauss_newton",
     "open_hessian": "pipeline.api",
+    "open_inverse": "pipeline.analysis.inverse",
     "open_operator": "pipeline.analysis.operator",
     "open_store": "pipeline.api",
     "preconditioned_spectra": "pipeline.analysis.preconditioned",
     "rebuild_problem": "pipeline.api",
     "residual_curvature": "pipeline.curvature.gauss_newton",
     "solution_changes": "pipeline.curvature.landscape",
+    "solve": "pipeline.analysis.solve",
     "spectral_density": "pipeline.analysis.density",
     "spectrum": "pipeline.analysis.spectrum",
     "stored_curvatures": "pipeline.curvature.landscape",

@@ -116,7 +116,11 @@ class Eigenbasis:
 
 
 def iterative_step(
-    operator: HessianOperator, gradient: Array, damping: float, tolerance: float = 1e-8
+    operator: HessianOperator,
+    gradient: Array,
+    damping: float,
+    tolerance: float = 1e-8,
+    preconditioner: scipy.sparse.linalg.LinearOperator | None = None,
 ) -> Array:
     """The step p of Newton or Gauss-Newton from products alone, by MINRES.
 
@@ -128,6 +132,7 @@ def iterative_step(
         gradient: g ``[P]``.
         damping: μ.
         tolerance: Of the residual, relative as in :func:`scipy.sparse.linalg.minres`.
+        preconditioner: Something positive definite that is near to the inverse of A + μ I.
 
     Raises:
         StoreError: If it does not converge, which more damping cures.
@@ -141,7 +146,12 @@ def iterative_step(
     """
     limit = 10 * len(gradient)
     step, failed = scipy.sparse.linalg.minres(
-        operator, -gradient, shift=-damping, rtol=tolerance, maxiter=limit
+        operator,
+        -gradient,
+        shift=-damping,
+        rtol=tolerance,
+        maxiter=limit,
+        M=preconditioner,
     )
     if failed:
         raise StoreError(

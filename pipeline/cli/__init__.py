@@ -16,7 +16,7 @@ import os
 import sys
 
 # Importing them adds their commands.
-from pipeline.cli import _parts, _reports, _runs, _stores  # noqa: F401
+from pipeline.cli import _inverse, _parts, _reports, _runs, _stores  # noqa: F401
 from pipeline.cli._app import (
     EXIT_ERROR,
     EXIT_STOPPED,

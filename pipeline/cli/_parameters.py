@@ -22,6 +22,7 @@ __all__ = [
     "INPUTS",
     "PLACES",
     "Json",
+    "Memory",
     "Option",
     "Picture",
     "Seed",
@@ -35,6 +36,7 @@ __all__ = [
 Store = Annotated[str, typer.Argument(help="Path or URL of the Zarr store.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Term = Annotated[str | None, typer.Option(help="A loss term's matrix instead of the total's.")]
+Memory = Annotated[str | None, typer.Option(help="Memory to use, as 4GiB (what is free).")]
 Picture = Annotated[Path | None, typer.Option(help="Write a picture, .png, .svg or .pdf.")]
 Option = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="Argument of --problem: width=20.")

@@ -10,7 +10,16 @@ import typer
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
 from pipeline.cli._app import EXIT_NOT_VERIFIED, app, print_result, say, say_if_unverified
-from pipeline.cli._parameters import Json, Option, Picture, Store, Term, finite, named_source
+from pipeline.cli._parameters import (
+    Json,
+    Memory,
+    Option,
+    Picture,
+    Store,
+    Term,
+    finite,
+    named_source,
+)
 from pipeline.errors import ConfigError
 from pipeline.units import parse_bytes
 
@@ -62,9 +71,7 @@ def spectrum(
     vectors: Annotated[
         Path | None, typer.Option(help="Write eigenvalues and eigenvectors, .npz.")
     ] = None,
-    memory: Annotated[
-        str | None, typer.Option(help="Memory to use, as 4GiB (what is free).")
-    ] = None,
+    memory: Memory = None,
     picture: Picture = None,
     as_json: Json = False,
 ) -> None:

@@ -1,6 +1,7 @@
 """What the commands print: text for people, plain data for scripts."""
 
 from pipeline.cli.render._analysis import density, info, info_data, spectrum, statistics, subject
+from pipeline.cli.render._inverse import solution
 from pipeline.cli.render._matrix_free import estimates, outlook, outlook_data
 from pipeline.cli.render._runs import certificate, status, status_data
 from pipeline.cli.render._table import columns, table
@@ -17,6 +18,7 @@ __all__ = [
     "outlook",
     "outlook_data",
     "preconditioned",
+    "solution",
     "spectrum",
     "statistics",
     "status",

@@ -1,0 +1,74 @@
+"""Commands that need the inverse of a stored matrix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli import render
+from pipeline.cli._app import app, print_result, say_if_unverified
+from pipeline.cli._parameters import Json, Memory, Store, Term, finite
+from pipeline.errors import ConfigError
+from pipeline.units import parse_bytes
+
+if TYPE_CHECKING:
+    from pipeline.store.store import HessianStore
+
+__all__ = ["solve"]
+
+
+@app.command()
+def solve(
+    store: Store,
+    right: Annotated[
+        str, typer.Option(help="Right-hand side: gradient, or an .npy file [P] or [P, K].")
+    ] = "gradient",
+    damping: Annotated[
+        float, typer.Option(min=0.0, callback=finite, help="What is added to the diagonal.")
+    ] = 0.0,
+    out: Annotated[Path | None, typer.Option(help="Write the solution, .npy.")] = None,
+    term: Term = None,
+    memory: Memory = None,
+    as_json: Json = False,
+) -> None:
+    """Solve with a complete store, leaving out what cannot be told from singular."""
+    from pipeline.analysis.solve import solve as compute
+    from pipeline.store.store import HessianStore
+
+    opened = HessianStore(store)
+    limit = None if memory is None else parse_bytes(memory)
+    found = compute(opened, _right_hand_side(opened, right), damping, term, memory=limit)
+    if out is not None:
+        _save(out, found.x)
+    say_if_unverified(opened)
+    print_result(render.solution(found), found.to_json(), as_json)
+
+
+def _right_hand_side(store: HessianStore, right: str) -> Any:
+    import numpy as np
+
+    if right == "gradient":
+        return store.read("gradient")
+    try:
+        # A pickle would run code.
+        with Path(right).open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError(
+            f"--right is {right}, which cannot be read ({type(error).__name__}: {error}); expected "
+            "gradient, or an .npy file of numbers."
+        ) from error
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
+        raise ConfigError(f"--right is {right}, which is no .npy file of real numbers.")
+    return found
+
+
+def _save(path: Path, x: Any) -> None:
+    import numpy as np
+
+    from pipeline.store.places import writing
+
+    with writing(path), path.open("wb") as file:
+        np.save(file, x)
