@@ -55,6 +55,8 @@ if TYPE_CHECKING:
         stored_curvatures,
     )
     from pipeline.curvature.steps import term_gradients, try_steps
+    from pipeline.estimates.callback import HessianCallback
+    from pipeline.estimates.watched import open_watched
     from pipeline.run.cluster.connect import connect
     from pipeline.run.cluster.kubernetes import cluster_spec
     from pipeline.run.options import RunOptions
@@ -69,6 +71,7 @@ __all__ = [
     "DensityTerm",
     "Directions",
     "DoesNotFitError",
+    "HessianCallback",
     "HessianError",
     "HessianOperator",
     "LossTerm",
@@ -105,6 +108,7 @@ __all__ = [
     "open_hessian",
     "open_operator",
     "open_store",
+    "open_watched",
     "preconditioned_spectra",
     "rebuild_problem",
     "residual_curvature",
@@ -122,6 +126,7 @@ __all__ = [
 # that only plans or fails should not wait for them.
 _LAZY = {
     "Directions": "pipeline.curvature.landscape",
+    "HessianCallback": "pipeline.estimates.callback",
     "HessianOperator": "pipeline.analysis.operator",
     "RunOptions": "pipeline.run.options",
     "analyse_terms": "pipeline.analysis.terms",
@@ -144,6 +149,7 @@ _LAZY = {
     "open_hessian": "pipeline.api",
     "open_operator": "pipeline.analysis.operator",
     "open_store": "pipeline.api",
+    "open_watched": "pipeline.estimates.watched",
     "preconditioned_spectra": "pipeline.analysis.preconditioned",
     "rebuild_problem": "pipeline.api",
     "residual_curvature": "pipeline.curvature.gauss_newton",
