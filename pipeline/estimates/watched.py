@@ -13,13 +13,13 @@ import xarray as xr
 from pipeline.errors import StoreError
 from pipeline.estimates.watching import Observation
 from pipeline.store.arrays import ArrayMetadata, describe_array, object_key
-from pipeline.store.places import Directory, Location, Place, locate
+from pipeline.store.places import Directory, Place, locate
 from pipeline.store.places.chunks import with_checksum
 from pipeline.store.places.location import ROOT
 from pipeline.store.seal import group_json
 from pipeline.store.vetting import check_seal, read_group
 
-__all__ = ["WatchedStore", "holds_watched", "open_watched"]
+__all__ = ["WatchedStore", "open_watched"]
 
 Array = npt.NDArray[Any]
 
@@ -103,14 +103,6 @@ def _group(attributes: dict[str, Any], metadata: dict[str, ArrayMetadata]) -> by
     consolidated = {"kind": "inline", "must_understand": False, "metadata": arrays}
     group = json.loads(group_json(attributes))
     return json.dumps({**group, "consolidated_metadata": consolidated}).encode()
-
-
-def holds_watched(location: Location) -> bool:
-    """Whether a group says of itself that it is a record of training."""
-    try:
-        return read_group(location).get("kind") == WATCHED
-    except StoreError:
-        return False
 
 
 def open_watched(store: Place) -> xr.Dataset:
