@@ -57,6 +57,8 @@ if TYPE_CHECKING:
         stored_curvatures,
     )
     from pipeline.curvature.steps import term_gradients, try_steps
+    from pipeline.estimates.callback import HessianCallback
+    from pipeline.estimates.watched import open_watched
     from pipeline.run.cluster.connect import connect
     from pipeline.run.cluster.kubernetes import cluster_spec
     from pipeline.run.options import RunOptions
@@ -71,6 +73,7 @@ __all__ = [
     "DensityTerm",
     "Directions",
     "DoesNotFitError",
+    "HessianCallback",
     "HessianError",
     "HessianInverse",
     "HessianOperator",
@@ -109,6 +112,7 @@ __all__ = [
     "open_inverse",
     "open_operator",
     "open_store",
+    "open_watched",
     "preconditioned_spectra",
     "rebuild_problem",
     "residual_curvature",
@@ -128,6 +132,7 @@ __all__ = [
 _LAZY = {
     "Directions": "pipeline.curvature.landscape",
     "HessianInverse": "pipeline.analysis.inverse",
+    "HessianCallback": "pipeline.estimates.callback",
     "HessianOperator": "pipeline.analysis.operator",
     "RunOptions": "pipeline.run.options",
     "analyse_terms": "pipeline.analysis.terms",
@@ -151,6 +156,7 @@ _LAZY = {
     "open_inverse": "pipeline.analysis.inverse",
     "open_operator": "pipeline.analysis.operator",
     "open_store": "pipeline.api",
+    "open_watched": "pipeline.estimates.watched",
     "preconditioned_spectra": "pipeline.analysis.preconditioned",
     "rebuild_problem": "pipeline.api",
     "residual_curvature": "pipeline.curvature.gauss_newton",

@@ -36,6 +36,7 @@ from pipeline.analysis.lbfgs import LbfgsHistory
 __all__ = ["train"]
 
 OnStep = Callable[[str, int, float], None]
+Observe = Callable[[Problem, str, int], None]
 Array = npt.NDArray[Any]
 MEMORY = 50
 """Number of pairs that L-BFGS keeps."""
@@ -71,6 +72,7 @@ def train(
     learning_rate: float = 1e-3,
     seed: int = 0,
     on_step: OnStep | None = None,
+    observe: Observe | None = None,
 ) -> TrainResult:
     """Train the problem's network in place: Adam first, then L-BFGS.
 
@@ -83,6 +85,9 @@ def train(
         on_step: Called as ``on_step(phase, step, loss)`` for each step, counted from
             1, with phase ``"adam"`` or ``"lbfgs"``. Adam's loss is the one before
             the step.
+        observe: Called as ``observe(problem, phase, step)`` before the first step, as 0 of phase
+            ``"start"``, and after each, counted over both phases, with the resolved problem at the
+            weights of that step, which it must leave as they are.
 
     Raises:
         ProblemError: If the loss or its gradient becomes NaN or infinite, naming
@@ -103,7 +108,18 @@ def train(
     keras.utils.set_random_seed(seed)
     problem = with_regularization(resolve(problem))
     check_means(problem)
-    report = on_step or (lambda phase, step, loss: None)
+    done = 0
+
+    def report(phase: str, step: int, loss: float) -> None:
+        nonlocal done
+        done += 1
+        if on_step is not None:
+            on_step(phase, step, loss)
+        if observe is not None:
+            observe(problem, phase, done)
+
+    if observe is not None:
+        observe(problem, "start", 0)
     evaluate = compile_losses_and_gradient(problem)
     if adam_steps > 0:
         _run_adam(problem, evaluate, adam_steps, learning_rate, report)

@@ -18,6 +18,8 @@ Array: TypeAlias = npt.NDArray[Any]
 BLOCK = 32
 # Basis vectors beyond the wanted ones; a restart throws that much away.
 SPARE_BLOCKS = 12
+# Of a first block of known vectors, the share that is random.
+START_NOISE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def extreme_eigenpairs(
     block: int = BLOCK,
     max_passes: int = 100,
     seed: int = 0,
+    start: Array | None = None,
 ) -> Eigenpairs:
     """The smallest and the largest eigenvalues, by block Lanczos with thick restarts.
 
@@ -94,6 +97,9 @@ def extreme_eigenpairs(
             as those by differentiation do, take few.
         max_passes: When to give up; look at ``converged`` of what is returned.
         seed: Of the random first block.
+        start: Vectors ``[P, K]`` near the eigenvectors, such as those of a matrix near by. The
+            first block is then made of random sums of them, and of little else, so that the
+            first Krylov space holds what they span.
 
     Raises:
         ValueError: If ``num_extreme`` or ``block`` is not positive.
@@ -114,6 +120,8 @@ def extreme_eigenpairs(
     if most + 3 * block >= size:
         return _all_of_small(operator, num_extreme, tolerance)
     search = _Search(operator, num_extreme, block, np.random.default_rng(seed))
+    if start is not None:
+        search.begin(start)
     # One pass is for the residuals in the end.
     confirmed = False
     while search.num_passes < max_passes - 1:
@@ -179,6 +187,13 @@ class _Search:
         self.block = self._random(block)
         self.coupling = np.zeros((block, block))
         self.num_passes = 0
+
+    def begin(self, start: Array) -> None:
+        """Make the first block of random sums of vectors."""
+        mixed = start @ self.rng.standard_normal((start.shape[1], self.block.shape[1]))
+        # Fewer vectors than the block has leave it short of directions, which are then random.
+        noise = START_NOISE * np.linalg.norm(mixed, axis=0) * self.block
+        self.block = np.linalg.qr(mixed + noise)[0]
 
     @property
     def basis(self) -> Array:

@@ -33,6 +33,7 @@ from pipeline.units import format_seconds
 
 if TYPE_CHECKING:
     from pipeline.analysis.lbfgs import LbfgsHistory
+    from pipeline.cli._training import Along
     from pipeline.estimates.estimates import EstimateOptions, Estimates
     from pipeline.estimates.journal import Journal
     from pipeline.run.cluster.workers import Workers
@@ -201,6 +202,7 @@ def train_settings(
     steps: tuple[int, int, int],
     history: Path | None,
     console: Console,
+    along: Along,
 ) -> None:
     """Train the problem's network, show the losses, and save it.
 
@@ -210,6 +212,7 @@ def train_settings(
         steps: Steps of Adam, steps of L-BFGS, seed.
         history: Where to save the pairs of L-BFGS, ``.npz``.
         console: Where to show progress.
+        along: What is watched and kept on the way.
 
     Raises:
         ConfigError: If the file has another ending, or a history of no steps is wanted.
@@ -237,6 +240,7 @@ def train_settings(
         lbfgs_steps=lbfgs_steps,
         seed=seed,
         on_step=LossDisplay(console),
+        observe=along.observer(lambda model, path: _save_network(model, path, source)),
     )
     _save_network(result.problem.model, out, source)
     _save_history(result.history, history)
@@ -246,6 +250,8 @@ def train_settings(
     for name, value in parameters_of(result.problem.model).items():
         console.print(f"{name} = {np.array2string(value.numpy(), precision=7, separator=', ')}")
     console.print(f"saved {out}{'' if history is None else f' and {history}'}")
+    for path in along.written():
+        console.print(f"saved {path}")
 
 
 def _save_network(model: Any, out: Path, source: ProblemSource) -> None:

@@ -184,13 +184,23 @@ def train(
     history: Annotated[
         Path | None, typer.Option(help="Where to save the pairs of L-BFGS, .npz.")
     ] = None,
+    watch: Annotated[
+        int, typer.Option(min=0, help="Steps between observations of the curvature (none).")
+    ] = 0,
+    watched: Annotated[
+        Path | None, typer.Option(help="Where to keep them, a Zarr group (<out>-watched.zarr).")
+    ] = None,
+    checkpoints: Annotated[
+        int, typer.Option(min=0, help="Networks to save along the way, beside --out (none).")
+    ] = 0,
 ) -> None:
     """Train a problem's network: Adam, then L-BFGS."""
     configure_tensorflow(settings.threads)
     from pipeline.cli._calls import train_settings
+    from pipeline.cli._training import Along
 
-    console = Terminal()
-    train_settings(settings, out, (adam, lbfgs, seed), history, console)
+    along = Along(out, watch, watched, checkpoints, adam + lbfgs)
+    train_settings(settings, out, (adam, lbfgs, seed), history, Terminal(), along)
 
 
 def _configure_client(settings: Settings) -> None:

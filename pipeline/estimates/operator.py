@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,14 +10,14 @@ import numpy as np
 from hessian_tasks.autodiff.products import ShardProducts, cut_points
 from hessian_tasks.errors import ModelError
 from hessian_tasks.frozen import FrozenInputs
-from hessian_tasks.jets import reverse_derivative
 from hessian_tasks.networks.models import get_theta
-from hessian_tasks.problem import LossTerm, Problem
+from hessian_tasks.problem import Problem
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.rebuild import rebuild
-from hessian_tasks.shards import MAX_BATCH, Shard
+from hessian_tasks.shards import MAX_BATCH
 from hessian_tasks.spec import HESSIAN, Matrix
 from pipeline.analysis.operator import HessianOperator
+from pipeline.estimates._errors import MeasuredError
 from pipeline.estimates._products import Array, Product, threaded_product
 
 if TYPE_CHECKING:
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SHARDS_PER_THREAD", "operator_of"]
 
-# Random vectors that the norm and the symmetry are measured with: the norm to 25 % at worst.
-NUM_PROBES = 8
 # Of each term: more do not make products better balanced than this.
 SHARDS_PER_THREAD = 2
 
@@ -48,7 +44,8 @@ def operator_of(
     """The Hessian, or the Gauss-Newton matrix, as products alone.
 
     Memory: some sums ``[P, K]`` in float64 for K vectors, and a batch of points, for each
-    thread. Its ``relative_error`` and ``norm`` are measured, see :func:`_measure_error`.
+    thread. Its ``relative_error`` and ``norm`` are measured, see
+    :class:`~pipeline.estimates._errors.MeasuredError`.
 
     Args:
         frozen: The inputs; :func:`~pipeline.run.inputs.freeze_source` makes them.
@@ -90,7 +87,7 @@ def operator_of(
         product = _of_the_same_weights(product, problem, frozen)
     if journal is not None:
         product = journal.recording(product)
-    relative_error, norm = _measure_error(product, problem, products, shards)
+    relative_error, norm = MeasuredError(problem, products, shards)(product)
     return HessianOperator(
         product,
         frozen.layout,
@@ -111,51 +108,3 @@ def _of_the_same_weights(product: Product, problem: Problem, frozen: FrozenInput
         return product(vectors)
 
     return checked
-
-
-def _measure_error(
-    product: Product, problem: Problem, products: ShardProducts, shards: Sequence[Shard]
-) -> tuple[float, float]:
-    """Relative error of products, and the matrix's norm, from random vectors.
-
-    If products are those of H + E, then for Gaussian v and w ``E‖H v‖² = ‖H‖_F²`` and
-    ``E(vᵀ(H+E)w - wᵀ(H+E)v)² = 2 ‖E‖_F²`` for an E without symmetry. This sees what
-    rounding does to a product, but no error that is itself symmetric; so a batch of each term is
-    also multiplied along another path, with jets by nested reverse passes, as verification does.
-    The error is the largest of these, and of the precision of the dtype.
-
-    Args:
-        product: Multiplies with the whole matrix.
-        problem: The problem, its model resolved to a Keras model.
-        products: Multiplies with the matrix of a shard.
-        shards: All shards.
-
-    Returns:
-        ``‖E‖_F / ‖H‖_F`` and ``‖H‖_F``.
-    """
-    rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((products.num_params, NUM_PROBES))
-    vectors = vectors.astype(products.dtype).astype(np.float64)
-    images = product(vectors)
-    norm = float(np.sqrt(np.mean(np.sum(images**2, axis=0))))
-    forms = vectors.T @ images
-    pairs = itertools.combinations(range(NUM_PROBES), 2)
-    defects = [(forms[i, j] - forms[j, i]) ** 2 / 2 for i, j in pairs]
-    asymmetry = float(np.sqrt(np.mean(defects))) / norm if norm else 0.0
-    other = _error_of_paths(problem, products, shards, vectors[:, :2])
-    return max(float(np.finfo(products.dtype).eps), asymmetry, other), norm
-
-
-def _error_of_paths(
-    problem: Problem, products: ShardProducts, shards: Sequence[Shard], vectors: Array
-) -> float:
-    others = ShardProducts(problem, products.matrix, reverse_derivative)
-    # The code of a LossTerm is the user's, and has no second path.
-    fixed = {term.name for term in problem.terms if isinstance(term, LossTerm)}
-    first = {shard.term: shard.head() for shard in reversed(shards) if shard.term not in fixed}
-    errors = [0.0]
-    for shard in first.values():
-        expected = others(shard, vectors)
-        size = float(np.linalg.norm(expected))
-        errors.append(float(np.linalg.norm(products(shard, vectors) - expected)) / (size or 1.0))
-    return max(errors)
