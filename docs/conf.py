@@ -22,9 +22,10 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
-    "sphinxcontrib.mermaid",
     "commands",
+    "drawing",
     "mathml",
+    "notebook",
 ]
 exclude_patterns = ["_build", "_ext"]
 nitpicky = True

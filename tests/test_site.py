@@ -71,6 +71,15 @@ def test_every_link_anchor_and_picture_of_the_site_is_there(site: Path) -> None:
     assert checked > 1000
 
 
+def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        tags = re.findall(r"<(?:script|img|iframe|link|source)\b[^>]*>", path.read_text())
+        named = [url for tag in tags for url in re.findall(r'(?:src|href)="([^"]*)"', tag)]
+        assert not [url for url in named if url.startswith(("http:", "https:", "//"))], path
+        scripts = re.findall(r"<script\b[^>]*>(.*?)</script>", path.read_text(), re.DOTALL)
+        assert not [script for script in scripts if "import" in script or "http" in script], path
+
+
 def test_every_public_name_is_described_once(site: Path) -> None:
     anchors = read(site / "reference" / "api.html").anchors
     for name in {*pipeline.__all__, *hessian_tasks.__all__}:
