@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE := runs/poisson.zarr
 
-.PHONY: demo test test-all check bench bench-peers lock clean
+.PHONY: demo test test-all check docs bench bench-peers lock clean
 
 .venv/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
@@ -36,6 +36,9 @@ check: .venv/.installed  ## format, lint, types, import walls
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: .venv/.installed  ## the site, in docs/_build
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
+
 bench: .venv/.installed  ## time split by width, and the ways to differentiate
 	$(BIN)/python benchmarks/widths.py
 	$(BIN)/python benchmarks/products.py
@@ -59,4 +62,4 @@ lock:  ## resolve the exact versions anew
 	rm -r .venv-lock
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs docs/_build

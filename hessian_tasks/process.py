@@ -41,7 +41,7 @@ def configure_tensorflow(num_threads: int | None = None, num_gpus: int | None = 
     on one thread each (intra-op 1) and the cores are filled with different operations:
     TensorFlow runs several rows of a batch side by side (inter-op ``num_threads``), and
     Dask several block rows. Two intra-op threads were 1.8 times slower on
-    two cores (``docs/engines.md``). TensorFloat-32 is switched off, because it keeps
+    two cores (``docs/concepts/engines.md``). TensorFloat-32 is switched off, because it keeps
     10 bits of mantissa.
 
     On processors block rows are then the same bytes in every process and thread, so that

@@ -146,7 +146,7 @@ def test_status_needs_no_tensorflow() -> None:
 
 
 def test_the_page_on_architecture_has_the_floors_that_are_checked() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text()
+    page = (ROOT / "docs" / "reference" / "architecture.md").read_text()
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     contracts = {c["name"]: c for c in settings["tool"]["importlinter"]["contracts"]}
     for package in ("hessian_tasks", "pipeline"):
@@ -186,7 +186,7 @@ def _followed(arrows: set[tuple[str, str]]) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("package", ["pipeline", "hessian_tasks"])
 def test_the_page_on_architecture_draws_what_imports_what(package: str) -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text()
+    page = (ROOT / "docs" / "reference" / "architecture.md").read_text()
     drawings = re.findall(r"```mermaid\nflowchart TD\n(.*?)```", page, re.DOTALL)
     drawn = _drawn(drawings[["pipeline", "hessian_tasks"].index(package)])
     imports = _imports(package)
@@ -204,7 +204,7 @@ def test_folders_of_tests_are_named_as_the_rooms_they_test() -> None:
 
 
 def test_promises_of_stores_name_tests_that_there_are() -> None:
-    page = (ROOT / "docs" / "store.md").read_text()
+    page = (ROOT / "docs" / "reference" / "store.md").read_text()
     promises = page.partition("## What is guaranteed")[2].partition("\n## ")[0]
     named = re.findall(r"`(tests/[\w/]+\.py)?(?:::(test_\w+))?`", promises)
     assert len(named) > 20

@@ -21,13 +21,13 @@ PICTURES = {
 def test_every_script_and_picture_of_the_gallery_is_in_the_documentation() -> None:
     scripts = {path.stem for path in GALLERY.glob("*.py")}
     assert scripts - {"style"} == set(PICTURES)
-    docs = GALLERY.parents[1] / "docs"
-    text = (docs / "gallery.md").read_text()
+    docs = GALLERY.parents[1] / "docs" / "gallery"
+    text = (docs / "index.md").read_text()
     for script, pictures in PICTURES.items():
         assert f"examples/gallery/{script}.py" in text
         for picture in pictures:
-            assert f"images/gallery/{picture}.png" in text
-            assert (docs / "images" / "gallery" / f"{picture}.png").stat().st_size > 10_000
+            assert f"({picture}.png)" in text
+            assert (docs / f"{picture}.png").stat().st_size > 10_000
 
 
 # These start processes, train networks, and compute several Hessians.

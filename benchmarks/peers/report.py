@@ -29,7 +29,7 @@ def markdown(results: dict[str, Any]) -> str:
     parts = [_machine(results)]
     for width, found in results["widths"].items():
         limit = best_limit(found)
-        parts.append(f"### Width {width}, P = {found['P']:,}, {results['dtype']}\n")
+        parts.append(f"## Width {width}, P = {found['P']:,}, {results['dtype']}\n")
         parts.append(_limits(found) + "\n")
         measured = [r for r in found["peers"].values() if "failure" not in r]
         measured.sort(key=lambda record: statistics.median(record["seconds"]))

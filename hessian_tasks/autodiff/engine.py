@@ -9,7 +9,7 @@ The first-order graph is evaluated once for the whole batch; a loop inside the
 compiled graph then runs one reverse pass a row (reverse over reverse). Against
 forward over reverse, against vectorising over rows and against XLA this was the
 fastest on CPU once every thread computes block rows of its own, and the only one that took
-every loss it was tried on; ``docs/engines.md`` has the figures.
+every loss it was tried on; ``docs/concepts/engines.md`` has the figures.
 
 By symmetry a block row only needs the columns from its own start on. Layers
 before the one in which it starts are then constants: they need neither tangents nor

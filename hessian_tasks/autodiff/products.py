@@ -8,7 +8,7 @@ with L_shard the shard's share of the loss: ``w / (N C)`` times the sum of its s
 where N counts the points of the whole term; G of other terms is in
 :mod:`hessian_tasks.autodiff.generalised`. The first-order graph of a batch is evaluated once
 for all vectors; a loop inside the compiled graph then runs one reverse pass a vector, as in
-:mod:`hessian_tasks.autodiff`. ``docs/matrix_free.md`` has the figures of the other ways.
+:mod:`hessian_tasks.autodiff`. ``docs/howto/matrix_free.md`` has the figures of the other ways.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Problem:
         coordinates: Names of the network's inputs, in the order of the columns of
             the points. May be empty if every term is a :class:`LossTerm`.
         parameters: What is trained beside the network, last in θ: numbers, arrays, or trainable
-            ``tf.Variable``s of the user's own, by name. Terms are given them by name.
+            ``tf.Variable`` of the user's own, by name. Terms are given them by name.
         only: What θ consists of, if not of all: names of layers, ``"hidden_1"``, of variables,
             ``"output/bias"``, of networks where there are several, ``"u"`` and then
             ``"u/hidden_1"``, and of parameters; ``"parameters"`` are all of these. The rest is held

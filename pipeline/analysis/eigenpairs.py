@@ -80,7 +80,7 @@ def extreme_eigenpairs(
     Each pass multiplies ``block`` vectors, the residuals of the last, and adds them to an
     orthonormal basis V; eigenvalues and vectors of ``Vᵀ A V`` are those of A with known residuals.
     A full basis is cut back to the vectors nearest to both ends (K. Wu, H. Simon, 2000; M. Zhou,
-    Y. Saad, 2008). Blocks, because a pass is what costs (``docs/analysis.md`` compares).
+    Y. Saad, 2008). Blocks, because a pass is what costs (``docs/howto/analysis.md`` compares).
 
     A multiple eigenvalue shows itself once for every random vector. So once all residuals are
     small, as many new ones join for a pass: what then appears at the ends was missing, and it goes

@@ -1,0 +1,91 @@
+"""The code of pages runs, and their commands print what stands there."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.pages import Command, examples, numbers, steps, words
+from tests.helpers.runs import ROOT, Cli
+
+
+def said(lines: list[str]) -> list[str]:
+    """Without progress of L-BFGS, which ends when rounding says so."""
+    return [line for line in lines if not line.startswith("lbfgs ")]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param("README.md", marks=pytest.mark.slow),
+        "docs/start/first_run.md",
+        "docs/start/own_problem.md",
+        "docs/howto/own_loss.md",
+        "docs/howto/parameters.md",
+        "docs/concepts/gauss_newton.md",
+    ],
+)
+def test_code_of_a_page_runs_and_prints_what_stands_there(
+    page: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hessian: Cli,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    examples(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names: dict[str, Any] = {}
+    for step in steps((ROOT / page).read_text()):
+        if isinstance(step, Command):
+            program, *arguments = step.words
+            if program == "python":
+                capsys.readouterr()
+                runpy.run_path(arguments[0], run_name="__main__")
+                printed = capsys.readouterr().out
+            else:
+                code, printed, errors = hessian(*arguments)
+                assert code == 0, errors
+            assert said(words(printed)) == said(words(step.printed)), step.words
+        else:
+            exec(compile(step, page, "exec"), names)
+
+
+def test_spectrum_of_the_first_run_is_that_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hessian: Cli
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, _, spectrum, *_ = steps((ROOT / "docs" / "start" / "first_run.md").read_text())
+    assert isinstance(run, Command)
+    assert isinstance(spectrum, Command)
+    assert hessian(*run.words[1:])[0] == 0
+    printed = hessian(*spectrum.words[1:])[1]
+    # The noise floor, known here without a certificate, and what is counted by it are left out.
+    lines = [("eigenvalues", 0), ("largest", 1e-3), ("smallest", 1e-3), ("trace", 1e-3)]
+    for name, tolerance in [*lines, ("Frobenius norm", 1e-3)]:
+        ours, theirs = (
+            next(numbers(line) for line in text.splitlines() if line.startswith(name))
+            for text in (printed, spectrum.printed)
+        )
+        # Printed with five digits, computed in float64.
+        assert ours == pytest.approx(theirs, rel=tolerance)
+
+
+def test_the_example_on_the_front_page_is_the_file() -> None:
+    code = steps((ROOT / "README.md").read_text())
+    file = (ROOT / "examples" / "own_problem.py").read_text()
+    assert any(isinstance(step, str) and file.endswith(step) for step in code)
+
+
+def test_the_demo_on_the_front_page_is_that_of_make() -> None:
+    demo = (ROOT / "Makefile").read_text().partition("\ndemo:")[2].partition("\n\n")[0]
+    lines = [
+        line.replace("$(BIN)/", "").replace("$(STORE)", "runs/poisson.zarr").split()
+        for line in demo.splitlines()
+        if line.startswith("\t$(BIN)")
+    ]
+    shown = [s.words for s in steps((ROOT / "README.md").read_text()) if isinstance(s, Command)]
+    assert shown[: len(lines)] == lines
