@@ -144,8 +144,15 @@ def test_a_worker_that_is_killed(poisson: FrozenInputs, stored: Array, num_worke
 
 
 def test_what_workers_refuse(workers: Workers, tiny_problem: Callable[..., Problem]) -> None:
-    live = freeze_source(ProblemSource(LIVE, live=tiny_problem()))
-    with pytest.raises(ConfigError, match="cannot be given a problem object"):
+    problem, lock = tiny_problem(), threading.Lock()
+
+    def loss(model: Any) -> Any:
+        with lock:
+            return tf.reduce_sum(model.trainable_weights[0] ** 2)
+
+    locked = Problem(problem.model, [LossTerm("locked", loss)])
+    live = freeze_source(ProblemSource(LIVE, live=locked))
+    with pytest.raises(ConfigError, match="cannot be sent to workers"):
         operator_of(live, workers=workers)
 
 
