@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import scipy.sparse.linalg
+import tensorflow as tf
 import xarray as xr
 
 from hessian_tasks.autodiff.products import cut_points
 from hessian_tasks.frozen import FrozenInputs
-from hessian_tasks.problem import Problem
+from hessian_tasks.problem import LossTerm, Problem
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
 from pipeline.errors import ClusterError, ConfigError, ProblemError, StoppedError, StoreError
