@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from pipeline.run.cluster.connect import connect
     from pipeline.run.cluster.kubernetes import cluster_spec
     from pipeline.run.options import RunOptions
+    from pipeline.run.progress import ProgressBar
     from pipeline.settings.config import load_settings
     from pipeline.training import train
 
@@ -82,6 +83,7 @@ __all__ = [
     "PlanError",
     "Problem",
     "ProblemError",
+    "ProgressBar",
     "ReproductionError",
     "ResidualTerm",
     "RunOptions",
@@ -134,6 +136,7 @@ _LAZY = {
     "HessianInverse": "pipeline.analysis.inverse",
     "HessianCallback": "pipeline.estimates.callback",
     "HessianOperator": "pipeline.analysis.operator",
+    "ProgressBar": "pipeline.run.progress",
     "RunOptions": "pipeline.run.options",
     "analyse_terms": "pipeline.analysis.terms",
     "cluster_spec": "pipeline.run.cluster.kubernetes",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from pipeline.store.store import HessianStore
 
 if TYPE_CHECKING:
     from pipeline.analysis.operator import HessianOperator
+    from pipeline.run.cluster.given import AnyClient
     from pipeline.run.cluster.workers import Workers
     from pipeline.run.options import RunOptions
     from pipeline.run.verify import Certificate
@@ -47,11 +50,13 @@ def compute_hessian(
     take_network: bool = False,
     options: RunOptions | None = None,
     callbacks: Sequence[Callback] = (),
+    client: AnyClient | None = None,
 ) -> xr.Dataset:
     """Compute the exact Hessian of a problem's loss into a Zarr store.
 
     What an earlier, interrupted call has stored is not computed again. Threads do the
-    work, in this process; Ctrl-C stops it, and the same call resumes.
+    work, in this process, or the workers of a ``client``, with the same bytes; Ctrl-C stops it,
+    and the same call resumes.
 
     Args:
         problem: A :class:`Problem`, the name of a built-in problem, or a ``.py`` file.
@@ -61,13 +66,19 @@ def compute_hessian(
         take_network: Take the network of the ``.keras`` file in place of the problem's.
         options: Threads, memory, tile side, matrices of single loss terms, and the engine:
             with ``RunOptions(engine="ggn")`` this is the Gauss-Newton matrix.
-        callbacks: Functions that are told of every event of the run.
+        callbacks: Functions that are told of every event of the run, such as a
+            :class:`~pipeline.run.progress.ProgressBar`.
+        client: Whose workers compute: a :class:`distributed.Client`, a cluster such as
+            ``LocalCluster`` or ``SLURMCluster``, or what :func:`connect` gives. They have to see
+            the store under the same path, and keep their threads, limits and other tasks; the
+            client stays open. A problem that is an object of this process is sent to them.
 
     Returns:
         The store's arrays, as :func:`open_store` gives them.
 
     Raises:
-        HessianError: Of a kind that tells the cause; what was stored stays.
+        ClusterError: If the client is closed, asynchronous or without workers, or these do not fit.
+        HessianError: Of another kind that tells the cause; what was stored stays.
 
     Example:
         >>> import tempfile
@@ -84,7 +95,8 @@ def compute_hessian(
     frozen = freeze_source(source_of(problem), weights, take_network=take_network)
     stop = threading.Event()
     try:
-        execute(store, frozen, options or RunOptions(), callbacks, stop)
+        with _workers(client, stop) as workers:
+            execute(store, frozen, options or RunOptions(), callbacks, stop, workers)
     except KeyboardInterrupt:
         stop.set()
         raise
@@ -186,6 +198,8 @@ def verify_hessian(
     store: Place,
     problem: Problem | ProblemSource | str | Path | None = None,
     num_vectors: int = 3,
+    *,
+    client: AnyClient | None = None,
 ) -> Certificate:
     """Verify a store and record the certificate in it.
 
@@ -194,6 +208,7 @@ def verify_hessian(
         problem: The problem, if the store was made from a live object or its file has moved; a
             source, if its function needs options.
         num_vectors: Number of random vectors to multiply with.
+        client: Whose workers multiply, as in :func:`compute_hessian`; the store is read here.
 
     Returns:
         The certificate; look at its ``passed``.
@@ -212,14 +227,13 @@ def verify_hessian(
         >>> found.passed, len(found.product_errors)
         (True, 3)
     """
-    from pipeline.run.products import jacobian_products, matrix_products
-    from pipeline.run.verify import certify
-
     opened = HessianStore(store)
-    rebuilt = rebuild_problem(opened, problem)
     records = opened.records()
-    products, images = matrix_products(opened, rebuilt), jacobian_products(opened, rebuilt)
-    certificate = certify(opened, products, num_vectors, images)
+    with _workers(client) as workers:
+        if workers is None:
+            certificate = _certify_here(opened, problem, num_vectors)
+        else:
+            certificate = _certify_there(opened, problem, num_vectors, workers)
     with opened.location.locked():
         now = HessianStore(opened.location, warn=False)
         if now.template != opened.template or now.records() != records:
@@ -231,6 +245,32 @@ def verify_hessian(
     return certificate
 
 
+def _certify_here(
+    store: HessianStore, problem: Problem | ProblemSource | str | Path | None, num_vectors: int
+) -> Certificate:
+    from pipeline.run.products import jacobian_products, matrix_products
+    from pipeline.run.verify import certify
+
+    rebuilt = rebuild_problem(store, problem)
+    products, images = matrix_products(store, rebuilt), jacobian_products(store, rebuilt)
+    return certify(store, products, num_vectors, images)
+
+
+def _certify_there(
+    store: HessianStore,
+    problem: Problem | ProblemSource | str | Path | None,
+    num_vectors: int,
+    workers: Workers,
+) -> Certificate:
+    from pipeline.run.cluster.products import products_on
+    from pipeline.run.inputs import stored_inputs
+    from pipeline.run.verify import certify
+
+    frozen = stored_inputs(store, None if problem is None else source_of(problem))
+    with products_on(workers, store, frozen.source) as (products, images):
+        return certify(store, products, num_vectors, images)
+
+
 def matrix_free_operator(
     problem: Problem | str | Path,
     *,
@@ -238,7 +278,7 @@ def matrix_free_operator(
     take_network: bool = False,
     engine: EngineName = "auto",
     term: str | None = None,
-    workers: Workers | None = None,
+    client: AnyClient | None = None,
 ) -> HessianOperator:
     """The Hessian of a problem's loss as its products with vectors, without computing the matrix.
 
@@ -252,8 +292,8 @@ def matrix_free_operator(
         take_network: Take the network of the ``.keras`` file in place of the problem's.
         engine: With ``"ggn"`` it is the Gauss-Newton matrix.
         term: A loss term's matrix instead of the total's.
-        workers: Dask workers that compute, from :func:`~pipeline.run.cluster.connect.connect`,
-            instead of threads of this process.
+        client: Whose workers compute, as in :func:`compute_hessian`, instead of threads of this
+            process; they need not see a store, and the client has to stay open.
 
     Raises:
         HessianError: Of a kind that tells the cause.
@@ -270,7 +310,23 @@ def matrix_free_operator(
     from pipeline.run.inputs import freeze_source
 
     frozen = freeze_source(source_of(problem), weights, take_network=take_network)
-    return operator_of(frozen, matrix=matrix_of(engine), term=term, workers=workers)
+    with ExitStack() as open_while_needed:
+        workers = open_while_needed.enter_context(_workers(client))
+        operator = operator_of(frozen, matrix=matrix_of(engine), term=term, workers=workers)
+        # A client that was made for a cluster is closed with the last product.
+        weakref.finalize(operator, open_while_needed.pop_all().close)
+    return operator
+
+
+def _workers(
+    client: AnyClient | None, stop: threading.Event | None = None
+) -> AbstractContextManager[Workers | None]:
+    if client is None:
+        return nullcontext()
+    # Dask's distributed part takes half a second to import.
+    from pipeline.run.cluster.given import given_workers
+
+    return given_workers(client, stop)
 
 
 def source_of(problem: Problem | ProblemSource | str | Path) -> ProblemSource:

@@ -7,10 +7,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from hessian_tasks.process import resident_bytes
-from hessian_tasks.spec import BlockRow
 from pipeline.run.events import BlockRowStored, Event, RunFinished, RunStarted
-from pipeline.run.plan import Plan
+from pipeline.run.progress import Tally
 from pipeline.units import format_bytes, format_seconds
 
 __all__ = ["LossDisplay", "ProgressDisplay"]
@@ -19,11 +17,7 @@ LOG_INTERVAL_SECONDS = 10.0
 
 
 class ProgressDisplay:
-    """A callback that draws the progress of a run.
-
-    Progress is measured in entries computed, since block rows get shorter: that of block
-    row ``[a, b)`` is ``(b - a)(P - a)``.
-    """
+    """A callback that draws the progress of a run."""
 
     def __init__(self, console: Console) -> None:
         """Draw on ``console``, which decides between bar and lines."""
@@ -36,9 +30,8 @@ class ProgressDisplay:
             transient=True,
         )
         self._task = TaskID(0)
-        self._total = self._done = self._computed = self._last_log = 0.0
-        self._started = 0.0
-        self._rows = self._num_rows = 0
+        self._last_log = 0.0
+        self._num_rows = 0
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
@@ -57,10 +50,9 @@ class ProgressDisplay:
 
     def _start(self, event: RunStarted) -> None:
         plan = event.plan
-        self._num_rows, self._rows = plan.num_block_rows, event.num_stored
-        self._total = sum(_entries(plan, row) for row in event.pending)
-        self._plan = plan
-        self._started = self._last_log = time.perf_counter()
+        self._num_rows = plan.num_block_rows
+        self._tally = Tally(event)
+        self._last_log = time.perf_counter()
         if event.resumed:
             self._console.print(
                 f"resuming: {event.num_stored} of {plan.num_block_rows} block rows are stored"
@@ -70,28 +62,18 @@ class ProgressDisplay:
                 f"without {', '.join(event.left_out)}, of which there is no Gauss-Newton matrix: "
                 "hessian info says why"
             )
-        self._task = self._bar.add_task("computing", total=self._total, note="")
+        self._task = self._bar.add_task("computing", total=self._tally.total, note="")
         if self._console.is_terminal:
             self._bar.start()
 
     def _advance(self, event: BlockRowStored) -> None:
-        self._rows += 1
-        self._computed += _entries(self._plan, event.record.row)
-        note = self._note()
-        self._bar.update(self._task, completed=self._computed, note=note)
+        self._tally.add(event)
+        note = str(self._tally)
+        self._bar.update(self._task, completed=self._tally.computed, note=note)
         now = time.perf_counter()
         if not self._console.is_terminal and now - self._last_log >= LOG_INTERVAL_SECONDS:
             self._last_log = now
             self._console.print(note)
-
-    def _note(self) -> str:
-        elapsed = time.perf_counter() - self._started
-        rate = self._computed / elapsed
-        left = max(0.0, self._total - self._computed) / rate
-        return (
-            f"{self._rows} of {self._num_rows} block rows, {rate / 1e6:.2f} M entries/s, "
-            f"{format_seconds(left)} left, {format_bytes(resident_bytes())}"
-        )
 
     def _finish(self, event: RunFinished) -> None:
         self.close()
@@ -119,7 +101,3 @@ class LossDisplay:
         """Show a step."""
         if step == 1 or step % self._interval == 0:
             self._console.print(f"{phase:<6} step {step:>5}  loss {loss:.3e}")
-
-
-def _entries(plan: Plan, row: BlockRow) -> float:
-    return float(row.num_rows * (plan.request.num_params - row.start))

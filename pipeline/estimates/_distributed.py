@@ -13,7 +13,7 @@ import threading
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from hessian_tasks.spec import Matrix
 from pipeline.errors import ClusterError, HessianError, StoppedError
 from pipeline.estimates._products import Array, Product
 from pipeline.run.cluster.ask import wait_for_worker
+from pipeline.run.cluster.sending import SentSource, send_source
 from pipeline.run.cluster.workers import Workers
 from pipeline.store.shares import deal
 
@@ -42,7 +43,8 @@ class _Job:
 
     Attributes:
         token: Names the job.
-        frozen: The inputs.
+        frozen: The inputs, without the problem.
+        sent: Where to build the problem from.
         matrix: Which matrix.
         num_threads: Cores of the worker.
         num_gpus: GPUs that a worker uses of those that it sees; None for all.
@@ -50,6 +52,7 @@ class _Job:
 
     token: str
     frozen: FrozenInputs
+    sent: SentSource
     matrix: Matrix
     num_threads: int
     num_gpus: int | None
@@ -76,12 +79,18 @@ def distributed_product(
         stopped, and HessianError if a worker cannot rebuild the problem.
 
     Raises:
-        ConfigError: If the problem is an object of this process.
+        ConfigError: If the problem is an object of this process that cannot be sent.
         ClusterError: If workers have other versions of packages.
     """
     workers.check(frozen.source)
+    sent = send_source(frozen.source)
     job = _Job(
-        uuid.uuid4().hex[:8], frozen, matrix, workers.num_threads, workers.profile.gpus_of_worker
+        uuid.uuid4().hex[:8],
+        replace(frozen, source=sent.source),
+        sent,
+        matrix,
+        workers.num_threads,
+        workers.profile.gpus_of_worker,
     )
     return _Distributed(workers, job, shards, stop or threading.Event())
 
@@ -187,8 +196,9 @@ def _work(job: _Job, shards: Sequence[Shard], vectors: Array) -> Array:
             from hessian_tasks.autodiff.products import ShardProducts
             from hessian_tasks.rebuild import rebuild
 
+            frozen = replace(job.frozen, source=job.sent.receive())
             _ready.clear()
-            _ready[job.token] = ShardProducts(rebuild(job.frozen), job.matrix)
+            _ready[job.token] = ShardProducts(rebuild(frozen), job.matrix)
         products = _ready[job.token]
     from pipeline.estimates._products import add_up
 

@@ -60,7 +60,7 @@ def operator_of(
     Raises:
         ReproductionError: If the problem cannot be rebuilt from the inputs.
         ProblemError: If there is no such term, or the Gauss-Newton matrix does not exist.
-        ConfigError: If workers are to compute with a problem object of this process.
+        ConfigError: If the problem is an object of this process that cannot be sent to workers.
 
     Example:
         >>> from hessian_tasks.source import ProblemSource

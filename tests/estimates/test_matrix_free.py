@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import scipy.sparse.linalg
+import tensorflow as tf
 import xarray as xr
 
 from hessian_tasks.autodiff.products import cut_points
 from hessian_tasks.frozen import FrozenInputs
-from hessian_tasks.problem import Problem
+from hessian_tasks.problem import LossTerm, Problem
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
 from pipeline.errors import ClusterError, ConfigError, ProblemError, StoppedError, StoreError
@@ -144,8 +145,15 @@ def test_a_worker_that_is_killed(poisson: FrozenInputs, stored: Array, num_worke
 
 
 def test_what_workers_refuse(workers: Workers, tiny_problem: Callable[..., Problem]) -> None:
-    live = freeze_source(ProblemSource(LIVE, live=tiny_problem()))
-    with pytest.raises(ConfigError, match="cannot be given a problem object"):
+    problem, lock = tiny_problem(), threading.Lock()
+
+    def loss(model: Any) -> Any:
+        with lock:
+            return tf.reduce_sum(model.trainable_weights[0] ** 2)
+
+    locked = Problem(problem.model, [LossTerm("locked", loss)])
+    live = freeze_source(ProblemSource(LIVE, live=locked))
+    with pytest.raises(ConfigError, match="cannot be sent to workers"):
         operator_of(live, workers=workers)
 
 

@@ -14,15 +14,15 @@ from distributed import get_worker
 from threadpoolctl import threadpool_limits
 
 from hessian_tasks.process import configure_tensorflow
-from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
 from pipeline.run._blocks import BlockTask
 from pipeline.run.cluster._versions import check_versions, own_versions
+from pipeline.run.cluster.sending import SentSource
 from pipeline.store.places import Location
 from pipeline.store.records import BlockRecord
 from pipeline.store.store import HessianStore
 
-__all__ = ["Job"]
+__all__ = ["Job", "forget"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Job:
     Attributes:
         token: Names the job.
         store: Where the store is, the same for all workers.
-        source: Where to build the problem from.
+        sent: Where to build the problem from.
         num_threads: Block rows that fit into a worker's memory at once.
         num_gpus: GPUs that a worker uses of those that it sees; all by default.
         versions: Those of the client's packages.
@@ -40,7 +40,7 @@ class Job:
 
     token: str
     store: Location
-    source: ProblemSource
+    sent: SentSource
     num_threads: int
     num_gpus: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -70,6 +70,7 @@ class _Ready:
     token: str
     task: BlockTask
     slots: threading.Semaphore
+    blas: threadpool_limits
 
 
 # The job of this process, if it has one.
@@ -77,21 +78,29 @@ _ready: list[_Ready] = []
 _lock = threading.Lock()
 
 
+def forget(token: str) -> None:
+    """Give back the memory that a job keeps in this process, and its BLAS threads."""
+    with _lock:
+        if _ready and _ready[0].token == token:
+            _ready.pop().blas.restore_original_limits()
+
+
 def _prepare(job: Job) -> _Ready:
     # The workers that were there before are checked already; this one may have come later.
     check_versions(get_worker().address, own_versions(), job.versions)
     # TensorFlow is imported here, on a thread for tasks: the worker's event loop has to answer.
-    configure_tensorflow(job.num_threads, job.num_gpus)
+    # It may have been started by others before, with operations as wide as the machine.
+    num_threads = configure_tensorflow(job.num_threads, job.num_gpus)
     from hessian_tasks.rebuild import rebuild
     from pipeline.run._engines import choose_engine
     from pipeline.run.inputs import stored_inputs
 
-    threadpool_limits(1, "blas")
     store = HessianStore(job.store, warn=False)  # the client does
-    frozen = stored_inputs(store, job.source)
+    frozen = stored_inputs(store, job.sent.receive())
     store.check_inputs(frozen)
     engine, _ = choose_engine(rebuild(frozen), store.engine)
     task = BlockTask(engine, store, threading.Event(), lambda record: None)
     first, short, _ = engine.trial_rows()
     task.warm_up([first, short])
-    return _Ready(job.token, task, threading.Semaphore(job.num_threads))
+    slots = threading.Semaphore(min(num_threads, job.num_threads))
+    return _Ready(job.token, task, slots, threadpool_limits(1, "blas"))

@@ -61,6 +61,7 @@ class Schedule:
         limit: Seconds that a block row may take before its worker is restarted; by default 20 times
             the longest so far, or that the plan expects, and at least an hour.
         expected: Seconds of the largest block row by the plan.
+        may_restart: Whether workers are ours: only then is one restarted, or its block row copied.
     """
 
     token: str
@@ -71,6 +72,7 @@ class Schedule:
     expected_threads: int = 0
     limit: float | None = None
     expected: float = 0.0
+    may_restart: bool = True
 
 
 def run_block_rows(
@@ -152,6 +154,8 @@ class _Run:
                 f"There has been no worker for {self.schedule.wait:g} s. Look into the workers' "
                 "logs; resume when there are some again."
             )
+        if not self.schedule.may_restart:
+            return
         for future, row in list(self.open.items()):
             if self.watch.stuck(future.key):
                 self.abandon(future)

@@ -7,6 +7,7 @@ import math
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +15,13 @@ from distributed import Client
 
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow
-from pipeline.errors import ClusterError, ConfigError, StoreError
+from pipeline.errors import ClusterError, StoreError
 from pipeline.run.cluster._gpus import visible_uuids
-from pipeline.run.cluster._job import Job
+from pipeline.run.cluster._job import Job, forget
 from pipeline.run.cluster._schedule import Schedule, run_block_rows
 from pipeline.run.cluster._versions import check_versions, own_versions, worker_versions
 from pipeline.run.cluster.ask import ask_workers, wait_for_worker
+from pipeline.run.cluster.sending import send_source
 from pipeline.run.plan import Plan
 from pipeline.settings.profiles import ClusterProfile, Listening, ScaledProfile
 from pipeline.store.places import Location
@@ -37,11 +39,13 @@ class Workers:
         client: The client.
         profile: What was asked for.
         stop: Set to wait for workers no longer.
+        is_own: Whether they are there for us alone, and may be restarted.
     """
 
     client: Client
     profile: ClusterProfile
     stop: threading.Event = field(default_factory=threading.Event)
+    is_own: bool = True
 
     @property
     def number(self) -> int:
@@ -51,7 +55,7 @@ class Workers:
     @property
     def num_threads(self) -> int:
         """Threads of the worker that has fewest."""
-        return min(info["nthreads"] for info in self._infos())
+        return min(int(info["nthreads"]) for info in self._infos())
 
     @property
     def dashboard(self) -> str | None:
@@ -63,23 +67,26 @@ class Workers:
 
     @property
     def memory(self) -> int | None:
-        """Memory limit of the smallest worker in bytes, or None if there are no limits."""
-        limits = [info["memory_limit"] for info in self._infos() if info["memory_limit"]]
-        return min(limits) if limits else None
+        """What the smallest worker may have in bytes, or None if there are no limits.
+
+        That is its limit without the results of other tasks that it keeps.
+        """
+        limits = [
+            info["memory_limit"] - info.get("metrics", {}).get("managed_bytes", 0)
+            for info in self._infos()
+            if info["memory_limit"]
+        ]
+        return max(1, min(limits)) if limits else None
 
     def check(self, source: ProblemSource) -> None:
         """Find out before the first block row whether the workers can compute any.
 
         Raises:
-            ConfigError: If the problem is an object of this process.
+            ConfigError: If the problem is an object of this process that cannot be sent.
             ClusterError: If a worker lacks a package, or has another version than this process, or
                 two workers would share a GPU; names them.
         """
-        if source.live is not None:
-            raise ConfigError(
-                "Workers cannot be given a problem object of this process. Put the problem into a "
-                "file, and give path/to/problem.py:name."
-            )
+        send_source(source)
         own = own_versions()
         for worker, found in worker_versions(self.client).items():
             check_versions(worker, found, own)
@@ -97,6 +104,21 @@ class Workers:
                         'job_extra_directives: ["--gres=gpu:1"] or the like in a queue, or '
                         "another CUDA_VISIBLE_DEVICES for each."
                     )
+
+    def check_sees(self, store: HessianStore) -> Location:
+        """Where a store is for all workers.
+
+        Raises:
+            ClusterError: If a worker does not see it.
+        """
+        location = store.location.resolve()
+        for worker, obstacle in ask_workers(self.client, _look, location).items():
+            if obstacle is not None:
+                raise ClusterError(
+                    f"Worker {worker} does not see {location}. {obstacle}Give a --store on a file "
+                    "system, or an URL, that all workers share."
+                )
+        return location
 
     def compute(
         self,
@@ -118,16 +140,15 @@ class Workers:
             HessianError: As run_block_rows does.
         """
         store, source, plan = job
-        location = store.location.resolve()
-        for worker, obstacle in ask_workers(self.client, _look, location).items():
-            if obstacle is not None:
-                raise ClusterError(
-                    f"Worker {worker} does not see {location}. {obstacle}Give a --store on a file "
-                    "system, or an URL, that all workers share."
-                )
+        location = self.check_sees(store)
         token = uuid.uuid4().hex[:8]
         task = Job(
-            token, location, source, plan.num_threads, self.profile.gpus_of_worker, own_versions()
+            token,
+            location,
+            send_source(source),
+            plan.num_threads,
+            self.profile.gpus_of_worker,
+            own_versions(),
         )
         # The first block row has about twice the entries of the average one.
         expected = 2 * plan.projected_seconds * self.number * plan.num_threads / plan.num_block_rows
@@ -140,8 +161,18 @@ class Workers:
             expected_threads=self._scale(len(pending)),
             limit=self.profile.limit,
             expected=expected,
+            may_restart=self.is_own,
         )
-        run_block_rows(self.client, task, pending, schedule)
+        try:
+            run_block_rows(self.client, task, pending, schedule)
+        finally:
+            self.clean_up(forget, token)
+
+    def clean_up(self, forget: Callable[[str], None], token: str) -> None:
+        """Have workers that stay give back what a job needed, as far as they answer."""
+        if not self.is_own and self.client.status == "running":
+            with suppress(OSError):
+                ask_workers(self.client, forget, token)
 
     def _scale(self, num_block_rows: int) -> int:
         """Have workers come and go as needed; returns the threads that they may come to have.
@@ -158,7 +189,7 @@ class Workers:
             cluster.adapt(minimum=minimum, maximum=maximum)
         return maximum * threads
 
-    def _infos(self) -> list[dict[str, int]]:
+    def _infos(self) -> list[dict[str, Any]]:
         """What the scheduler knows of each worker; waits while there is none.
 
         Raises:
@@ -169,7 +200,7 @@ class Workers:
             wait_for_worker(self.client, self.profile.wait, self.stop)
         return infos
 
-    def _known(self) -> list[dict[str, int]]:
+    def _known(self) -> list[dict[str, Any]]:
         scheduler = self.client.scheduler
         assert scheduler is not None
         # Not what the client has noted, which may be older than the workers.

@@ -32,6 +32,7 @@ from pipeline.run.cluster._job import Job
 from pipeline.run.cluster._versions import own_versions
 from pipeline.run.cluster.ask import ask_workers
 from pipeline.run.cluster.connect import connect
+from pipeline.run.cluster.sending import send_source
 from pipeline.run.cluster.workers import Workers
 from pipeline.settings.profiles import Address, Queue, Tls
 from pipeline.store.store import HessianStore
@@ -151,7 +152,9 @@ def test_workers_with_other_packages_are_refused(
 
 def test_workers_that_come_later_are_checked_too(scheduler: str, tmp_path: Path) -> None:
     # Before anything else, so that there need be no store.
-    job = Job("later", tmp_path, ProblemSource("regression"), 1, versions=own_versions())
+    job = Job(
+        "later", tmp_path, send_source(ProblemSource("regression")), 1, versions=own_versions()
+    )
     profile = Address(kind="address", scheduler_file=Path(scheduler), wait=WAIT)
     with (
         stranger(scheduler, "zarr", "3.9.9"),
