@@ -36,7 +36,16 @@ from pipeline.run.cluster.sending import send_source
 from pipeline.run.cluster.workers import Workers
 from pipeline.settings.profiles import Address, Queue, Tls
 from pipeline.store.store import HessianStore
-from tests.helpers.runs import WAIT, Run, connected, objects, processes, wait_for
+from pipeline.units import parse_bytes
+from tests.helpers.runs import (
+    WAIT,
+    WORKER_MEMORY,
+    Run,
+    connected,
+    objects,
+    processes,
+    wait_for,
+)
 from tests.run.cluster.clusters import (
     TILE,
     Standing,
@@ -164,18 +173,6 @@ def test_workers_that_come_later_are_checked_too(scheduler: str, tmp_path: Path)
         workers.client.submit(job, BlockRow(0, 0, 5)).result()
 
 
-def test_live_problems_are_refused(
-    tmp_path: Path, workers: Workers, run: Run, tiny_problem: Any
-) -> None:
-    from hessian_tasks.rebuild import freeze
-
-    problem = tiny_problem()
-    frozen = freeze(problem, ProblemSource("live object", live=problem))
-    with pytest.raises(ConfigError, match="Put the problem into a file"):
-        run(tmp_path / "h.zarr", frozen, workers=workers)
-    assert not (tmp_path / "h.zarr").exists()
-
-
 def test_a_problem_that_differs_on_workers_is_refused_at_once(
     tmp_path: Path, workers: Workers, run: Run
 ) -> None:
@@ -214,7 +211,7 @@ def test_a_restart_of_the_only_worker_is_waited_out(
         (worker,) = workers.client.run(os.getpid).values()
         os.kill(worker, signal.SIGKILL)
         wait_for(lambda: not workers.client.nthreads())
-        assert workers.memory == 4 * 2**30
+        assert workers.memory == parse_bytes(WORKER_MEMORY)
         assert workers.num_threads == 1
         run(tmp_path / "h.zarr", inputs, tile=TILE, workers=workers)
     assert objects(tmp_path / "h.zarr") == expected

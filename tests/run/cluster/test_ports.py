@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,12 @@ def public_interface() -> str:
 
 def ports(found: list[psutil.Process]) -> set[tuple[str, int]]:
     """Where processes listen."""
-    return {
-        (connection.laddr.ip, connection.laddr.port)
-        for process in found
-        for connection in process.net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    places = set()
+    for process in found:
+        with suppress(psutil.NoSuchProcess):  # it has ended since
+            connections = process.net_connections(kind="inet")
+            places |= {c.laddr for c in connections if c.status == psutil.CONN_LISTEN}
+    return {(place.ip, place.port) for place in places}
 
 
 def speaks_http(where: tuple[str, int]) -> bool:
