@@ -22,9 +22,12 @@ def library() -> Any:
 @pytest.fixture
 def dde(library: Any) -> Iterator[Any]:
     """DeepXDE in float64; the type is Keras' too, and put back."""
-    before = keras.backend.floatx()
+    before = keras.backend.floatx(), keras.config.dtype_policy()
     library.config.set_default_float("float64")
+    # Layers have that of the first layer of the process otherwise.
+    keras.config.set_dtype_policy("float64")
     keras.utils.set_random_seed(3)
     yield library
-    library.config.set_default_float(before)
-    assert keras.backend.floatx() == before
+    library.config.set_default_float(before[0])
+    keras.config.set_dtype_policy(before[1])
+    assert keras.backend.floatx() == before[0]

@@ -39,7 +39,7 @@ def poisson(dde: Any) -> Model:
 
     bc = dde.icbc.DirichletBC(square, lambda x: x[:, :1] ** 2, lambda _, on: on)
     data = dde.data.PDE(square, pde, bc, num_domain=20, num_boundary=12)
-    return compiled(dde, data, fnn(dde, 2, 6, 5, 1), loss_weights=[0.3, 20])
+    return compiled(dde, data, fnn(dde, 2, 6, 1), loss_weights=[0.3, 20])
 
 
 def inverse(dde: Any) -> Model:
@@ -58,7 +58,7 @@ def inverse(dde: Any) -> Model:
     )
     data = dde.data.PDE(line, pde, [observed, flux], num_domain=15, anchors=places)
     return compiled(
-        dde, data, fnn(dde, 1, 6, 5, 1), external_trainable_variables=[rate, k]
+        dde, data, fnn(dde, 1, 6, 1), external_trainable_variables=[rate, k]
     )  # in another order than the equation's
 
 
@@ -79,7 +79,7 @@ def neumann_robin(dde: Any) -> Model:
         # The points come as an array of NumPy's.
         dde.icbc.RobinBC(line, lambda x, y: np.cosh(x) * y**2, left),
     ]
-    return compiled(dde, dde.data.PDE(line, pde, bcs, 16, 2), fnn(dde, 1, 6, 5, 1))
+    return compiled(dde, dde.data.PDE(line, pde, bcs, 16, 2), fnn(dde, 1, 6, 1))
 
 
 def periodic(dde: Any) -> Model:
@@ -93,7 +93,7 @@ def periodic(dde: Any) -> Model:
 
     bcs = [dde.icbc.PeriodicBC(square, 0, left, derivative_order=order) for order in (0, 1)]
     data = dde.data.PDE(square, pde, bcs, 12, 16, train_distribution="uniform")
-    return compiled(dde, data, fnn(dde, 2, 6, 5, 1))
+    return compiled(dde, data, fnn(dde, 2, 6, 1))
 
 
 def system(dde: Any) -> Model:
@@ -108,7 +108,7 @@ def system(dde: Any) -> Model:
         return on
 
     ics = [dde.icbc.IC(time, lambda t: 1.5, start), dde.icbc.IC(time, lambda t: 2, start, 1)]
-    return compiled(dde, dde.data.PDE(time, ode, ics, 14, 2), fnn(dde, 1, 6, 5, 2))
+    return compiled(dde, dde.data.PDE(time, ode, ics, 14, 2), fnn(dde, 1, 6, 2))
 
 
 def burgers(dde: Any) -> Model:
@@ -133,7 +133,7 @@ def hard_constraint(dde: Any) -> Model:
     def pde(x: Any, y: Any) -> Any:
         return -dde.grad.hessian(y, x) - tf.sin(x)
 
-    net = fnn(dde, 1, 6, 5, 1)
+    net = fnn(dde, 1, 6, 1)
     net.apply_output_transform(lambda x, y: x * (np.pi - x) * y + x)
     return compiled(dde, dde.data.PDE(line, pde, [], num_domain=16), net)
 
@@ -147,7 +147,7 @@ def features(dde: Any) -> Model:
     def on_axis(x: Any, y: Any, points: Any) -> Any:
         return dde.grad.jacobian(y, x, j=1) * np.hypot(points[:, :1], points[:, 1:]) - y
 
-    net = dde.nn.PFNN([3, [4, 4], [5, 5], 2], "sin", "Glorot normal")
+    net = dde.nn.PFNN([3, [4, 4], 2], "sin", "Glorot normal")
     net.apply_feature_transform(lambda x: tf.concat([x, tf.sin(x[:, 0:1] * x[:, 1:])], 1))
     net.apply_output_transform(lambda x, y: y[:, 0:1] * y[:, 1:])
     bcs = dde.icbc.OperatorBC(disk, on_axis, lambda _, on: on)
@@ -162,12 +162,12 @@ def auxiliary(dde: Any) -> Model:
 
     bc = dde.icbc.DirichletBC(line, lambda x: 0, lambda _, on: on)
     data = dde.data.PDE(line, pde, bc, 12, 2, auxiliary_var_function=lambda x: np.exp(x))
-    return compiled(dde, data, fnn(dde, 1, 6, 5, 1))
+    return compiled(dde, data, fnn(dde, 1, 6, 1))
 
 
 def regularised(dde: Any) -> Model:
     line = dde.geometry.Interval(0, 1)
-    net = dde.nn.FNN([1, 6, 5, 1], "tanh", "Glorot normal", regularization=["l2", 0.1])
+    net = dde.nn.FNN([1, 6, 1], "tanh", "Glorot normal", regularization=["l2", 0.1])
     bc = dde.icbc.DirichletBC(line, lambda x: x, lambda _, on: on)
     data = dde.data.PDE(line, lambda x, y: dde.grad.hessian(y, x) ** 2 - y, bc, 12, 2)
     return compiled(dde, data, net, loss_weights=[1.0, 2.0, 0.7])
@@ -181,13 +181,13 @@ def own_losses(dde: Any) -> Model:
 
     bc = dde.icbc.DirichletBC(line, lambda x: x, lambda _, on: on)
     data = dde.data.PDE(line, lambda x, y: dde.grad.hessian(y, x) - y**2, bc, 12, 2)
-    return compiled(dde, data, fnn(dde, 1, 6, 5, 1), loss=[log_cosh, "MSE"])
+    return compiled(dde, data, fnn(dde, 1, 6, 1), loss=[log_cosh, "MSE"])
 
 
 def function(dde: Any) -> Model:
     line = dde.geometry.Interval(-1, 1)
     data = dde.data.Function(line, lambda x: x * np.sin(5 * x), num_train=16, num_test=10)
-    return compiled(dde, data, fnn(dde, 1, 6, 5, 1))
+    return compiled(dde, data, fnn(dde, 1, 6, 1))
 
 
 def data_set(dde: Any) -> Model:
@@ -198,7 +198,7 @@ def data_set(dde: Any) -> Model:
         return tf.reduce_mean(tf.sqrt(1 + tf.square(target - found)))
 
     data = dde.data.DataSet(X_train=x, y_train=y, X_test=x, y_test=y, standardize=True)
-    return compiled(dde, data, fnn(dde, 4, 6, 5, 2), loss=pseudo_huber, loss_weights=[3.0])
+    return compiled(dde, data, fnn(dde, 4, 6, 2), loss=pseudo_huber, loss_weights=[3.0])
 
 
 MODELS: dict[Callable[[Any], Model], list[str]] = {
