@@ -3,7 +3,8 @@
 From below, each room importing those before it:
 
 - :mod:`~hessian_tasks.problem` is what a user declares, :mod:`~hessian_tasks.problems` are those
-  built in, and :mod:`~hessian_tasks.source` says where one comes from;
+  built in, :mod:`~hessian_tasks.bridges` reads those of other libraries, and
+  :mod:`~hessian_tasks.source` says where one comes from;
 - :mod:`~hessian_tasks.networks` asks Keras' networks what they are and take, with
   :mod:`~hessian_tasks.jets` for their derivatives;
 - :mod:`~hessian_tasks.loss` evaluates a loss, and :mod:`~hessian_tasks.reading` finds out what it

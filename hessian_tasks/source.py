@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from hessian_tasks.bridges import as_problem, choose_backends, how_to_install, is_model
 from hessian_tasks.digests import digest_text
 from hessian_tasks.errors import HessianError, ProblemError, plain
 from hessian_tasks.imports import FromText, digests_of, imported_files, imported_fresh
@@ -39,8 +40,9 @@ class ProblemSource:
     Attributes:
         reference: Name of a built-in problem, ``path/to/file.py`` or
             ``path/to/file.py:name``; the name, ``problem`` by default, is a
-            :class:`Problem` or a function returning one. :data:`LIVE` for an object
-            that only this process has.
+            :class:`Problem`, a model that there is a bridge to, or a function returning one. A file
+            without ``problem`` may call such a model ``model``. :data:`LIVE` for an object that
+            only this process has.
         options: Arguments of that function.
         live: The object itself, if there is no other source.
         advice: Where a store names it, and not the user: how the user would. Then it has to be a
@@ -84,12 +86,13 @@ class ProblemSource:
             )
         path, name = self._split()
         module = _import_file(path) if path else _import_builtin(self.reference)
-        if not hasattr(module, name):
+        named = hasattr(module, name)
+        if not named and not (name == "problem" and is_model(getattr(module, "model", None))):
             raise ProblemError(
                 f"{self.reference} has no {name!r}; expected a Problem, or a function that "
-                "returns one, under that name."
+                "returns one, under that name; or a dde.Model called 'model'."
             )
-        found = getattr(module, name)
+        found = getattr(module, name if named else "model")
         if self.advice and path is not None:
             self._check_own(found, path)
         return self._call(found)
@@ -151,13 +154,15 @@ class ProblemSource:
                     f"Building the problem of {self.reference}{given and ' with '}"
                     f"{given[:MAX_QUOTED]} failed: {type(error).__name__}: {plain(error)}"
                 ) from error
+        if is_model(found):
+            return as_problem(found)
         if not isinstance(found, Problem):
             raise ProblemError(f"{self.reference} gives a {type(found).__name__}, no Problem.")
         return found
 
     def _check_own(self, found: Any, file: Path) -> None:
         """Refuse what the file has only imported, or made of something else: it may do anything."""
-        if isinstance(found, Problem):
+        if isinstance(found, Problem) or is_model(found):
             return
         function = inspect.unwrap(found) if callable(found) else found
         if isinstance(function, FunctionType) and function.__code__.co_filename == str(file):
@@ -238,7 +243,8 @@ def load_problem(reference: str | Path, **options: Any) -> Problem:
 
     Args:
         reference: Name of a built-in problem, ``path/to/file.py`` or ``path/to/file.py:name``; the
-            name, ``problem`` by default, is a :class:`Problem` or a function returning one.
+            name, ``problem`` by default, is a :class:`Problem`, a ``dde.Model`` of DeepXDE, or a
+            function returning one of them.
         options: Arguments of that function, such as ``width``.
 
     Raises:
@@ -275,6 +281,7 @@ def _import_file(path: Path) -> ModuleType:
     assert spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    choose_backends()
     try:
         with imported_fresh(path):
             spec.loader.exec_module(module)
@@ -283,7 +290,7 @@ def _import_file(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         raise ProblemError(
             f"Problem file {path} failed{_line_of(error, path)}: {type(error).__name__}: "
-            f"{plain(error)}"
+            f"{plain(error)}{how_to_install(error)}"
         ) from error
     return module
 

@@ -111,6 +111,9 @@ def test_modules_that_no_other_package_imports_have_an_underscore() -> None:
     for name, path in modules().items():
         room, _, last = name.rpartition(".")
         # The rooms of the floors have the names that the contracts have, whoever imports them.
+        # Each bridge is a door of its own, for users.
+        if room == "hessian_tasks.bridges" and not last.startswith("_"):
+            continue
         if path.name != "__init__.py" and "." in room and not name.startswith(BY_NAME[:2]):
             outside = {user for user in users[name] if not f"{user}.".startswith(f"{room}.")}
             assert last.startswith("_") == (not outside), f"{name} is imported by {outside}"
