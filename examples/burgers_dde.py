@@ -1,11 +1,8 @@
 """The Burgers equation in DeepXDE, with an unknown viscosity, as DeepXDE's own examples write it.
 
-``python examples/burgers_dde.py`` trains and saves the weights; then
-
-``hessian run examples/burgers_dde.py --weights burgers-2000.weights.h5 --store burgers.zarr``
-
-computes the Hessian of the trained model. The file is run again by the command, and by every
-worker: what should happen once, such as training, lies below ``__main__``.
+``python examples/burgers_dde.py`` trains the model and computes its Hessian at what it reached,
+network and viscosity. ``hessian run examples/burgers_dde.py`` computes it at the initial ones. Each
+worker runs the file again: what should happen once, as training, lies below ``__main__``.
 """
 
 import deepxde as dde
@@ -43,5 +40,10 @@ model = dde.Model(data, net)
 model.compile("adam", lr=1e-3, loss_weights=[1, 5, 5], external_trainable_variables=nu)
 
 if __name__ == "__main__":
+    from hessian_tasks.bridges.deepxde import problem
+    from pipeline import compute_hessian, verify_hessian
+
     model.train(iterations=2000)
-    model.save("burgers")
+    found = problem(model)
+    compute_hessian(found, "burgers.zarr")
+    print("verified:", verify_hessian("burgers.zarr", found).passed)
