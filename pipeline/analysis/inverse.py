@@ -25,7 +25,12 @@ from hessian_tasks.parameters import ParameterLayout
 from pipeline.analysis._dense import dense_bytes, dense_eigenpairs, read_symmetric
 from pipeline.analysis._tiles import TiledMatrix, complete_matrix
 from pipeline.analysis.eigenpairs import extreme_eigenpairs
-from pipeline.analysis.operator import noise_floor, open_operator, relative_error
+from pipeline.analysis.operator import (
+    SymmetricOperator,
+    noise_floor,
+    open_operator,
+    relative_error,
+)
 from pipeline.analysis.steps import iterative_step
 from pipeline.analysis.sums import exact_sums
 from pipeline.errors import PlanError
@@ -45,7 +50,7 @@ SAFE = 10.0
 NUM_ENDS = 16
 
 
-class HessianInverse(LinearOperator):  # type: ignore[misc]
+class HessianInverse(SymmetricOperator):
     """``(A + μ I)⁻¹`` ``[P, P]`` for a symmetric matrix A, for SciPy and for us.
 
     Attributes:
@@ -91,18 +96,6 @@ class HessianInverse(LinearOperator):  # type: ignore[misc]
 
     def _matmat(self, vectors: Array) -> Array:
         return np.asarray(self._product(np.asarray(vectors, np.float64)))
-
-    def _matvec(self, vector: Array) -> Array:
-        return self._matmat(vector.reshape(-1, 1))
-
-    # A is symmetric, so these are the same.
-    _rmatmat = _matmat
-    _rmatvec = _matvec
-
-    def _adjoint(self) -> HessianInverse:
-        return self
-
-    _transpose = _adjoint
 
 
 def open_inverse(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,37 @@ from pipeline.store.store import HessianStore
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["HessianOperator", "noise_floor", "open_operator", "relative_error"]
+__all__ = [
+    "HessianOperator",
+    "SymmetricOperator",
+    "noise_floor",
+    "open_operator",
+    "relative_error",
+]
 
 Array: TypeAlias = npt.NDArray[Any]
 
 
-class HessianOperator(LinearOperator):  # type: ignore[misc]
+class SymmetricOperator(LinearOperator):  # type: ignore[misc]
+    """A symmetric matrix that only has to say how it multiplies several vectors, ``_matmat``."""
+
+    def _matvec(self, vector: Array) -> Array:
+        return np.asarray(self._matmat(vector.reshape(-1, 1)))
+
+    def _rmatmat(self, vectors: Array) -> Array:
+        return np.asarray(self._matmat(vectors))
+
+    def _rmatvec(self, vector: Array) -> Array:
+        return self._matvec(vector)
+
+    def _adjoint(self) -> Self:
+        return self
+
+    def _transpose(self) -> Self:
+        return self
+
+
+class HessianOperator(SymmetricOperator):
     """A symmetric matrix A ``[P, P]`` that is known by its products, for SciPy and for us.
 
     Where A comes from is up to ``product``: tiles of a store, automatic differentiation, a sum of
@@ -72,18 +97,6 @@ class HessianOperator(LinearOperator):  # type: ignore[misc]
     def _matmat(self, vectors: Array) -> Array:
         self.num_products += vectors.shape[1]
         return np.asarray(self._product(np.asarray(vectors, self.dtype)), self.dtype)
-
-    def _matvec(self, vector: Array) -> Array:
-        return self._matmat(vector.reshape(-1, 1))
-
-    # A is symmetric, so these are the same.
-    _rmatmat = _matmat
-    _rmatvec = _matvec
-
-    def _adjoint(self) -> HessianOperator:
-        return self
-
-    _transpose = _adjoint
 
 
 def noise_floor(num_params: int, relative_error: float, norm: float) -> float:
