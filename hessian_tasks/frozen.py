@@ -13,7 +13,15 @@ from hessian_tasks.digests import digest, digest_text
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.source import ProblemSource
 
-__all__ = ["NAMES", "SHAPES", "Evaluated", "FrozenInputs", "FrozenTerm", "reads_label"]
+__all__ = [
+    "NAMES",
+    "SHAPES",
+    "Evaluated",
+    "FrozenInputs",
+    "FrozenTerm",
+    "Rounding",
+    "reads_label",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,19 @@ class FrozenTerm:
     reads: str = ""
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """By how much rounding alone may move what is evaluated at θ; 0 where that was not measured.
+
+    Attributes:
+        loss: Any term's weighted loss.
+        gradient: ``∇L``, in length.
+    """
+
+    loss: float = 0.0
+    gradient: float = 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluated:
     """The losses and their gradient at θ, computed or recorded.
@@ -45,10 +66,12 @@ class Evaluated:
     Attributes:
         losses: The weighted losses by term.
         gradient: ``∇L(θ)`` ``[P]`` in the model's dtype.
+        rounding: By how much rounding may move these.
     """
 
     losses: Mapping[str, float]
     gradient: npt.NDArray[Any]
+    rounding: Rounding = Rounding()
 
     def disagreement(self, recorded: Evaluated) -> str:
         """In what these differ from recorded ones by more than rounding.
@@ -66,13 +89,16 @@ class Evaluated:
         # Sums of N terms in another order differ by a few ulp times sqrt(N); 1e3 ulp
         # leaves room for other thread counts and processors and none for other points.
         tolerance = 1e3 * float(np.finfo(recorded.gradient.dtype).eps)
+        # At a minimum, losses and gradient are what is left where large terms cancel.
+        slack = max(self.rounding.loss, recorded.rounding.loss)
         total = abs(sum(recorded.losses.values()))
         for name, loss in recorded.losses.items():
-            if abs(self.losses[name] - loss) > tolerance * max(abs(loss), total):
+            if abs(self.losses[name] - loss) > tolerance * max(abs(loss), total) + slack:
                 return f"loss term {name!r} is {self.losses[name]:.9g}, but {loss:.9g} was recorded"
         defect = float(np.linalg.norm(self.gradient - recorded.gradient))
         norm = float(np.linalg.norm(recorded.gradient))
-        if defect > tolerance * (norm + total):
+        slack = max(self.rounding.gradient, recorded.rounding.gradient)
+        if defect > tolerance * (norm + total) + slack:
             return (
                 f"the gradient of the loss has norm {np.linalg.norm(self.gradient):.9g}, but "
                 f"{norm:.9g} was recorded, and they differ by {defect:.3g}"
@@ -95,6 +121,7 @@ class FrozenInputs:
         source_digest: SHA-256 of its text at the time of freezing.
         model_config: Architecture as JSON, if Keras can rebuild it safely.
         imports: SHA-256 of the files that the source imports from its own folder, by name.
+        rounding: By how much rounding may move the losses and the gradient.
     """
 
     theta: npt.NDArray[Any]
@@ -107,6 +134,7 @@ class FrozenInputs:
     source_digest: str
     model_config: str | None
     imports: Mapping[str, str] = field(default_factory=dict)
+    rounding: Rounding = Rounding()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -121,7 +149,8 @@ class FrozenInputs:
     @property
     def evaluated(self) -> Evaluated:
         """The losses by term and the gradient at θ."""
-        return Evaluated({term.name: term.loss for term in self.terms}, self.gradient)
+        losses = {term.name: term.loss for term in self.terms}
+        return Evaluated(losses, self.gradient, self.rounding)
 
     def fingerprint(self) -> dict[str, str]:
         """What two runs must agree on to share an array: labels to digests or values."""

@@ -22,6 +22,7 @@ from hessian_tasks.frozen import Evaluated, FrozenInputs, FrozenTerm
 from hessian_tasks.loss.gradient import compile_losses_and_gradient, losses_and_gradient
 from hessian_tasks.loss.means import check_means
 from hessian_tasks.loss.regularization import with_regularization
+from hessian_tasks.loss.rounding import measure_rounding
 from hessian_tasks.networks.architecture import model_config, model_from_config
 from hessian_tasks.networks.models import (
     dtype_of,
@@ -61,19 +62,20 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
         check_precision(network, len(problem.coordinates))
     check_means(problem)
     compiled = compile_losses_and_gradient(problem)
-    losses, gradient = compiled.evaluate()
+    at_theta = Evaluated(*compiled.evaluate())
     reads = compiled.digests()
     return FrozenInputs(
         theta=theta,
         state=get_theta(problem.model, trainable=False).astype(np.float64),
-        gradient=gradient,
+        gradient=at_theta.gradient,
         layout=layout,
-        terms=tuple(_freeze_term(t, losses[t.name], reads[t.name]) for t in problem.terms),
+        terms=tuple(_freeze_term(t, at_theta.losses[t.name], reads[t.name]) for t in problem.terms),
         coordinates=tuple(problem.coordinates),
         source=source,
         source_digest=source.digest,
         model_config=_config(problem),
         imports=source.imports,
+        rounding=measure_rounding(compiled, at_theta),
     )
 
 

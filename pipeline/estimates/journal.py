@@ -15,6 +15,7 @@ import hashlib
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ def _differing(recorded: _Header, inputs: Mapping[str, str], at_theta: Evaluated
     # θ is the same, so that the norm tells as much of the gradient as there is to know.
     norm = _norm(at_theta)
     before = Evaluated(recorded.losses, np.array([recorded.gradient_norm], norm.dtype))
-    return Evaluated(at_theta.losses, norm).disagreement(before)
+    return replace(at_theta, gradient=norm).disagreement(before)
 
 
 def _norm(at_theta: Evaluated) -> Array:

@@ -11,6 +11,7 @@ from hessian_tasks.frozen import (
     Evaluated,
     FrozenInputs,
     FrozenTerm,
+    Rounding,
     reads_label,
 )
 from hessian_tasks.source import ProblemSource
@@ -87,6 +88,7 @@ def read_inputs(recorded: HoldsInputs, source: ProblemSource) -> FrozenInputs:
         source_digest=source.digest,
         model_config=attributes["model_config"],
         imports=source.imports,
+        rounding=Rounding(**attributes.get("rounding", {})),
     )
 
 

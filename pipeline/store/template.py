@@ -134,6 +134,7 @@ def describe_inputs(frozen: FrozenInputs, objects: Mapping[str, bytes]) -> dict[
         "input_arrays": shapes,
         "checksums": {key: checksum(data) for key, data in objects.items()},
         "loss": frozen.loss,
+        "rounding": asdict(frozen.rounding),
         "terms": [_describe(term) for term in frozen.terms],
         "network_inputs": list(frozen.coordinates),
         "parameters": frozen.layout.to_json(),

@@ -123,10 +123,19 @@ class InputArray(Strict):
     data_type: DataType
 
 
+class _Rounding(Strict):
+    model_config = ConfigDict(extra="forbid")
+
+    loss: FiniteFloat = Field(ge=0)
+    gradient: FiniteFloat = Field(ge=0)
+
+
 class RecordedInputs(Strict):
     """The inputs, as far as anything depends on what attributes say of them."""
 
     loss: FiniteFloat
+    # Stores from before it was measured do not have it.
+    rounding: _Rounding | None = None
     terms: list[_Term] = Field(min_length=1, max_length=1000)
     network_inputs: list[Line]
     parameters: list[_Variable] = Field(min_length=1, max_length=20_000)
