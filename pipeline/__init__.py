@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         stored_curvatures,
     )
     from pipeline.curvature.steps import term_gradients, try_steps
+    from pipeline.curvature.uncertainty import uncertainty
     from pipeline.estimates.callback import HessianCallback
     from pipeline.estimates.watched import open_watched
     from pipeline.run.cluster.connect import connect
@@ -126,6 +127,7 @@ __all__ = [
     "term_gradients",
     "train",
     "try_steps",
+    "uncertainty",
     "verify_hessian",
 ]
 
@@ -171,6 +173,7 @@ _LAZY = {
     "term_gradients": "pipeline.curvature.steps",
     "train": "pipeline.training",
     "try_steps": "pipeline.curvature.steps",
+    "uncertainty": "pipeline.curvature.uncertainty",
     "verify_hessian": "pipeline.api",
 }
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
@@ -17,6 +18,7 @@ from hessian_tasks.problem import Problem, ResidualTerm
 
 __all__ = [
     "Linearisation",
+    "compile_jacobian",
     "jacobian_vector_product",
     "linearise",
     "residual_terms",
@@ -93,6 +95,22 @@ def jacobian_vector_product(problem: Problem, vectors: Array) -> dict[str, Array
 
     terms = residual_terms(problem)
     return {term.name: apply_compiled(problem, [term], push(term))(vectors) for term in terms}
+
+
+def compile_jacobian(problem: Problem, term: ResidualTerm) -> Callable[[Sequence[int]], Array]:
+    """Compile rows of ``J = ∂r/∂θ`` ``[N C, P]`` of a term, one reverse pass each.
+
+    Returns:
+        Gives the rows of these numbers, in the model's dtype; point after point, and of each its
+        components.
+    """
+
+    def row(number: Tensor) -> Tensor:
+        around = linearise(problem, term)
+        return around.pull(tf.one_hot(number, tf.size(around.value), dtype=around.value.dtype))
+
+    compiled = tf.function(row, autograph=False, input_signature=[tf.TensorSpec([], tf.int32)])
+    return lambda numbers: np.stack([compiled(tf.constant(n)).numpy() for n in numbers])
 
 
 def linearise(problem: Problem, term: ResidualTerm) -> Linearisation:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Cut", "Fields", "cut_through"]
+__all__ = ["Band", "Cut", "Fields", "cut_through"]
 
 Array = npt.NDArray[np.float64]
 
@@ -79,6 +79,27 @@ class Fields:
             for component in range(values.shape[1]):
                 table[f"change of r[{component}] along {label}"] = values[:, component]
         return table
+
+
+@dataclass(frozen=True)
+class Band:
+    """The solution on a line or a plane, and how well it is known there.
+
+    Attributes:
+        cut: Where.
+        data: Where there are measurements, in the cut's coordinates, ``[N, 1 or 2]``.
+        solution: The network's outputs u, ``[outputs, *shape]``.
+        deviation: Their standard deviations, by what can be inverted.
+        rounding: By how much rounding in the stored matrix may move these, to first order.
+        at_least: The standard deviations at least, with what cannot be told from singular.
+    """
+
+    cut: Cut
+    data: Array
+    solution: Array
+    deviation: Array
+    rounding: Array
+    at_least: Array
 
 
 def cut_through(

@@ -61,6 +61,7 @@ class HessianInverse(SymmetricOperator):
         noise_floor: ε, the bound on the error of A's eigenvalues.
         left_out: Orthonormal directions ``[P, K]`` that are not inverted, since their ``λ + μ``
             cannot be told from zero.
+        num_negative: Number of negative ``λ + μ`` that are inverted.
         method: ``"LDLᵀ"``, ``"eigenpairs"`` or ``"MINRES"``.
 
     Example:
@@ -79,6 +80,7 @@ class HessianInverse(SymmetricOperator):
         smallest: float,
         noise_floor: float,
         left_out: Array | None = None,
+        num_negative: int = 0,
         method: str = "LDLᵀ",
     ) -> None:
         """Wrap ``product``, which maps B ``[P, K]`` to ``(A + μ I)⁻¹ B``, in float64."""
@@ -87,6 +89,7 @@ class HessianInverse(SymmetricOperator):
         self._product = product
         self.layout, self.damping, self.method = layout, damping, method
         self.smallest, self.noise_floor = smallest, noise_floor
+        self.num_negative = num_negative
         self.left_out = np.zeros((size, 0)) if left_out is None else left_out
 
     @property
@@ -170,7 +173,18 @@ def _factorised(matrix: TiledMatrix, options: dict[str, Any]) -> HessianInverse 
     def product(vectors: Array) -> Array:
         return np.asarray(lapack.dsytrs(factor, pivots, vectors, lower=1)[0])
 
+    options["num_negative"] = _num_negative(factor, pivots)
     return HessianInverse(product, matrix.store.layout, smallest=smallest, **options)
+
+
+def _num_negative(factor: Array, pivots: Array) -> int:
+    """How many eigenvalues are negative: by Sylvester, as many as D of LDLᵀ has.
+
+    Blocks of two rows, whose pivots LAPACK negates, are those of negative determinant (J. Bunch,
+    L. Kaufman, 1977): one eigenvalue of either sign.
+    """
+    single = pivots > 0
+    return int(np.count_nonzero(np.diag(factor)[single] < 0) + np.count_nonzero(~single) // 2)
 
 
 def _of_eigenpairs(matrix: TiledMatrix, options: dict[str, Any]) -> HessianInverse:
@@ -184,6 +198,7 @@ def _of_eigenpairs(matrix: TiledMatrix, options: dict[str, Any]) -> HessianInver
         matrix.store.layout,
         smallest=float(np.abs(divisors).min(initial=np.inf)) if kept.any() else 0.0,
         left_out=vectors[:, ~kept],
+        num_negative=int(np.count_nonzero(divisors < 0)),
         method="eigenpairs",
         **options,
     )

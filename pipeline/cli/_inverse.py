@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
 from pipeline.cli._app import app, print_result, say_if_unverified
-from pipeline.cli._parameters import Json, Memory, Store, Term, finite
+from pipeline.cli._parameters import Json, Memory, Picture, Store, Term, finite
 from pipeline.errors import ConfigError
 from pipeline.units import parse_bytes
 
 if TYPE_CHECKING:
     from pipeline.store.store import HessianStore
 
-__all__ = ["solve"]
+__all__ = ["solve", "uncertainty"]
+
+Damping = Annotated[
+    float, typer.Option(min=0.0, callback=finite, help="What is added to the diagonal.")
+]
 
 
 @app.command()
@@ -25,9 +30,7 @@ def solve(
     right: Annotated[
         str, typer.Option(help="Right-hand side: gradient, or an .npy file [P] or [P, K].")
     ] = "gradient",
-    damping: Annotated[
-        float, typer.Option(min=0.0, callback=finite, help="What is added to the diagonal.")
-    ] = 0.0,
+    damping: Damping = 0.0,
     out: Annotated[Path | None, typer.Option(help="Write the solution, .npy.")] = None,
     term: Term = None,
     memory: Memory = None,
@@ -44,6 +47,37 @@ def solve(
         _save(out, found.x)
     say_if_unverified(opened)
     print_result(render.solution(found), found.to_json(), as_json)
+
+
+@app.command()
+def uncertainty(
+    store: Store,
+    data: Annotated[
+        str | None, typer.Option(help="Residual term of the measurements (the one with data).")
+    ] = None,
+    sigma: Annotated[
+        float | None,
+        typer.Option(callback=finite, help="Standard deviation of their errors (estimated)."),
+    ] = None,
+    damping: Damping = 0.0,
+    problem: Annotated[
+        str | None, typer.Option(help="The problem's file, if it has moved since.")
+    ] = None,
+    picture: Picture = None,
+    as_json: Json = False,
+) -> None:
+    """Error bars of the parameters and of the solution, from noisy measurements."""
+    configure_tensorflow()
+    from pipeline.analysis.pictures import band_picture, save
+    from pipeline.curvature.uncertainty import uncertainty as compute
+    from pipeline.store.store import HessianStore
+
+    opened = HessianStore(store)
+    found = compute(opened, data, sigma, damping=damping, problem=problem)
+    if picture is not None:
+        save(band_picture(found.band, "How well the solution is known"), picture)
+    say_if_unverified(opened)
+    print_result(render.uncertainty(found), found.to_json(), as_json)
 
 
 def _right_hand_side(store: HessianStore, right: str) -> Any:

@@ -4,6 +4,7 @@ Each function returns a :class:`matplotlib.figure.Figure`, and
 :func:`~pipeline.analysis.pictures._style.save` writes it.
 """
 
+from pipeline.analysis.pictures._bands import band_picture
 from pipeline.analysis.pictures._fields import residual_picture, solution_picture
 from pipeline.analysis.pictures._layers import layer_block_picture, participation_picture
 from pipeline.analysis.pictures._matrix import matrix_picture
@@ -18,6 +19,7 @@ from pipeline.analysis.pictures._style import encode, plain, save
 from pipeline.analysis.pictures._terms import curvature_picture, overlap_picture
 
 __all__ = [
+    "band_picture",
     "curvature_picture",
     "density_picture",
     "eigenvalue_picture",

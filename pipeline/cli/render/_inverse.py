@@ -1,4 +1,4 @@
-"""What is said of solutions with the inverse of a stored matrix."""
+"""What is said with the inverse of a stored matrix: solutions, and error bars."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.cli.render._table import table
+from pipeline.cli.render._table import columns, table
 
 if TYPE_CHECKING:
     from pipeline.analysis.solve import Solution
+    from pipeline.curvature.uncertainty import Estimated, Uncertainty
 
-__all__ = ["solution"]
+__all__ = ["solution", "uncertainty"]
 
 # Layers in which directions that were left out mostly lie.
 NUM_LAYERS = 3
@@ -37,3 +38,64 @@ def solution(found: Solution) -> str:
             ("  mostly in", ", ".join(f"{name} {weight:.0%}" for name, weight in layers)),
         ]
     return table(rows)
+
+
+def uncertainty(found: Uncertainty) -> str:
+    """Standard errors of the parameters, and how well the solution is known, for people."""
+    noise, band = found.noise, found.band
+    how = "given"
+    if noise.effective is not None:
+        how = f"from the residuals, with {noise.effective:.3g} parameters determined by them"
+    inverse = found.inverse
+    rows = [
+        ("data", f"{noise.term}: {noise.count:,} residuals, σ = {noise.sigma:.3g} ({how})"),
+        ("method", f"{inverse.method}, damping {inverse.damping:g}"),
+        ("solution", f"standard deviation {band.deviation.mean():.2g} in the mean over "
+         f"{', '.join(band.cut.names)}, {band.deviation.max():.2g} at most"),
+    ]  # fmt: skip
+    if inverse.left_out.shape[1]:
+        number = f"{inverse.left_out.shape[1]:,} directions within the noise"
+        known = float(np.mean(band.at_least <= 1.01 * band.deviation))
+        rows.append(
+            ("left out", f"{number}; without part in the solution at {known:.0%} of points")
+        )
+    parts = [table(rows)]
+    if found.parameters:
+        lines = [
+            [p.name, measured(p.value, p.standard_error), *_doubts(p)] for p in found.parameters
+        ]
+        parts.append(
+            columns([["parameter", "± standard error", "rounding", "to the minimum"], *lines])
+        )
+    if len(found.parameters) > 1:
+        names = [p.name for p in found.parameters]
+        cells = [[f"{value:.2f}" for value in row] for row in found.correlations]
+        lines = [[name, *row] for name, row in zip(names, cells, strict=True)]
+        parts.append(columns([["correlations", *names], *lines]))
+    parts += [_unidentified(p) for p in found.parameters if not p.identified]
+    return "\n\n".join(parts)
+
+
+def _doubts(found: Estimated) -> list[str]:
+    return [f"± {found.rounding:.1g}", f"{found.offset:.2g} standard errors"]
+
+
+def _unidentified(found: Estimated) -> str:
+    return (
+        f"The standard error of {found.name} is at least {found.at_least:.2g}: it has part in "
+        "directions that cannot be told from singular. More data, float64, or a damping that "
+        "stands for what is known before would tell."
+    )
+
+
+def measured(value: float, error: float) -> str:
+    """A value and its standard error, both to the second digit of the error.
+
+    Example:
+        >>> measured(0.0100963, 0.000412), measured(1234.5, 67.8), measured(2.0, 0.0)
+        ('0.01010 ± 0.00041', '1234 ± 68', '2 ± 0')
+    """
+    if not 0 < error < np.inf:
+        return f"{value:.6g} ± {error:g}"
+    decimals = max(0, 1 - int(np.floor(np.log10(error))))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"

@@ -1,0 +1,282 @@
+"""How well parameters and the solution are known: the Laplace approximation of their posterior.
+
+Let one term be measurements with independent errors of variance σ², ``L_d = w/(N C) Σ r²``. Then
+``s L`` with ``s = N C / (2 w σ²)`` is a negative log-likelihood, the other terms count as data of
+their own weight, and at a minimum of L
+
+    cov θ = (s H)⁻¹ = 2 w σ² / (N C) H⁻¹
+
+to second order (D. MacKay, A practical Bayesian framework for backpropagation networks, 1992). Its
+block of the problem's parameters is the inverse of a Schur complement, in which the networks'
+weights are free; and ``u(x)`` has the variance ``J_u cov(θ) J_uᵀ`` to first order. Where σ is not
+given, it is ``Σ r² / (N C - γ)``, with the number of parameters that the data determine,
+``γ = 2 w / (N C) tr(J H⁻¹ Jᵀ)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from hessian_tasks.errors import ProblemError
+from hessian_tasks.parameters import LAYER, ParameterLayout
+from hessian_tasks.problem import Problem, ResidualTerm
+from pipeline.analysis.fields import Band, cut_through
+from pipeline.analysis.inverse import HessianInverse, open_inverse
+from pipeline.analysis.variances import Variances, variances
+from pipeline.api import rebuild_problem
+from pipeline.errors import PlanError
+from pipeline.store.places import Place
+from pipeline.store.store import HessianStore
+
+__all__ = ["Estimated", "Uncertainty", "uncertainty"]
+
+Array: TypeAlias = npt.NDArray[Any]
+
+# Points along each side of the plane on which the solution's band is computed.
+GRID_POINTS = 25
+# Share of a variance that may be unknown in what counts as identified.
+SMALL = 0.01
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The errors of the measurements.
+
+    Attributes:
+        term: The loss term that holds them.
+        count: Number of residuals, N C.
+        sigma: Their standard deviation σ.
+        effective: γ, the number of parameters that they determine; None where σ was given.
+    """
+
+    term: str
+    count: int
+    sigma: float
+    effective: float | None
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """An entry of the problem's parameters, and how well it is known.
+
+    Attributes:
+        name: Its name, with its index if there are several entries.
+        value: Its value in θ.
+        standard_error: Its standard error, by what can be inverted.
+        rounding: By how much rounding in the stored matrix may move that, to first order.
+        at_least: Its standard error at least, with what cannot be told from singular.
+        offset: How far the minimum of the quadratic model is from the value, in standard errors.
+    """
+
+    name: str
+    value: float
+    standard_error: float
+    rounding: float
+    at_least: float
+    offset: float
+
+    @property
+    def identified(self) -> bool:
+        """Whether what is not known of it is a small part."""
+        return self.at_least**2 <= (1 + SMALL) * self.standard_error**2
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """What the measurements leave unknown.
+
+    Attributes:
+        noise: Their errors.
+        parameters: The problem's parameters, entry by entry.
+        correlations: Of these, ``[K, K]``.
+        band: The solution.
+        inverse: What was inverted: method, damping, noise floor, directions left out.
+    """
+
+    noise: Noise
+    parameters: tuple[Estimated, ...]
+    correlations: Array
+    band: Band
+    inverse: HessianInverse
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the band's fields as JSON data."""
+        return {
+            "noise": asdict(self.noise),
+            "parameters": [
+                {**asdict(found), "identified": found.identified} for found in self.parameters
+            ],
+            "correlations": self.correlations.tolist(),
+            "largest_deviation": float(self.band.deviation.max()),
+            "method": self.inverse.method,
+            "damping": self.inverse.damping,
+            "noise_floor": self.inverse.noise_floor,
+            "num_left_out": int(self.inverse.left_out.shape[1]),
+        }
+
+
+def uncertainty(
+    store: HessianStore | Place,
+    data: str | None = None,
+    sigma: float | None = None,
+    *,
+    damping: float = 0.0,
+    problem: Problem | str | Path | None = None,
+) -> Uncertainty:
+    """How well the parameters and the solution are known from noisy measurements.
+
+    Args:
+        store: A complete store of the Hessian, or of the Gauss-Newton matrix, at a minimum.
+        data: Name of the residual term that holds the measurements; may be left out where only one
+            has data.
+        sigma: Standard deviation of their errors; from the residuals by default.
+        damping: μ, added to the diagonal: as if every entry of θ had a prior.
+        problem: The problem, if the store was made from a live object or its file has moved.
+
+    Returns:
+        The noise, the parameters with their standard errors, their correlations, and the solution's
+        band.
+
+    Raises:
+        ProblemError: If no such term holds measurements, or σ cannot be told from them.
+        PlanError: If θ is no minimum, or the matrix is too near to singular for the memory.
+        StoreError: If block rows are missing or damaged.
+        ReproductionError: If the problem is not the one that the store was made from.
+
+    Example:
+        The slope of ``u = a x`` through data has the variance ``σ² / Σ x²``:
+
+        >>> import tempfile, keras
+        >>> from pipeline import Problem, ResidualTerm, compute_hessian
+        >>> line = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> x = np.array([[1.0], [2.0], [2.0]])
+        >>> fit = ResidualTerm("fit", x, lambda x, u, y: u.value - y, data={"y": 3 * x})
+        >>> pull = ResidualTerm("same", x, lambda x, u, a: 1e2 * (u.d("x")[:, 0] - a))
+        >>> problem = Problem(line, [fit, pull], coordinates="x", parameters={"a": 3.0})
+        >>> line.set_weights([np.array([[3.0]])])
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     _ = compute_hessian(problem, f"{directory}/h.zarr")
+        ...     found = uncertainty(f"{directory}/h.zarr", "fit", 0.6, problem=problem)
+        >>> round(found.parameters[0].standard_error, 2)
+        0.2
+    """
+    opened = store if isinstance(store, HessianStore) else HessianStore(store)
+    inverse = open_inverse(opened, damping)
+    _check_minimum(opened, inverse)
+    rebuilt = rebuild_problem(opened, problem)
+    term = _data_term(rebuilt, data)
+    noise = _noise(rebuilt, term, sigma, inverse)
+    scale = 2 * term.weight * noise.sigma**2 / noise.count
+    theta, gradient = (opened.read(name).astype(np.float64) for name in ("theta", "gradient"))
+    parameters, correlations = _parameters(opened.layout, theta, gradient, inverse, scale)
+    return Uncertainty(
+        noise, parameters, correlations, _band(rebuilt, term, inverse, scale), inverse
+    )
+
+
+def _check_minimum(store: HessianStore, inverse: HessianInverse) -> None:
+    if inverse.num_negative:
+        raise PlanError(
+            f"The {store.matrix.title} at θ has {inverse.num_negative:,} negative eigenvalues "
+            f"beyond its noise, so that θ is no minimum and has no covariance. Train further, take "
+            "the Gauss-Newton matrix (hessian run --engine ggn), or give a damping above the most "
+            "negative one, which hessian spectrum prints."
+        )
+
+
+def _data_term(problem: Problem, name: str | None) -> ResidualTerm:
+    from hessian_tasks.autodiff.linearised import residual_terms
+
+    terms = residual_terms(problem)
+    chosen = [t for t in terms if (t.name == name if name is not None else bool(t.data))]
+    if len(chosen) != 1:
+        known = ", ".join(t.name for t in terms) or "none"
+        asked = f"no residual term {name!r}" if name is not None else "not one that has data alone"
+        raise ProblemError(
+            f"Which term holds the measurements? There is {asked}. Name one (--data); residual "
+            f"terms: {known}."
+        )
+    if not chosen[0].weight > 0:
+        raise ProblemError(
+            f"Term {chosen[0].name!r} has weight {chosen[0].weight:g}, so that its measurements "
+            "decide nothing; expected a positive one."
+        )
+    return chosen[0]
+
+
+def _noise(
+    problem: Problem, term: ResidualTerm, sigma: float | None, inverse: HessianInverse
+) -> Noise:
+    from hessian_tasks.autodiff.linearised import compile_jacobian, residuals
+
+    found = residuals(replace(problem, terms=[term]))[term.name].astype(np.float64)
+    if sigma is not None:
+        if not 0 < sigma < math.inf:
+            raise ProblemError(f"The standard deviation is {sigma}; expected one above 0.")
+        return Noise(term.name, found.size, sigma, None)
+    known = variances(inverse, compile_jacobian(problem, term), found.size)
+    effective = 2 * term.weight / found.size * float(known.values.sum())
+    if not effective < found.size:
+        raise ProblemError(
+            f"The {found.size:,} measurements of term {term.name!r} determine {effective:.4g} "
+            "parameters, so that their errors cannot be told from them: give σ (--sigma)."
+        )
+    rss = float(np.sum(found**2))
+    return Noise(term.name, found.size, math.sqrt(rss / (found.size - effective)), effective)
+
+
+def _parameters(
+    layout: ParameterLayout, theta: Array, gradient: Array, inverse: HessianInverse, scale: float
+) -> tuple[tuple[Estimated, ...], Array]:
+    """The problem's parameters, and their correlations."""
+    own = [variable for variable in layout.variables if variable.layer == LAYER]
+    rows = [row for variable in own for row in range(variable.offset, variable.stop)]
+    if not rows:
+        return (), np.zeros((0, 0))
+    units = np.zeros((layout.num_params, len(rows)))
+    units[rows, range(len(rows))] = 1.0
+    found = variances(inverse, lambda numbers: units.T[numbers], len(rows)).scaled(scale)
+    covariance = scale * (inverse @ units)[rows]
+    errors, rounding, at_least = _deviations(found)
+    steps = (inverse @ gradient)[rows]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correlations = covariance / np.outer(errors, errors)
+        offsets = np.abs(steps) / errors
+    numbers = zip(theta[rows], errors, rounding, at_least, offsets, strict=True)
+    names = [layout.describe(row).removeprefix(f"{LAYER}/").removesuffix("[]") for row in rows]
+    return tuple(
+        Estimated(name, *map(float, values)) for name, values in zip(names, numbers, strict=True)
+    ), correlations
+
+
+def _deviations(found: Variances) -> tuple[Array, Array, Array]:
+    """Standard deviations, by how much rounding may move them, and these at least."""
+    # Rounding may take a variance that is nothing below zero.
+    values = np.sqrt(np.maximum(found.values, 0.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rounding = np.where(values > 0, found.errors / (2 * values), np.sqrt(found.errors))
+    return values, rounding, np.sqrt(values**2 + found.unknown)
+
+
+def _band(problem: Problem, term: ResidualTerm, inverse: HessianInverse, scale: float) -> Band:
+    from hessian_tasks.autodiff.linearised import compile_jacobian, residual_terms, residuals
+
+    points = [np.asarray(term.points, np.float64) for term in residual_terms(problem)]
+    cut = cut_through(points, problem.coordinates, GRID_POINTS)
+    solution = ResidualTerm("solution", cut.points, lambda x, u: u.value)
+    problem = replace(problem, terms=[solution])
+    values = residuals(problem)["solution"].astype(np.float64)
+    found = variances(inverse, compile_jacobian(problem, solution), values.size).scaled(scale)
+
+    def on_cut(flat: Array) -> Array:
+        return flat.reshape(values.shape).T.reshape(-1, *cut.shape)
+
+    columns = [problem.coordinates.index(name) for name in cut.names]
+    data = np.asarray(term.points, np.float64)[:, columns]
+    return Band(cut, data, on_cut(values), *map(on_cut, _deviations(found)))
