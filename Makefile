@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STORE := runs/poisson.zarr
 
-.PHONY: demo test test-all check docs bench bench-peers lock clean
+.PHONY: demo test test-all check docs bench bench-peers lock dist clean
 
 .venv/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
@@ -61,5 +61,12 @@ lock:  ## resolve the exact versions anew
 		--output-file requirements.lock pyproject.toml
 	rm -r .venv-lock
 
+dist: .venv/.installed  ## what is uploaded, from what is committed; see CONTRIBUTING.md
+	rm -rf dist build/source && mkdir -p build/source
+	git archive HEAD | tar --extract --directory build/source
+	$(BIN)/python -m build --no-isolation --outdir dist build/source
+	test -x .venv-dist/bin/twine || ($(PYTHON) -m venv .venv-dist && .venv-dist/bin/pip install --quiet twine)
+	.venv-dist/bin/twine check --strict dist/*
+
 clean:
-	rm -rf .venv runs docs/_build
+	rm -rf .venv runs docs/_build build dist

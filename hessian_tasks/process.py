@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
-import resource
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -148,7 +147,10 @@ def _quiet() -> Iterator[None]:
 
 def available_cores() -> int:
     """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
+    # Linux has it; elsewhere stores are read, by all cores.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def resident_bytes() -> int:
@@ -171,4 +173,6 @@ def peak_bytes() -> int:
     for line in _STATUS.read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
+    import resource  # not on Windows, where stores are read
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

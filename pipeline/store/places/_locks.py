@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import StoreError
@@ -19,11 +19,13 @@ def lock_directory(path: Path) -> int | None:
     """Lock a directory, unless another process or thread has: its descriptor, or None.
 
     Raises:
+        StoreError: If this operating system has no locks.
         OSError: If it cannot be opened.
     """
+    take = _taker()
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        take(descriptor)
     except BlockingIOError:
         os.close(descriptor)
         return None
@@ -39,16 +41,17 @@ def lock_file(file: Path) -> int | None:
     """Lock a file, unless another process or thread has: its descriptor, or None.
 
     Raises:
-        StoreError: If something else is there.
+        StoreError: If something else is there, or this operating system has no locks.
         OSError: If it cannot be made or opened.
     """
+    take = _taker()
     while True:
         # Whoever makes a lock makes a file: a link would make or lock one elsewhere.
         if file.is_symlink() or (file.exists() and not file.is_file()):
             raise StoreError(f"{file} is no lock, which is a file, but something else. Remove it.")
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(descriptor)
             # Whoever had it may have removed it since it was opened.
             if file.exists() and os.path.samestat(file.stat(), os.fstat(descriptor)):
                 return descriptor
@@ -61,3 +64,20 @@ def lock_file(file: Path) -> int | None:
                 raise
             return descriptor  # a file system without locks: what runs write is whole all the same
         os.close(descriptor)
+
+
+def _taker() -> Callable[[int], None]:
+    """What locks a descriptor at once, or raises; imported by who writes: readers lock nothing.
+
+    Raises:
+        StoreError: If this operating system has no POSIX locks.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            "Stores in directories are written only where the operating system has POSIX locks, or "
+            "two runs could write into one; this one has none. Compute on Linux; what is stored "
+            "can be read here."
+        ) from error
+    return lambda descriptor: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
