@@ -13,7 +13,15 @@ from hessian_tasks.digests import digest, digest_text
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.source import ProblemSource
 
-__all__ = ["NAMES", "SHAPES", "Evaluated", "FrozenInputs", "FrozenTerm", "reads_label"]
+__all__ = [
+    "NAMES",
+    "SHAPES",
+    "WEIGHTS",
+    "Evaluated",
+    "FrozenInputs",
+    "FrozenTerm",
+    "reads_label",
+]
 
 
 @dataclass(frozen=True)
@@ -130,8 +138,7 @@ class FrozenInputs:
             # runs from before shapes were recorded have to agree on these.
             NAMES: digest_text(repr(self.layout)),
             SHAPES: digest_text(repr([(v.name, v.shape) for v in self.layout.variables])),
-            "weights of the network (theta)": digest(self.theta),
-            "non-trainable weights": digest(self.state),
+            **dict(zip(WEIGHTS, map(digest, (self.theta, self.state)), strict=True)),
             "dtype": str(self.dtype),
             "problem source": self.source_digest,
             "problem options": repr(sorted(self.source.options.items())),
@@ -151,6 +158,8 @@ class FrozenInputs:
 
 # What fingerprints call the network's parameters with the names of layers, and without.
 NAMES, SHAPES = "network", "shapes of the network"
+# And what training changes.
+WEIGHTS = ("weights of the network (theta)", "non-trainable weights")
 
 
 def reads_label(term: str) -> str:
