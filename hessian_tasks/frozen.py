@@ -16,6 +16,7 @@ from hessian_tasks.source import ProblemSource
 __all__ = [
     "NAMES",
     "SHAPES",
+    "WEIGHTS",
     "Evaluated",
     "FrozenInputs",
     "FrozenTerm",
@@ -159,8 +160,7 @@ class FrozenInputs:
             # runs from before shapes were recorded have to agree on these.
             NAMES: digest_text(repr(self.layout)),
             SHAPES: digest_text(repr([(v.name, v.shape) for v in self.layout.variables])),
-            "weights of the network (theta)": digest(self.theta),
-            "non-trainable weights": digest(self.state),
+            **dict(zip(WEIGHTS, map(digest, (self.theta, self.state)), strict=True)),
             "dtype": str(self.dtype),
             "problem source": self.source_digest,
             "problem options": repr(sorted(self.source.options.items())),
@@ -180,6 +180,8 @@ class FrozenInputs:
 
 # What fingerprints call the network's parameters with the names of layers, and without.
 NAMES, SHAPES = "network", "shapes of the network"
+# And what training changes.
+WEIGHTS = ("weights of the network (theta)", "non-trainable weights")
 
 
 def reads_label(term: str) -> str:

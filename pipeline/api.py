@@ -9,13 +9,12 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import xarray as xr
 
 from hessian_tasks.problem import Problem
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import EngineName, matrix_of
-from pipeline.analysis.labels import ParameterIndex
+from pipeline.analysis.labels import labelled
 from pipeline.errors import StoreError
 from pipeline.run.events import Callback
 from pipeline.store.opened import HoldsInputs
@@ -37,9 +36,6 @@ __all__ = [
     "rebuild_problem",
     "verify_hessian",
 ]
-
-# Labels of fixed width take as much for every row as the longest name.
-MAX_LABEL_BYTES = 2**26
 
 
 def compute_hessian(
@@ -135,7 +131,7 @@ def open_store(store: Place) -> xr.Dataset:
     """
     opened = HessianStore(store)
     try:
-        return _labelled(xr.open_zarr(opened.objects, consolidated=False, zarr_format=3))
+        return labelled(xr.open_zarr(opened.objects, consolidated=False, zarr_format=3))
     except StoreError:
         raise
     # Axes that contradict each other, and damaged labels, surface as whatever xarray makes of them.
@@ -143,21 +139,6 @@ def open_store(store: Place) -> xr.Dataset:
         raise StoreError(
             f"{opened.location} cannot be opened as a dataset ({type(error).__name__}: {error})."
         ) from error
-
-
-def _labelled(dataset: xr.Dataset) -> xr.Dataset:
-    labels = {}
-    for name in [n for n in dataset.coords if "flag_meanings" in dataset[n].attrs]:
-        codes = dataset[name]
-        names = np.array(codes.attrs["flag_meanings"])
-        if names.itemsize * codes.size > MAX_LABEL_BYTES:
-            names = names.astype(object)
-        labels[name] = (codes.dims, names[codes.to_numpy()])
-    dataset = dataset.assign_coords(labels)
-    for axis in ("row", "col"):
-        keys = [f"{axis}_{label}" for label in ("layer", "variable", "index")]
-        dataset = dataset.set_xindex(keys, ParameterIndex)
-    return dataset
 
 
 # What most stores are opened for.
@@ -299,6 +280,7 @@ def matrix_free_operator(
         HessianError: Of a kind that tells the cause.
 
     Example:
+        >>> import numpy as np
         >>> from pipeline import estimate_trace, load_problem
         >>> small = load_problem("regression", width=4, depth=1, num_samples=10, dtype="float64")
         >>> operator = matrix_free_operator(small)

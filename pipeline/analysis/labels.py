@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -10,9 +10,12 @@ import numpy.typing as npt
 import xarray as xr
 from xarray.core.indexing import IndexSelResult
 
-__all__ = ["ParameterIndex"]
+__all__ = ["labelled"]
 
 Array = npt.NDArray[Any]
+
+# Labels of fixed width take as much for every row as the longest name.
+MAX_LABEL_BYTES = 2**26
 
 
 class ParameterIndex(xr.Index):
@@ -113,3 +116,25 @@ class ParameterIndex(xr.Index):
         """The index with other names of coordinates and dimension."""
         labels = {str(name_dict.get(k, k)): v for k, v in self._labels.items()}
         return type(self)(str(dims_dict.get(self._dimension, self._dimension)), labels)
+
+
+def labelled(dataset: xr.Dataset, axes: Sequence[str] = ("row", "col")) -> xr.Dataset:
+    """A dataset with names in the place of codes, and an index over them.
+
+    Args:
+        dataset: With coordinates ``row_layer``, ``row_variable`` and ``row_index`` of each axis;
+            what the codes of the first two mean is their attribute ``flag_meanings``.
+        axes: The axes of parameters.
+    """
+    labels = {}
+    for name in [n for n in dataset.coords if "flag_meanings" in dataset[n].attrs]:
+        codes = dataset[name]
+        names = np.array(codes.attrs["flag_meanings"])
+        if names.itemsize * codes.size > MAX_LABEL_BYTES:
+            names = names.astype(object)
+        labels[name] = (codes.dims, names[codes.to_numpy()])
+    dataset = dataset.assign_coords(labels)
+    for axis in axes:
+        keys = [f"{axis}_{label}" for label in ("layer", "variable", "index")]
+        dataset = dataset.set_xindex(keys, ParameterIndex)
+    return dataset

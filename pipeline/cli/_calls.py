@@ -240,7 +240,7 @@ def train_settings(
         lbfgs_steps=lbfgs_steps,
         seed=seed,
         on_step=LossDisplay(console),
-        observe=along.observer(lambda model, path: _save_network(model, path, source)),
+        observe=along.observer(lambda model, path: _save_network(model, path, source), source),
     )
     _save_network(result.problem.model, out, source)
     _save_history(result.history, history)

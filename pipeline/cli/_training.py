@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hessian_tasks.problem import Problem
+from hessian_tasks.rebuild import freeze
+from hessian_tasks.source import ProblemSource
 from pipeline.errors import ConfigError
-from pipeline.estimates.watched import WatchedStore
+from pipeline.estimates.recording import WatchedStore
 from pipeline.estimates.watching import Watch
 
 __all__ = ["Along"]
@@ -36,30 +38,33 @@ class Along:
     checkpoints: int
     num_steps: int
 
-    def observer(self, save: Save) -> Callable[[Problem, str, int], None] | None:
+    def observer(
+        self, save: Save, source: ProblemSource
+    ) -> Callable[[Problem, str, int], None] | None:
         """What training is to call, or None if nothing is asked for.
 
         Args:
             save: Saves a model to a path.
+            source: Where the problem comes from.
 
         Raises:
             ConfigError: If a place is given for observations that are not asked for.
-            StoreError: If there is something at the place of the observations.
         """
         if self.store is not None and not self.every:
             raise ConfigError(
                 "--watched says where observations are kept, but --watch asks for none."
             )
-        kept = WatchedStore(self._watched) if self.every else None
-        if kept is None and not self.checkpoints:
+        if not self.every and not self.checkpoints:
             return None
-        paths, found = self._paths(), list[Watch]()
+        paths, watching = self._paths(), list[tuple[Watch, WatchedStore]]()
 
         def observe(problem: Problem, phase: str, step: int) -> None:
-            if kept is not None and step % self.every == 0:
-                if not found:
-                    found.append(Watch(problem))
-                kept.append(found[0].observe(step, phase))
+            if self.every and step % self.every == 0:
+                if not watching:
+                    kept = WatchedStore(self._watched, freeze(problem, source))
+                    watching.append((Watch(problem), kept))
+                watch, kept = watching[0]
+                kept.append(watch.observe(step, phase))
             if step in paths:
                 save(problem.model, paths[step])
 

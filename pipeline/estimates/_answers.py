@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, model_valid
 
 from pipeline.analysis.estimators import TraceMethod
 from pipeline.store.arrays import ArrayMetadata, describe_array
+from pipeline.store.expected import expected_inputs
 from pipeline.store.places import Location
 from pipeline.store.vetting import (
     Line,
@@ -145,10 +146,7 @@ class KeptAttributes(RecordedInputs):
 
 def expected_arrays(attributes: KeptAttributes) -> dict[str, ArrayMetadata]:
     """The metadata of every array of kept estimates, which their attributes decide."""
-    found = {
-        name: describe_array(array.shape, array.data_type, attributes.axes(name))
-        for name, array in (attributes.input_arrays or {}).items()
-    }
+    found = expected_inputs(attributes)
     for name, shape in attributes.shapes.items():
         found[name] = describe_array(shape, "float64", AXES[name], chunks_of(shape))
     return found

@@ -9,8 +9,10 @@ import keras
 from hessian_tasks.loss.regularization import with_regularization
 from hessian_tasks.networks.trainables import networks_of, resolve
 from hessian_tasks.problem import Problem
+from hessian_tasks.rebuild import freeze
+from hessian_tasks.source import LIVE, ProblemSource
 from pipeline.errors import ConfigError
-from pipeline.estimates.watched import WatchedStore
+from pipeline.estimates.recording import WatchedStore
 from pipeline.estimates.watching import Observation, Watch
 from pipeline.store.places import Place
 
@@ -26,7 +28,8 @@ class HessianCallback(keras.callbacks.Callback):  # type: ignore[misc]
     products with vectors, which are compiled once. The loss is the problem's, at all its points;
     that of ``model.compile`` may be any other. Training is not changed.
 
-    Steps count epochs, over several calls of ``fit`` with one callback.
+    Steps count epochs, over several calls of ``fit`` with one callback. A ``store`` that ends with
+    the weights that training begins with is gone on with, from its last step.
 
     Attributes:
         observations: What was found, one after the other.
@@ -58,19 +61,25 @@ class HessianCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
         Raises:
             ConfigError: If ``every`` or ``pairs`` is not positive.
-            StoreError: If there is something at ``store``.
         """
         super().__init__()
         if every < 1 or pairs < 1:
             raise ConfigError(f"every is {every} and pairs {pairs}; expected 1 or more.")
         self._problem, self._every, self._pairs = problem, every, pairs
-        self._kept = None if store is None else WatchedStore(store)
+        self._store = store
+        self._kept: WatchedStore | None = None
         self._watch: Watch | None = None
         self._epochs = 0
         self.observations: list[Observation] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Observe the weights that training begins with."""
+        """Observe the weights that training begins with.
+
+        Raises:
+            ConfigError: If the model is not the problem's network.
+            StoreMismatchError: If ``store`` has observations of another problem or other weights.
+            StoreError: If something else is there.
+        """
         if self._watch is not None:
             return
         problem = with_regularization(resolve(self._problem))
@@ -80,8 +89,14 @@ class HessianCallback(keras.callbacks.Callback):  # type: ignore[misc]
                 f"The model {self.model.name!r} that is trained is not the problem's network. "
                 "Give the problem that model itself: Problem(model, …)."
             )
+        if self._store is not None:
+            source = ProblemSource(LIVE, live=problem)
+            self._kept = WatchedStore(self._store, freeze(problem, source))
         self._watch = Watch(problem, self._pairs)
-        self._observe()
+        if self._kept is None or self._kept.last_step is None:
+            self._observe()
+        else:
+            self._epochs = self._kept.last_step
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Count the epoch, and observe if it is time to."""

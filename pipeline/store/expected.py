@@ -15,9 +15,15 @@ from pipeline.store.arrays import ArrayMetadata, describe_array, fill_value
 from pipeline.store.metadata import AXES, LABELS, Attributes
 from pipeline.store.places import Location
 from pipeline.store.tiling import residual_chunk
-from pipeline.store.vetting import FLOATS, STORE, damaged
+from pipeline.store.vetting import FLOATS, STORE, RecordedInputs, damaged
 
-__all__ = ["check_arrays", "check_expected", "expected_arrays", "label_attributes"]
+__all__ = [
+    "check_arrays",
+    "check_expected",
+    "expected_arrays",
+    "expected_inputs",
+    "label_attributes",
+]
 
 
 def expected_arrays(attributes: Attributes) -> dict[str, ArrayMetadata]:
@@ -28,13 +34,20 @@ def expected_arrays(attributes: Attributes) -> dict[str, ArrayMetadata]:
     found = {array.name: square() for array in attributes.arrays}
     for jacobian in attributes.jacobians:
         found[jacobian.name] = _expected_jacobian(jacobian.residuals, data_type, side, tile)
-    for name, array in (attributes.input_arrays or {}).items():
-        found[name] = describe_array(array.shape, array.data_type, attributes.axes(name))
+    found |= expected_inputs(attributes)
     layout = ParameterLayout.from_json([v.model_dump() for v in attributes.parameters])
     for axis, key in itertools.product(AXES, LABELS):
         options = label_attributes(layout, key)
         found[f"{axis}_{key}"] = describe_array([side], "int32", [axis], **options)
     return found
+
+
+def expected_inputs(attributes: RecordedInputs) -> dict[str, ArrayMetadata]:
+    """The metadata of the arrays of inputs among them."""
+    return {
+        name: describe_array(array.shape, array.data_type, attributes.axes(name))
+        for name, array in (attributes.input_arrays or {}).items()
+    }
 
 
 def label_attributes(layout: ParameterLayout, key: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pipeline.store.tiling import MAX_BLOCK_ROWS
 from pipeline.store.vetting import (
     ESTIMATES,
     OTHER_ARRAYS,
+    TRAINING,
     Line,
     Name,
     RecordedInputs,
@@ -198,10 +199,11 @@ def read_attributes(location: Location, key: str = ROOT) -> tuple[Attributes, di
         StoreError: If they cannot be read, or are not those of a store of this format.
     """
     raw = read_group(location, key=key)
-    if raw.get("kind") == ESTIMATES:
+    held = {ESTIMATES: "estimates", TRAINING: "observations along a training"}
+    if raw.get("kind") in held:
         raise StoreError(
-            f"{location} holds estimates, and no matrix. Read them with: hessian report, or "
-            "compute the matrix with: hessian run"
+            f"{location} holds {held[raw['kind']]}, and no matrix. Read them with: hessian report, "
+            "or compute the matrix with: hessian run"
         )
     version = raw.get("format_version")
     if version != FORMAT_VERSION:

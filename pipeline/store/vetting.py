@@ -35,7 +35,9 @@ __all__ = [
     "ESTIMATES",
     "FLOATS",
     "OTHER_ARRAYS",
+    "RECORD",
     "STORE",
+    "TRAINING",
     "DataType",
     "Line",
     "Name",
@@ -49,9 +51,10 @@ __all__ = [
     "read_object",
 ]
 
-STORE = "Hessian store"
-# The kind of a group of estimates, by its attributes.
-ESTIMATES = "estimates"
+# What groups are, for messages.
+STORE, RECORD = "Hessian store", "record of training"
+# The kinds of groups of estimates and of observations of a training, by their attributes.
+ESTIMATES, TRAINING = "estimates", "training"
 
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -266,7 +269,8 @@ def read_object(location: Location, key: str, kind: str = STORE) -> bytes:
 def damaged(location: Location, reason: str, kind: str = STORE) -> StoreError:
     """The error for metadata that say what they must not."""
     advice = {
-        STORE: f"What can be mended of it is, by: hessian run --store {shlex.quote(str(location))}"
+        STORE: f"What can be mended of it is, by: hessian run --store {shlex.quote(str(location))}",
+        RECORD: "Copy it again from where it came, or train again with: hessian train --watch 200",
     }.get(kind, "Copy it again from where it came, or estimate anew with: hessian estimate")
     return StoreError(f"{location} is not a readable {kind} ({reason}). {advice}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,13 +20,17 @@ from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.networks.models import get_theta, set_theta
 from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.problem import Problem, ResidualTerm
+from hessian_tasks.rebuild import freeze, rebuild
+from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import BlockRow
 from pipeline import HessianCallback, open_watched, train
 from pipeline.analysis.eigenpairs import extreme_eigenpairs
 from pipeline.analysis.operator import HessianOperator
-from pipeline.errors import ConfigError, StoreError
-from pipeline.estimates.watched import WatchedStore
+from pipeline.errors import ConfigError, StoreError, StoreMismatchError
+from pipeline.estimates.recording import WatchedStore
+from pipeline.estimates.watched import TrainingRecord
 from pipeline.estimates.watching import Watch
+from pipeline.run.inputs import stored_inputs
 from pipeline.store.places import Directory
 
 
@@ -41,14 +46,18 @@ def dense(problem: Problem) -> Any:
     return (rows + rows.T) / 2
 
 
+def kept(store: Path, problem: Problem) -> WatchedStore:
+    return WatchedStore(store, freeze(problem, ProblemSource(LIVE, live=problem)))
+
+
 def watched_training(problem: Problem, store: Path) -> Any:
-    kept, watch = WatchedStore(store), list[Watch]()
+    watching = list[tuple[Watch, WatchedStore]]()
 
     def observe(resolved: Problem, phase: str, step: int) -> None:
         if step % 5 == 0:
-            if not watch:
-                watch.append(Watch(resolved))
-            kept.append(watch[0].observe(step, phase))
+            if not watching:
+                watching.append((Watch(resolved), kept(store, resolved)))
+            watching[0][1].append(watching[0][0].observe(step, phase))
 
     return train(problem, adam_steps=10, lbfgs_steps=5, observe=observe)
 
@@ -97,7 +106,8 @@ def test_watching_does_not_change_training(watched: tuple[Any, Path]) -> None:
 def test_a_training_that_was_killed_leaves_the_steps_it_had(
     watched: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem, store = resolve(small()), WatchedStore(tmp_path / "w.zarr")
+    problem = resolve(small())
+    store = kept(tmp_path / "w.zarr", problem)
     watch = Watch(problem, 1)
     store.append(first := watch.observe(0, "start"))
     write = Directory.write
@@ -113,23 +123,80 @@ def test_a_training_that_was_killed_leaves_the_steps_it_had(
     for opened in (open_watched(tmp_path / "w.zarr"), xr.open_zarr(tmp_path / "w.zarr")):
         assert opened.step.values.tolist() == [0]
         assert np.array_equal(opened.eigenvalue[0], first.pairs.values)
-    with pytest.raises(StoreError, match="exists"):
-        WatchedStore(tmp_path / "w.zarr")
+    monkeypatch.undo()
+    store.append(replace(first, step=2))
+    assert open_watched(tmp_path / "w.zarr").step.values.tolist() == [0, 2]
 
 
-def test_missing_and_altered_files_are_found(watched: tuple[Any, Path], tmp_path: Path) -> None:
-    problem = resolve(small())
-    store = WatchedStore(tmp_path / "w.zarr")
-    store.append(Watch(problem, 1).observe(0, "start"))
-    root = tmp_path / "w.zarr" / "zarr.json"
+@pytest.fixture
+def copy(watched: tuple[Any, Path], tmp_path: Path) -> Path:
+    """A copy of the record that a test may spoil."""
+    return Path(shutil.copytree(watched[1], tmp_path / "w.zarr"))
+
+
+def test_an_altered_root_is_found(copy: Path) -> None:
+    root = copy / "zarr.json"
     kept = root.read_text()
     root.write_text(kept.replace('"start"', '"fit"'))
     with pytest.raises(StoreError, match="not as they were written"):
-        open_watched(tmp_path / "w.zarr")
-    root.write_text(kept)
-    next((tmp_path / "w.zarr" / "step" / "c").iterdir()).unlink()
-    with pytest.raises(StoreError, match="files of it are missing"):
-        open_watched(tmp_path / "w.zarr")
+        open_watched(copy)
+    # Those of the arrays have no seal, but follow from what has one.
+    root.write_text(kept.replace('"fill_value": "NaN"', '"fill_value": 0.0', 1))
+    with pytest.raises(StoreError, match="not those that its attributes describe"):
+        open_watched(copy)
+
+
+@pytest.mark.parametrize("name", ["loss", "eigenvalue", "eigenvector", "seconds"])
+def test_missing_and_exchanged_entries_are_found(copy: Path, name: str) -> None:
+    first, second, *_ = sorted(path for path in (copy / name / "c").rglob("*") if path.is_file())
+    shutil.copy(first, second)
+    found = open_watched(copy)
+    array = found[name]
+    assert np.isfinite(array[0]).all()
+    with pytest.raises(StoreError, match=f"{name}/c/1.* another one was stored there"):
+        array.load()
+    second.unlink()
+    with pytest.raises(StoreError, match=f"{name}/c/1.* it is missing"):
+        open_watched(copy)[name].load()
+
+
+@pytest.mark.parametrize("name", ["theta", "gradient", "pde_points", "step"])
+def test_missing_inputs_and_steps_are_found_at_once(copy: Path, name: str) -> None:
+    next(path for path in (copy / name / "c").rglob("*") if path.is_file()).unlink()
+    with pytest.raises(StoreError, match=f"{name}/c/.*(it is missing|No such file)"):
+        open_watched(copy)
+
+
+def test_the_problem_is_kept_beside_the_observations(watched: tuple[Any, Path]) -> None:
+    record, found = TrainingRecord(watched[1]), open_watched(watched[1])
+    rebuilt = rebuild(stored_inputs(record, ProblemSource(LIVE, live=small())))
+    assert np.array_equal(get_theta(rebuilt.model), found.theta[0])
+    values, _ = losses_and_gradient(rebuilt)
+    assert list(values.values()) == pytest.approx(found.term_loss[0].values.tolist(), rel=1e-12)
+    last = record.layout.variables[-1]
+    chosen = found.theta.sel(row_layer=last.layer, row_variable=last.name)
+    assert np.array_equal(chosen, found.theta[:, last.offset : last.stop])
+
+
+def test_others_are_not_appended(watched: tuple[Any, Path], copy: Path) -> None:
+    result, _ = watched
+    end = resolve(result.problem)
+    with pytest.raises(StoreMismatchError, match="other weights"):
+        kept(copy, small())
+    other = small(num_boundary=13)
+    set_theta(other.model, get_theta(end.model))
+    with pytest.raises(StoreMismatchError, match="of another problem: points of term dirichlet"):
+        kept(copy, other)
+    store = kept(copy, end)
+    assert store.last_step == 15
+    with pytest.raises(StoreMismatchError, match="ends at step 15"):
+        store.append(Watch(end).observe(0, "start"))
+    with pytest.raises(StoreMismatchError, match=r"eigenvalue of shape \[6\].* got \[2\]"):
+        store.append(Watch(end, 1).observe(16, "adam"))
+    assert open_watched(copy).step.values.tolist() == [0, 5, 10, 15]
+    (copy / "zarr.json").unlink()
+    with pytest.raises(StoreError, match="exists"):
+        kept(copy, end)
 
 
 def test_nothing_is_traced_again_at_other_weights() -> None:
@@ -153,9 +220,10 @@ def test_nothing_is_traced_again_at_other_weights() -> None:
 
 
 def test_the_callback_observes_epochs_of_fit(tmp_path: Path) -> None:
+    x = np.linspace(-1, 1, 16, dtype="float32")[:, None]
+
     def trained(**callback: Any) -> tuple[Any, Any]:
         keras.utils.set_random_seed(0)
-        x = np.linspace(-1, 1, 16, dtype="float32")[:, None]
         network = keras.Sequential(
             [keras.Input((1,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(1)]
         )
@@ -171,6 +239,13 @@ def test_the_callback_observes_epochs_of_fit(tmp_path: Path) -> None:
     found = open_watched(tmp_path / "w.zarr")
     assert found.step.values.tolist() == [0, 2, 4] == [o.step for o in seen.observations]
     assert np.array_equal(found.theta[-1], get_theta(network))
+    # In another process, with the weights that the last one came to.
+    term = ResidualTerm("fit", x, lambda x, u: u.value - x**2)
+    problem = Problem(network, [term], "x")
+    later = HessianCallback(problem, every=2, pairs=1, store=tmp_path / "w.zarr")
+    network.fit(x, x**2, epochs=2, batch_size=8, verbose=0, callbacks=[later])
+    assert open_watched(tmp_path / "w.zarr").step.values.tolist() == [0, 2, 4, 6]
+    assert np.array_equal(open_watched(tmp_path / "w.zarr").theta[-1], get_theta(network))
     other = HessianCallback(small())
     with pytest.raises(ConfigError, match="not the problem's network"):
         network.fit(np.ones((1, 1)), np.ones((1, 1)), verbose=0, callbacks=[other])
