@@ -42,6 +42,11 @@ maximum_signature_line_length = 70
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
+# Quotes and ellipses alone: the hyphens of --term in a text stay two.
+smartquotes_action = "qe"
+# Blocks that name no language are output.
+highlight_language = "text"
+
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
 
@@ -52,6 +57,7 @@ html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sourcelink = False
+html_show_copyright = False
 
 
 def link_public_name(

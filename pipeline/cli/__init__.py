@@ -15,8 +15,11 @@ from __future__ import annotations
 import os
 import sys
 
-# Importing them adds their commands.
-from pipeline.cli import _inverse, _parts, _reports, _runs, _stores  # noqa: F401
+# Importing them adds their commands, in the order in which help lists them.
+# isort: off
+from pipeline.cli import _runs, _stores, _parts, _inverse, _reports  # noqa: F401
+
+# isort: on
 from pipeline.cli._app import (
     EXIT_ERROR,
     EXIT_STOPPED,

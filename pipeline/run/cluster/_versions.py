@@ -36,13 +36,16 @@ def own_versions() -> dict[str, str]:
     return {PYTHON: _minor(platform.python_version()), **{p: _version(p) for p in PACKAGES}}
 
 
-def worker_versions(client: Client) -> dict[str, dict[str, str]]:
-    """The same of every worker, by its address."""
+def worker_versions(client: Client, own: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The same of every worker, by its address; of what this process has, since no more is used.
+
+    A worker logs a traceback for each package that it is asked for and lacks.
+    """
     found: dict[str, dict[str, str]] = {}
     # Asked by functions of Python's own, which a worker has that lacks everything else.
     for worker, answer in ask_workers(client, platform.python_version).items():
         found[worker] = {PYTHON: _minor(answer)}
-    for package in PACKAGES:
+    for package in (package for package in PACKAGES if own[package] != NONE):
         answers = ask_workers(client, version, package, answers=(PackageNotFoundError,))
         for worker, answer in answers.items():
             known = found.setdefault(worker, {})
@@ -57,7 +60,8 @@ def check_versions(worker: str, found: Mapping[str, str], expected: Mapping[str,
         ClusterError: If they differ; names the worker, the package and both versions.
     """
     for package, own in expected.items():
-        if package in found and found[package] != own:
+        # What the client lacks, such as a library for buckets, it does not use.
+        if own != NONE and package in found and found[package] != own:
             raise ClusterError(
                 f"Worker {worker} has {found[package]} of {package}, but the client has {own}. "
                 "Install the same versions in the Pythons of both, and start again."

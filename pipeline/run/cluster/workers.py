@@ -88,7 +88,7 @@ class Workers:
         """
         send_source(source)
         own = own_versions()
-        for worker, found in worker_versions(self.client).items():
+        for worker, found in worker_versions(self.client, own).items():
             check_versions(worker, found, own)
         self._check_gpus()
 

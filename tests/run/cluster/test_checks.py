@@ -28,8 +28,9 @@ from pipeline.errors import (
     ReproductionError,
     StoppedError,
 )
+from pipeline.run.cluster import _versions
 from pipeline.run.cluster._job import Job
-from pipeline.run.cluster._versions import own_versions
+from pipeline.run.cluster._versions import check_versions, own_versions, worker_versions
 from pipeline.run.cluster.ask import ask_workers
 from pipeline.run.cluster.connect import connect
 from pipeline.run.cluster.sending import send_source
@@ -157,6 +158,20 @@ def test_workers_with_other_packages_are_refused(
         pytest.raises(ClusterError, match=message),
     ):
         workers.check(ProblemSource("regression"))
+
+
+def test_workers_are_not_asked_for_what_the_client_lacks(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_versions, "PACKAGES", ("no-such-package", "numpy"))
+    own = own_versions()
+    with connected(processes(workers=1)) as workers:
+        (found,) = worker_versions(workers.client, own).values()
+    # The worker would have logged that it failed.
+    assert "no-such-package" not in capfd.readouterr().err
+    assert sorted(found) == ["Python", "numpy"]
+    # Nor does it matter that a worker has it.
+    check_versions("worker", {**found, "no-such-package": "1.0"}, own)
 
 
 def test_workers_that_come_later_are_checked_too(scheduler: str, tmp_path: Path) -> None:
