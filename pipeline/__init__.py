@@ -21,6 +21,7 @@ from pipeline.errors import (
     StoreError,
     StoreMismatchError,
     StoreWarning,
+    WeightsWarning,
 )
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ __all__ = [
     "StoreError",
     "StoreMismatchError",
     "StoreWarning",
+    "WeightsWarning",
     "analyse_terms",
     "cluster_spec",
     "compute_hessian",
