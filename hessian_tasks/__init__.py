@@ -20,7 +20,13 @@ start at once; the rooms from networks on need them.
 
 from typing import TYPE_CHECKING, Any
 
-from hessian_tasks.errors import HessianError, ModelError, ProblemError, ReproductionError
+from hessian_tasks.errors import (
+    HessianError,
+    ModelError,
+    ProblemError,
+    ReproductionError,
+    WeightsWarning,
+)
 from hessian_tasks.parameters import ParameterLayout, Variable
 from hessian_tasks.problem import DensityTerm, LossTerm, Problem, ResidualTerm
 from hessian_tasks.source import load_problem
@@ -41,6 +47,7 @@ __all__ = [
     "ReproductionError",
     "ResidualTerm",
     "Variable",
+    "WeightsWarning",
     "load_problem",
     "mlp",
 ]

@@ -10,6 +10,8 @@
 
 :mod:`pipeline.errors` extends the same tree. The command line prints the
 message of any :class:`HessianError` and exits; every other exception is a bug.
+
+:class:`WeightsWarning` is what a file of weights may leave to be said.
 """
 
 import re
@@ -20,6 +22,7 @@ __all__ = [
     "NotLayeredError",
     "ProblemError",
     "ReproductionError",
+    "WeightsWarning",
     "plain",
 ]
 
@@ -87,6 +90,27 @@ class ReproductionError(HessianError):
 
 class NotLayeredError(HessianError):
     """The layered engine does not apply; the message says why."""
+
+
+class WeightsWarning(UserWarning):
+    """A file of weights was read, but the loss is perhaps not at what was trained.
+
+    Example:
+        >>> import tempfile, warnings
+        >>> from hessian_tasks import LossTerm, Problem, WeightsWarning, mlp
+        >>> from hessian_tasks.networks.weights import load_weights
+        >>> term = LossTerm("size", lambda model, nu: nu**2)
+        >>> problem = Problem(mlp(1, width=2, depth=1), [term], parameters={"nu": 0.3})
+        >>> with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
+        ...     path = f"{directory}/net.weights.h5"  # has no place for nu
+        ...     problem.model.save_weights(path)
+        ...     warnings.simplefilter("error", WeightsWarning)
+        ...     try:
+        ...         load_weights(path, problem)
+        ...     except WeightsWarning as warning:
+        ...         print(str(warning).partition(" has ")[2].partition(". ")[0])
+        no value of the parameter nu = 0.3, which stays as the problem has it
+    """
 
 
 def plain(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from pipeline.errors import (
     StoreError,
     StoreMismatchError,
     StoreWarning,
+    WeightsWarning,
 )
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ __all__ = [
     "StoreError",
     "StoreMismatchError",
     "StoreWarning",
+    "WeightsWarning",
     "analyse_terms",
     "cluster_spec",
     "compute_hessian",

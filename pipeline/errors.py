@@ -14,10 +14,17 @@
     ├── SelfCheckError
     └── StoppedError
 
-:class:`StoreWarning` is what opening a store may have to say.
+:class:`StoreWarning` is what opening a store may have to say, :class:`WeightsWarning` what a file
+of weights may.
 """
 
-from hessian_tasks.errors import HessianError, ModelError, ProblemError, ReproductionError
+from hessian_tasks.errors import (
+    HessianError,
+    ModelError,
+    ProblemError,
+    ReproductionError,
+    WeightsWarning,
+)
 
 __all__ = [
     "BlockRowError",
@@ -34,6 +41,7 @@ __all__ = [
     "StoreError",
     "StoreMismatchError",
     "StoreWarning",
+    "WeightsWarning",
 ]
 
 

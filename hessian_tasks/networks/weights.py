@@ -7,7 +7,10 @@ import itertools
 import math
 import os
 import tempfile
+import warnings
 import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import h5py
 import keras
 import numpy as np
 
-from hessian_tasks.errors import ModelError, plain
+from hessian_tasks.errors import ModelError, ProblemError, WeightsWarning, plain
 from hessian_tasks.networks._bounds import check_file
 from hessian_tasks.networks.architecture import model_config
 from hessian_tasks.networks.models import assign_weights, inner_layers, resolve_model
@@ -23,12 +26,63 @@ from hessian_tasks.networks.numerics import compute_the_same
 from hessian_tasks.networks.trainables import every_weight, resolve
 from hessian_tasks.problem import Problem
 
-__all__ = ["load_values", "load_weights_file", "save_values", "take_network_file"]
+__all__ = ["load_values", "load_weights", "load_weights_file", "save_values", "take_network_file"]
 
 ADVICE = (
     "Choose the options that it was trained with, or take the file's network instead of the "
     "problem's: --take-network, or take_network=True."
 )
+
+
+def load_weights(path: str | Path, problem: Problem, *, take_network: bool = False) -> Problem:
+    """The problem with the values of a file; a model that it holds itself is changed in place.
+
+    Args:
+        path: A ``.keras`` or ``.weights.h5`` file, whose values go into the problem's network; or
+            an ``.npz`` file with those of all networks and of the parameters.
+        problem: The problem.
+        take_network: Take the network of the ``.keras`` file instead of the problem's.
+
+    Raises:
+        ProblemError: If the file holds one network, and the problem has several.
+        ModelError: If the file is missing, unreadable or does not fit.
+
+    Warns:
+        WeightsWarning: If the problem has parameters, of which the file has no values.
+    """
+    if take_network:
+        problem = replace(problem, model=take_network_file(path))
+    elif Path(path).suffix == ".npz":
+        return load_values(path, problem)
+    elif isinstance(problem.model, Mapping):
+        raise ProblemError(
+            f"The problem has several networks, and {path} holds the weights of one. Expected "
+            "an .npz file, as hessian train --out trained.npz writes it."
+        )
+    else:
+        model = load_weights_file(path, problem.model, len(problem.coordinates))
+        problem = replace(problem, model=model)
+    _warn_of_parameters(path, problem.parameters)
+    return problem
+
+
+def _warn_of_parameters(path: str | Path, parameters: Mapping[str, Any]) -> None:
+    if not parameters:
+        return
+    values = ", ".join(
+        f"{name} = {np.array2string(np.asarray(value), precision=7, separator=', ', threshold=8)}"
+        for name, value in parameters.items()
+    )
+    one = "parameter %s, which stays as the problem has it"
+    which = one if len(parameters) == 1 else "parameters %s, which stay as the problem has them"
+    warnings.warn(
+        f"{path} has no value of the {which % ' '.join(values.split())}. "
+        "Where that was trained, give its value in the problem, or all weights in an .npz file, as "
+        "hessian train --out trained.npz writes it.",
+        WeightsWarning,
+        # The same line each time, so that Python says it once for each file.
+        stacklevel=1,
+    )
 
 
 def load_weights_file(path: str | Path, model: Any, num_coordinates: int = 0) -> Any:

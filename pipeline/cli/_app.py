@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from pipeline.errors import StoreWarning
+from pipeline.errors import StoreWarning, WeightsWarning
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -113,18 +113,19 @@ def say_if_unverified(store: HessianStore) -> None:
 
 @contextmanager
 def print_warnings() -> Iterator[None]:
-    """Print what stores warn of, each once, in a line."""
+    """Print what stores and files of weights warn of, each once, in a line."""
     said: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
-        if not issubclass(category, StoreWarning):
+        if not issubclass(category, (StoreWarning, WeightsWarning)):
             show_others(printable(str(message)), category, *where, **options)
         elif str(message) not in said:
             said.add(str(message))
             say(f"hessian: {message}", err=True)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", StoreWarning)
+        for ours in (StoreWarning, WeightsWarning):
+            warnings.simplefilter("always", ours)
         show_others, warnings.showwarning = warnings.showwarning, show
         yield
 

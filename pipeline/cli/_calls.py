@@ -257,7 +257,7 @@ def train_settings(
 def _save_network(model: Any, out: Path, source: ProblemSource) -> None:
     """Save all weights, and read them back as a run will: into the problem's network."""
     from hessian_tasks.networks.trainables import every_weight, networks_of, parameters_of
-    from hessian_tasks.networks.weights import load_values, load_weights_file, save_values
+    from hessian_tasks.networks.weights import load_weights, save_values
 
     network, *others = networks_of(model).values()
     if out.suffix != ".npz" and (others or parameters_of(model)):
@@ -277,11 +277,7 @@ def _save_network(model: Any, out: Path, source: ProblemSource) -> None:
                 f"Keras cannot save this network as .keras ({plain(error)[:80]}…). Save its "
                 f"weights: --out {out.stem}.weights.h5"
             ) from error
-    problem = source.load()
-    if out.suffix == ".npz":
-        found = load_values(out, problem).model
-    else:
-        found = load_weights_file(out, problem.model, len(problem.coordinates))
+    found = load_weights(out, source.load()).model
     pairs = zip(every_weight(found), every_weight(model), strict=True)
     if not all(np.array_equal(own.numpy(), saved.numpy(), equal_nan=True) for own, saved in pairs):
         raise StoreError(f"{out} does not give back the weights that were saved. Save elsewhere.")

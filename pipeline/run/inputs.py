@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.frozen import FrozenInputs
-from hessian_tasks.networks.weights import load_values, load_weights_file, take_network_file
+from hessian_tasks.networks.weights import load_weights
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import ProblemSource
 from pipeline.errors import StoreError
@@ -40,18 +38,8 @@ def freeze_source(
     problem = source.load()
     if weights is None and take_network:
         raise ProblemError("There is no network to take: give the .keras file as weights, too.")
-    if weights is not None and take_network:
-        problem = replace(problem, model=take_network_file(weights))
-    elif weights is not None and Path(weights).suffix == ".npz":
-        problem = load_values(weights, problem)
-    elif weights is not None and isinstance(problem.model, Mapping):
-        raise ProblemError(
-            f"The problem has several networks, and {weights} holds the weights of one. Expected "
-            "an .npz file, as hessian train --out trained.npz writes it."
-        )
-    elif weights is not None:
-        model = load_weights_file(weights, problem.model, len(problem.coordinates))
-        problem = replace(problem, model=model)
+    if weights is not None:
+        problem = load_weights(weights, problem, take_network=take_network)
     return freeze(problem, source)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import keras
 import numpy as np
 import pytest
 
-from hessian_tasks.errors import ModelError, ProblemError
+from hessian_tasks.errors import ModelError, ProblemError, WeightsWarning
 from hessian_tasks.networks.models import dtype_of, get_theta
-from hessian_tasks.networks.weights import load_weights_file, take_network_file
+from hessian_tasks.networks.trainables import resolve
+from hessian_tasks.networks.weights import load_weights_file, save_values, take_network_file
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.source import ProblemSource
 from pipeline import compute_hessian, matrix_free_operator, open_store, verify_hessian
@@ -232,3 +234,46 @@ def test_a_file_that_does_not_fit_says_where(case: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         load_weights_file(tmp_path / "net.weights.h5", wanted())
     assert "\n" not in str(caught.value)
+
+
+INVERSE = """
+import tensorflow as tf
+from hessian_tasks import LossTerm, Problem, mlp
+
+def problem(nu=0.3):
+    def size(model, nu, source):
+        return nu**2 + source[0] + model(tf.ones((1, 1)))[0, 0] ** 2
+
+    parameters = {"nu": nu, "source": [1.0, 2.0]}
+    terms = [LossTerm("size", size)]
+    return Problem(lambda: mlp(1, width=2, depth=1), terms, parameters=parameters)
+"""
+STAYING = r"no value of the parameters nu = 0\.3, source = \[1\., 2\.\], which stay .*--out trained"
+
+
+@pytest.mark.parametrize("take", [False, True])
+def test_parameters_that_no_value_was_given_of_are_named(
+    take: bool, own: Path, hessian: Cli
+) -> None:
+    own.write_text(INVERSE)
+    net = ProblemSource(str(own)).load().model()
+    weights, store = own.with_name("net.keras"), own.with_name("h.zarr")
+    net.save(weights)
+    flags = ["--weights", weights, *(["--take-network"] if take else [])]
+    code, _, errors = hessian("run", own, *flags, "--store", store)
+    assert code == 0
+    assert re.fullmatch(rf"hessian: {re.escape(str(weights))} has {STAYING}.*\n", errors)
+    assert np.array_equal(open_store(store).theta[-3:], np.float32([0.3, 1.0, 2.0]))
+    with pytest.warns(WeightsWarning, match=STAYING):
+        operator = matrix_free_operator(str(own), weights=weights, take_network=take)
+    assert operator.shape == (10, 10)
+
+
+def test_a_file_with_values_of_parameters_needs_no_word(own: Path, hessian: Cli) -> None:
+    own.write_text(INVERSE)
+    out, store = own.with_name("all.npz"), own.with_name("h.zarr")
+    moved = ProblemSource(str(own), {"nu": 0.25}).load()
+    save_values(out, resolve(moved).model)
+    code, _, errors = hessian("run", own, "--weights", out, "--store", store)
+    assert (code, errors) == (0, "")
+    assert open_store(store).theta[-3] == 0.25
