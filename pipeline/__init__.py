@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         verify_hessian,
     )
     from pipeline.curvature.gauss_newton import neural_tangent_kernel, residual_curvature
+    from pipeline.curvature.influence import influence
     from pipeline.curvature.landscape import (
         Directions,
         loss_slices,
@@ -106,6 +107,7 @@ __all__ = [
     "estimate_trace",
     "export_matrix",
     "extreme_eigenpairs",
+    "influence",
     "load_problem",
     "load_settings",
     "loss_slices",
@@ -153,6 +155,7 @@ _LAZY = {
     "estimate_trace": "pipeline.analysis.estimators",
     "export_matrix": "pipeline.analysis.export",
     "extreme_eigenpairs": "pipeline.analysis.eigenpairs",
+    "influence": "pipeline.curvature.influence",
     "load_settings": "pipeline.settings.config",
     "loss_slices": "pipeline.curvature.landscape",
     "matrix_free_operator": "pipeline.api",

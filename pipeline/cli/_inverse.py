@@ -17,11 +17,12 @@ from pipeline.units import parse_bytes
 if TYPE_CHECKING:
     from pipeline.store.store import HessianStore
 
-__all__ = ["solve", "uncertainty"]
+__all__ = ["influence", "solve", "uncertainty"]
 
 Damping = Annotated[
     float, typer.Option(min=0.0, callback=finite, help="What is added to the diagonal.")
 ]
+ProblemFile = Annotated[str | None, typer.Option(help="The problem's file, if it has moved since.")]
 
 
 @app.command()
@@ -60,9 +61,7 @@ def uncertainty(
         typer.Option(callback=finite, help="Standard deviation of their errors (estimated)."),
     ] = None,
     damping: Damping = 0.0,
-    problem: Annotated[
-        str | None, typer.Option(help="The problem's file, if it has moved since.")
-    ] = None,
+    problem: ProblemFile = None,
     picture: Picture = None,
     as_json: Json = False,
 ) -> None:
@@ -78,6 +77,42 @@ def uncertainty(
         save(band_picture(found.band, "How well the solution is known"), picture)
     say_if_unverified(opened)
     print_result(render.uncertainty(found), found.to_json(), as_json)
+
+
+@app.command()
+def influence(
+    store: Store,
+    data: Annotated[
+        str | None, typer.Option(help="Residual term of the points (the one with data).")
+    ] = None,
+    of: Annotated[
+        str | None, typer.Option(help="What is ordered by and drawn: a parameter, or solution.")
+    ] = None,
+    number: Annotated[int, typer.Option(min=1, help="Points to print.")] = 10,
+    damping: Damping = 0.0,
+    problem: ProblemFile = None,
+    picture: Picture = None,
+    as_json: Json = False,
+) -> None:
+    """What changes where one point, or one measurement, is left out."""
+    configure_tensorflow()
+    from pipeline.analysis.pictures import residual_picture, save
+    from pipeline.curvature.influence import influence as compute
+    from pipeline.store.store import HessianStore
+
+    opened = HessianStore(store)
+    found = compute(opened, data, damping=damping, problem=problem)
+    if of is not None and of not in found.changes:
+        raise ConfigError(f"--of is {of}; expected one of: {', '.join(found.changes)}.")
+    name = of or next(iter(found.changes))
+    if picture is not None:
+        shown, names = found.points[:, :2], list(found.coordinates[:2])
+        title = f"Without one point of {found.term}"
+        save(
+            residual_picture(shown, names, found.changes[name], title, f"change of {name}"), picture
+        )
+    say_if_unverified(opened)
+    print_result(render.influence(found, name, number), found.to_json(), as_json)
 
 
 def _right_hand_side(store: HessianStore, right: str) -> Any:

@@ -24,13 +24,19 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.parameters import LAYER, ParameterLayout
+from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.problem import Problem, ResidualTerm
-from pipeline.analysis.fields import Band, cut_through
+from pipeline.analysis.fields import Band
 from pipeline.analysis.inverse import HessianInverse, open_inverse
 from pipeline.analysis.variances import Variances, variances
 from pipeline.api import rebuild_problem
-from pipeline.errors import PlanError
+from pipeline.curvature._measurements import (
+    check_minimum,
+    cut_of,
+    data_term,
+    parameter_rows,
+    solution_at,
+)
 from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
 
@@ -38,8 +44,6 @@ __all__ = ["Estimated", "Uncertainty", "uncertainty"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
-# Points along each side of the plane on which the solution's band is computed.
-GRID_POINTS = 25
 # Share of a variance that may be unknown in what counts as identified.
 SMALL = 0.01
 
@@ -168,9 +172,9 @@ def uncertainty(
     """
     opened = store if isinstance(store, HessianStore) else HessianStore(store)
     inverse = open_inverse(opened, damping)
-    _check_minimum(opened, inverse)
+    check_minimum(opened, inverse)
     rebuilt = rebuild_problem(opened, problem)
-    term = _data_term(rebuilt, data)
+    term = data_term(rebuilt, data)
     noise = _noise(rebuilt, term, sigma, inverse)
     scale = 2 * term.weight * noise.sigma**2 / noise.count
     theta, gradient = (opened.read(name).astype(np.float64) for name in ("theta", "gradient"))
@@ -178,36 +182,6 @@ def uncertainty(
     return Uncertainty(
         noise, parameters, correlations, _band(rebuilt, term, inverse, scale), inverse
     )
-
-
-def _check_minimum(store: HessianStore, inverse: HessianInverse) -> None:
-    if inverse.num_negative:
-        raise PlanError(
-            f"The {store.matrix.title} at θ has {inverse.num_negative:,} negative eigenvalues "
-            f"beyond its noise, so that θ is no minimum and has no covariance. Train further, take "
-            "the Gauss-Newton matrix (hessian run --engine ggn), or give a damping above the most "
-            "negative one, which hessian spectrum prints."
-        )
-
-
-def _data_term(problem: Problem, name: str | None) -> ResidualTerm:
-    from hessian_tasks.autodiff.linearised import residual_terms
-
-    terms = residual_terms(problem)
-    chosen = [t for t in terms if (t.name == name if name is not None else bool(t.data))]
-    if len(chosen) != 1:
-        known = ", ".join(t.name for t in terms) or "none"
-        asked = f"no residual term {name!r}" if name is not None else "not one that has data alone"
-        raise ProblemError(
-            f"Which term holds the measurements? There is {asked}. Name one (--data); residual "
-            f"terms: {known}."
-        )
-    if not chosen[0].weight > 0:
-        raise ProblemError(
-            f"Term {chosen[0].name!r} has weight {chosen[0].weight:g}, so that its measurements "
-            "decide nothing; expected a positive one."
-        )
-    return chosen[0]
 
 
 def _noise(
@@ -235,8 +209,8 @@ def _parameters(
     layout: ParameterLayout, theta: Array, gradient: Array, inverse: HessianInverse, scale: float
 ) -> tuple[tuple[Estimated, ...], Array]:
     """The problem's parameters, and their correlations."""
-    own = [variable for variable in layout.variables if variable.layer == LAYER]
-    rows = [row for variable in own for row in range(variable.offset, variable.stop)]
+    named = parameter_rows(layout)
+    rows = list(named.values())
     if not rows:
         return (), np.zeros((0, 0))
     units = np.zeros((layout.num_params, len(rows)))
@@ -249,9 +223,8 @@ def _parameters(
         correlations = covariance / np.outer(errors, errors)
         offsets = np.abs(steps) / errors
     numbers = zip(theta[rows], errors, rounding, at_least, offsets, strict=True)
-    names = [layout.describe(row).removeprefix(f"{LAYER}/").removesuffix("[]") for row in rows]
     return tuple(
-        Estimated(name, *map(float, values)) for name, values in zip(names, numbers, strict=True)
+        Estimated(name, *map(float, values)) for name, values in zip(named, numbers, strict=True)
     ), correlations
 
 
@@ -265,11 +238,10 @@ def _deviations(found: Variances) -> tuple[Array, Array, Array]:
 
 
 def _band(problem: Problem, term: ResidualTerm, inverse: HessianInverse, scale: float) -> Band:
-    from hessian_tasks.autodiff.linearised import compile_jacobian, residual_terms, residuals
+    from hessian_tasks.autodiff.linearised import compile_jacobian, residuals
 
-    points = [np.asarray(term.points, np.float64) for term in residual_terms(problem)]
-    cut = cut_through(points, problem.coordinates, GRID_POINTS)
-    solution = ResidualTerm("solution", cut.points, lambda x, u: u.value)
+    cut = cut_of(problem)
+    solution = solution_at(cut.points)
     problem = replace(problem, terms=[solution])
     values = residuals(problem)["solution"].astype(np.float64)
     found = variances(inverse, compile_jacobian(problem, solution), values.size).scaled(scale)

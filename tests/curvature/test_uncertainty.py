@@ -6,51 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
-import scipy.optimize
 
 from pipeline import (
     PlanError,
     Problem,
     ProblemError,
     ResidualTerm,
-    RunOptions,
-    compute_hessian,
     uncertainty,
 )
 from pipeline.cli.render._inverse import measured
+from tests.helpers.measured import (
+    FILE,
+    PLACES,
+    SIGMA,
+    Features,
+    inverse_problem,
+    store,
+)
 from tests.helpers.runs import Cli
-
-SIGMA = 0.05
-PLACES = np.linspace(0, 1, 20)[:, None]
-INSIDE = np.linspace(0, 1, 30)[:, None]
-
-
-class Features:
-    """A network that is linear in its weights: tanh of fixed features, and a trained last layer."""
-
-    def __init__(self, width: int = 5, bias: bool = False) -> None:
-        draw = np.random.default_rng(0)
-        self.slopes, self.shifts = draw.normal(0, 2, (1, width)), draw.normal(0, 1, width)
-        hidden = keras.layers.Dense(width, "tanh", name="fixed", trainable=False, dtype="float64")
-        output = keras.layers.Dense(1, use_bias=bias, name="output", dtype="float64")
-        self.model = keras.Sequential([keras.Input((1,), dtype="float64"), hidden, output])
-        hidden.set_weights([self.slopes, self.shifts])
-
-    def __call__(self, x: Any) -> Any:
-        """φ(x), so that u = φ(x) w."""
-        return np.tanh(x @ self.slopes + self.shifts)
-
-    def slope(self, x: Any) -> Any:
-        """φ'(x)."""
-        return (1 - self(x) ** 2) * self.slopes
-
-
-def store(problem: Problem, path: Path, engine: Any = "auto") -> Path:
-    compute_hessian(problem, path, options=RunOptions(engine=engine))
-    return path
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.03])
@@ -86,66 +61,8 @@ def test_ridge_regression(sigma: float | None, damping: float, tmp_path: Path) -
         assert found.noise.effective == pytest.approx(effective, rel=1e-6)
 
 
-def decay(x: Any, u: Any, k: Any) -> Any:
-    """u' + k u = 0."""
-    return u.d("x") + k * u.value
-
-
-def inverse_problem(features: Features, y: Any, k: float) -> Problem:
-    terms = [
-        ResidualTerm("decay", INSIDE, decay, weight=3.0),
-        ResidualTerm("fit", PLACES, lambda x, u, y: u.value - y, data={"y": y}),
-    ]
-    return Problem(features.model, terms, coordinates="x", parameters={"k": np.float64(k)})
-
-
-class Refit:
-    """The same least-squares problem in NumPy, ``½ ‖ρ(w, k)‖²`` with ρ in units of σ."""
-
-    def __init__(self, features: Features) -> None:
-        self.inside, self.slopes = features(INSIDE), features.slope(INSIDE)
-        self.places = features(PLACES)
-        # Of the mean squares w_t / N_t that of the data is 1 / N; the other counts relative to it.
-        self.factor = np.sqrt(3.0 * len(PLACES) / len(INSIDE))
-
-    def __call__(self, unknowns: Any, y: Any) -> Any:
-        w, k = unknowns[:-1], unknowns[-1]
-        physics = self.factor * (self.slopes @ w + k * (self.inside @ w))
-        return np.concatenate([physics, self.places @ w - y[:, 0]])
-
-    def jacobian(self, unknowns: Any) -> Any:
-        w, k = unknowns[:-1], unknowns[-1]
-        along = [self.factor * (self.slopes + k * self.inside), self.places]
-        by_k = np.concatenate([self.factor * (self.inside @ w), np.zeros(len(PLACES))])
-        return np.column_stack([np.concatenate(along), by_k])
-
-    def solve(self, y: Any, start: Any) -> Any:
-        return scipy.optimize.least_squares(
-            self, start, lambda unknowns, y: self.jacobian(unknowns), args=(y,), xtol=1e-14,
-            ftol=1e-14, gtol=1e-14,
-        ).x  # fmt: skip
-
-    def standard_error(self, unknowns: Any, y: Any) -> float:
-        """Of k, with σ from the residuals of the data."""
-        jacobian = self.jacobian(unknowns)
-        inverse = np.linalg.inv(jacobian.T @ jacobian)
-        effective = np.trace(self.places @ inverse[:-1, :-1] @ self.places.T)
-        left = np.sum((self.places @ unknowns[:-1] - y[:, 0]) ** 2)
-        return float(np.sqrt(left / (len(y) - effective) * inverse[-1, -1]))
-
-
-@pytest.fixture(scope="module")
-def fitted() -> tuple[Features, Refit, Any, Any]:
-    features = Features()
-    refit = Refit(features)
-    y = np.exp(-2 * PLACES) + SIGMA * np.random.default_rng(4).standard_normal(PLACES.shape)
-    start = np.append(np.linalg.lstsq(refit.places, y[:, 0], rcond=None)[0], 2.0)
-    return features, refit, y, refit.solve(y, start)
-
-
 def test_an_unknown_coefficient(fitted: Any, tmp_path: Path) -> None:
     features, refit, y, best = fitted
-    features.model.layers[-1].set_weights([best[:-1, None]])
     problem = inverse_problem(features, y, best[-1])
     found = uncertainty(store(problem, tmp_path / "g.zarr", "ggn"), problem=problem)
     (k,) = found.parameters
@@ -217,19 +134,6 @@ def test_what_is_refused(asked: Any, message: str, fitted: Any, tmp_path: Path) 
     path = store(problem, tmp_path / "g.zarr", "ggn")
     with pytest.raises(ProblemError, match=message):
         uncertainty(path, **asked, problem=problem)
-
-
-FILE = """
-import numpy as np
-from hessian_tasks import Problem, ResidualTerm, mlp
-
-def problem():
-    x = np.linspace(0, 1, 12)[:, None]
-    pde = ResidualTerm("pde", x, lambda x, u, nu: nu * u.d("xx") + 1)
-    fit = ResidualTerm("fit", x, lambda x, u, y: u.value - y, data={"y": x * (1 - x)})
-    network = mlp(1, width=4, depth=1, dtype="float64")
-    return Problem(network, [pde, fit], coordinates="x", parameters={"nu": 0.5})
-"""
 
 
 def test_the_command(hessian: Cli, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What the commands print: text for people, plain data for scripts."""
 
 from pipeline.cli.render._analysis import density, info, info_data, spectrum, statistics, subject
-from pipeline.cli.render._inverse import solution, uncertainty
+from pipeline.cli.render._inverse import influence, solution, uncertainty
 from pipeline.cli.render._matrix_free import estimates, outlook, outlook_data
 from pipeline.cli.render._runs import certificate, status, status_data
 from pipeline.cli.render._table import columns, table
@@ -13,6 +13,7 @@ __all__ = [
     "density",
     "estimates",
     "gradients",
+    "influence",
     "info",
     "info_data",
     "outlook",

@@ -10,9 +10,10 @@ from pipeline.cli.render._table import columns, table
 
 if TYPE_CHECKING:
     from pipeline.analysis.solve import Solution
+    from pipeline.curvature.influence import Influence
     from pipeline.curvature.uncertainty import Estimated, Uncertainty
 
-__all__ = ["solution", "uncertainty"]
+__all__ = ["influence", "solution", "uncertainty"]
 
 # Layers in which directions that were left out mostly lie.
 NUM_LAYERS = 3
@@ -74,6 +75,37 @@ def uncertainty(found: Uncertainty) -> str:
         parts.append(columns([["correlations", *names], *lines]))
     parts += [_unidentified(p) for p in found.parameters if not p.identified]
     return "\n\n".join(parts)
+
+
+def influence(found: Influence, quantity: str, number: int) -> str:
+    """The points that change most of a quantity where they are left out, for people."""
+    inverse = found.inverse
+    rows = [
+        ("points", f"{found.term}: {len(found.points):,}, of which these change {quantity} most"),
+        ("method", f"{inverse.method}, damping {inverse.damping:g}"),
+        ("leverage", f"{found.leverage.sum():.3g} in all, {found.leverage.max():.2g} at most"),
+    ]
+    if inverse.left_out.shape[1]:
+        rows.append(("left out", f"{inverse.left_out.shape[1]:,} directions within the noise"))
+    names = list(found.changes)
+    head = [", ".join(found.coordinates), "residual", "leverage", *(f"Δ {name}" for name in names)]
+    lines = [
+        [
+            ", ".join(f"{x:.4g}" for x in found.points[i]),
+            f"{found.residuals[i, 0]:.3g}"
+            if found.residuals.shape[1] == 1
+            else f"{np.linalg.norm(found.residuals[i]):.3g}",
+            f"{found.leverage[i]:.2g}",
+            *(_change(found.changes[name][i], found.rounding[name][i]) for name in names),
+        ]
+        for i in found.strongest(number, quantity)
+    ]
+    return "\n\n".join([table(rows), columns([head, *lines])])
+
+
+def _change(value: float, rounding: float) -> str:
+    # Nothing of it is known.
+    return f"{value:.3g}" if abs(value) > rounding else f"within ± {rounding:.1g}"
 
 
 def _doubts(found: Estimated) -> list[str]:
