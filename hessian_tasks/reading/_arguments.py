@@ -17,7 +17,7 @@ from hessian_tasks.problem import Problem
 from hessian_tasks.reading._evaluations import Dependence, functions_inlined, shifted
 from hessian_tasks.reading._stand_in import Known, below, view_of_stand_ins
 
-__all__ = ["Arguments", "Evaluate", "gradients", "view_of_jets"]
+__all__ = ["Arguments", "gradients", "view_of_jets"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]

@@ -32,6 +32,8 @@ __all__ = ["QuadraticModel", "ResidualModel", "compile_quadratic", "compile_resi
 
 Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
+Products: TypeAlias = Callable[..., tuple[list[Floats], list[Floats]]]
+"""``ℓ'`` and ``ℓ'' v`` from vectors v by all arguments, at some jets."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def compile_quadratic(
     return lambda jets: _differentiate_twice(known, partial(evaluate, jets))
 
 
-def _differentiate_twice(known: Arguments, evaluate: Callable[..., Any]) -> QuadraticModel:
+def _differentiate_twice(known: Arguments, evaluate: Products) -> QuadraticModel:
     slopes, _ = evaluate(known.zeros())
     count, shapes = known.num_jets, known.shapes
     curvatures = {}
@@ -186,7 +188,7 @@ def _differentiate_residual(
     )
 
 
-def _check(known: Arguments, model: QuadraticModel, evaluate: Callable[..., Any]) -> None:
+def _check(known: Arguments, model: QuadraticModel, evaluate: Products) -> None:
     """Find couplings between points, which unit vectors for all points at once hide.
 
     And derivatives of the network that matter, although the term's value does not ask for them.
