@@ -28,9 +28,9 @@ RATE = 2.0
 SIZES = {"width": 16, "depth": 2, "num_interior": 500, "num_boundary": 200, "dtype": "float64"}
 ADAM = 500
 OPTIMISERS: dict[str, dict[str, int]] = {
-    "L-BFGS": {"lbfgs_steps": 3000},
-    "self-scaled Broyden": {"ssbroyden_steps": 2000},
-    "Levenberg-Marquardt": {"levenberg_marquardt_steps": 200},
+    "L-BFGS": {"lbfgs_steps": 1500},
+    "self-scaled Broyden": {"ssbroyden_steps": 1000},
+    "Levenberg-Marquardt": {"levenberg_marquardt_steps": 100},
 }
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import scipy.linalg
 
 from hessian_tasks.autodiff.generalised import find_kinds
+from hessian_tasks.errors import ProblemError
 from hessian_tasks.gauss_newton import GaussNewtonEngine
 from hessian_tasks.problem import Problem
 from hessian_tasks.reading import read_terms
@@ -82,7 +83,7 @@ def run_levenberg_marquardt(objective: Objective, num_steps: int) -> None:
         num_steps: Largest number of steps.
 
     Raises:
-        ProblemError: If the loss or its gradient is not finite.
+        ProblemError: If the loss, its gradient or the matrix is not finite.
         PlanError: If a term has no Gauss-Newton matrix.
         DoesNotFitError: If memory does not hold two dense matrices.
     """
@@ -91,16 +92,21 @@ def run_levenberg_marquardt(objective: Objective, num_steps: int) -> None:
     at = objective(theta)
     engine = _engine(objective.problem)
     damping: Damping | None = None
-    for _ in range(num_steps):
+    for number in range(num_steps):
+        if number > 0:
+            engine.refresh()
         matrix = engine.block_row(BlockRow(0, 0, len(theta))).astype(np.float64, copy=False)
-        scale = float(np.abs(matrix.diagonal()).max()) or 1.0
-        damping = damping or Damping(FIRST * scale)
+        if not np.isfinite(matrix).all():
+            raise ProblemError(
+                f"The Gauss-Newton matrix holds NaN or infinity where the loss is {at.loss:.3e}. "
+                "Look for a root, quotient or logarithm at the end of its domain."
+            )
+        damping = damping or Damping(FIRST * _scale(matrix))
         found = _descend(objective, at, matrix, damping)
         if found is None:
             break
         at = found
         objective.report(at.loss)
-        engine.refresh()
     objective.move(at.theta)
 
 
@@ -119,7 +125,7 @@ def _engine(problem: Problem) -> GaussNewtonEngine:
 
 def _descend(objective: Objective, at: Place, matrix: Array, damping: Damping) -> Place | None:
     """Where the loss is smaller, which the network has then, or None if no damping leads there."""
-    limit = LARGEST * (float(np.abs(matrix.diagonal()).max()) or 1.0)
+    limit = LARGEST * _scale(matrix)
     while damping.value <= limit:
         step = damped_step(matrix, at.gradient, damping.value)
         if step is None:
@@ -132,6 +138,11 @@ def _descend(objective: Objective, at: Place, matrix: Array, damping: Damping) -
         if falls:
             return there
     return None
+
+
+def _scale(matrix: Array) -> float:
+    """The largest diagonal entry, or 1 of a matrix that has none."""
+    return float(np.abs(matrix.diagonal()).max()) or 1.0
 
 
 def damped_step(matrix: Array, gradient: Array, damping: float) -> Array | None:
@@ -147,7 +158,8 @@ def damped_step(matrix: Array, gradient: Array, damping: float) -> Array | None:
         array([-1., -4.])
         >>> damped_step(np.diag([3.0, -1.0]), np.array([4.0, 4.0]), 1.0)
     """
-    damped = matrix.copy(order="F")
+    # Symmetric, and of rows in a row: its transpose is in LAPACK's order as it is.
+    damped = matrix.T.copy(order="F")
     damped[np.diag_indices_from(damped)] += damping
     try:
         factor = scipy.linalg.cho_factor(damped, lower=True, overwrite_a=True, check_finite=False)

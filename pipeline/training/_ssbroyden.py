@@ -185,7 +185,11 @@ def _search(
             c2=CURVATURE,
             maxiter=TRIALS,
         )
-    return None if length is None else (ask(at.theta + length * direction), length)
+    if length is None:
+        return None
+    there = ask(at.theta + length * direction)
+    # Where the fall that is asked for is less than the rounding of the loss, it need not fall.
+    return (there, length) if there.loss < at.loss else None
 
 
 def _learn(inverse: InverseHessian, at: Place, there: Place, length: float) -> None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from hessian_tasks import DensityTerm, LossTerm, Problem, ResidualTerm, load_problem, mlp
 from hessian_tasks.autodiff.matrices import AutodiffJacobian
+from hessian_tasks.errors import ProblemError
 from hessian_tasks.gauss_newton import GaussNewtonEngine
 from hessian_tasks.loss.regularization import with_regularization
 from hessian_tasks.loss.terms import term_values
@@ -169,6 +170,13 @@ def test_leaves_the_domain_of_the_loss_by_no_step() -> None:
     # ∇L = 1 - 1/a, G = 1/a²: the first steps of Newton from 6 lead below 0. Minimum at 1.
     assert get_theta(result.problem.model) == pytest.approx([1.0], abs=1e-7)
     assert result.loss == pytest.approx(1.0, abs=1e-14)
+
+
+def test_refuses_a_matrix_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = GaussNewtonEngine.block_row
+    monkeypatch.setattr(GaussNewtonEngine, "block_row", lambda *given: np.nan * rows(*given))
+    with pytest.raises(ProblemError, match="Gauss-Newton matrix holds NaN"):
+        train(small(width=2), adam_steps=0, levenberg_marquardt_steps=1)
 
 
 def test_ends_where_no_damping_helps() -> None:
