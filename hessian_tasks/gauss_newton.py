@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from hessian_tasks.autodiff.engine import select_terms, trial_rows
 from hessian_tasks.devices import DevicePool
-from hessian_tasks.errors import ProblemError
+from hessian_tasks.errors import NotLayeredError, ProblemError
 from hessian_tasks.networks.models import parameter_layout
 from hessian_tasks.problem import Problem
 from hessian_tasks.spec import BlockRow, TermResiduals
@@ -58,6 +58,14 @@ class TermMatrix(Protocol):
         Returns:
             ``J[:, start:stop]`` ``[N C, rows]`` and ``J[:, start:stop]ᵀ J[:, start:]``
             ``[rows, P - start]``; or nothing and ``G[start:stop, start:]``.
+        """
+        ...
+
+    def refresh(self) -> None:
+        """Take the weights that the networks have now, without tracing anything anew.
+
+        Raises:
+            NotLayeredError: If there the term has no such matrix.
         """
         ...
 
@@ -163,6 +171,20 @@ class GaussNewtonEngine:
         if matrix.residuals is not None:
             rows *= rows.dtype.type(matrix.residuals.factor)
         return rows, columns
+
+    def refresh(self) -> None:
+        """Take the weights that the networks have now, without tracing anything anew.
+
+        Raises:
+            ProblemError: If there a term has no such matrix.
+        """
+        for name, matrix in self._matrices.items():
+            try:
+                matrix.refresh()
+            except NotLayeredError as error:
+                raise ProblemError(
+                    f"Term {name!r} has no Gauss-Newton matrix at these weights: it {error}."
+                ) from error
 
     def trial_rows(self) -> list[BlockRow]:
         """A few rows that are typical of the whole: one to compile, a short and a longer one."""

@@ -50,6 +50,9 @@ class _Autodiff:
         self._term = term
         self._compiled: dict[int, SumOverBatches] = {}
 
+    def refresh(self) -> None:
+        """Nothing to do: what is compiled reads the weights where they are."""
+
     def _rows(
         self, row: BlockRow, check: Callable[[], None]
     ) -> Iterator[tuple[slice, list[Array]]]:

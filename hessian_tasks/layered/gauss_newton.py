@@ -73,6 +73,7 @@ class LayeredJacobian:
         """
         self.term = term.name
         self._network = network
+        self._reading = reading
         try:
             self._residual = expand_residual(network, reading)
         except NotLayeredError as error:
@@ -96,6 +97,12 @@ class LayeredJacobian:
             product += own.T @ rows
             columns[points] = own.reshape(num_components, -1, row.num_rows).swapaxes(0, 1)
         return columns.reshape(-1, row.num_rows), product
+
+    def refresh(self) -> None:
+        """See :meth:`hessian_tasks.gauss_newton.TermMatrix.refresh`."""
+        self._network = self._network.again(self._reading.problem)
+        self._reading = self._reading.again()
+        self._residual = expand_residual(self._network, self._reading)
 
     def _rows(self, points: slice, start: int) -> Array:
         """Rows of J, columns from ``start`` on, component by component ``[C n, P - start]``."""
@@ -134,6 +141,7 @@ class LayeredCurvature:
         """
         self.term = reading.term.name
         self._network = network
+        self._reading = reading
         self._curvature = expand_curvature(network, reading)
         self._num_params = parameter_layout(reading.problem.model).num_params
 
@@ -151,6 +159,12 @@ class LayeredCurvature:
         if self._curvature.border is not None:
             self._curvature.border.add_to(found, row)
         return None, found
+
+    def refresh(self) -> None:
+        """See :meth:`hessian_tasks.gauss_newton.TermMatrix.refresh`."""
+        self._network = self._network.again(self._reading.problem)
+        self._reading = self._reading.again()
+        self._curvature = expand_curvature(self._network, self._reading)
 
 
 def _point_batch(network: Network, rows_per_point: int, num_params: int) -> int:

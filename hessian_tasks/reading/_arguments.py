@@ -17,7 +17,7 @@ from hessian_tasks.problem import Problem
 from hessian_tasks.reading._evaluations import Dependence, functions_inlined, shifted
 from hessian_tasks.reading._stand_in import Known, below, view_of_stand_ins
 
-__all__ = ["Arguments", "Evaluate", "gradients", "view_of_jets"]
+__all__ = ["Arguments", "gradients", "view_of_jets"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -27,10 +27,10 @@ MAX_DIRECT = 512
 
 
 class Evaluate(Protocol):
-    """``ℓ'`` and ``ℓ'' v`` by all arguments, from vectors v by all of them."""
+    """``ℓ'`` and ``ℓ'' v`` by all arguments, from the jets and vectors v by all arguments."""
 
     def __call__(
-        self, vectors: Sequence[Floats], others: float = 0.0
+        self, jets: Sequence[Array], vectors: Sequence[Floats], others: float = 0.0
     ) -> tuple[list[Floats], list[Floats]]:
         """Evaluate; ``others`` is what derivatives are that are not asked for."""
         ...
@@ -40,28 +40,31 @@ class Arguments:
     """The jets of every evaluation, then the weights that the term reads itself.
 
     Attributes:
+        num_jets: How many of them are jets.
         shapes: Of all arguments.
         dtype: The model's.
         tolerance: Relative errors that are rounding.
     """
 
-    def __init__(self, problem: Problem, dependence: Dependence, jets: Sequence[Array]) -> None:
+    def __init__(
+        self, problem: Problem, dependence: Dependence, jets: Sequence[tuple[int, ...]]
+    ) -> None:
         """Take the arguments.
 
         Args:
             problem: The problem, its model resolved to a Keras model.
             dependence: What the term depends on.
-            jets: Of every evaluation ``[N, R, outputs]``, in the model's dtype.
+            jets: Shapes of the jets of every evaluation, ``(N, R, outputs)``.
 
         Raises:
             NotLayeredError: If the term reads too many weights itself.
         """
         self._problem = problem
         self._dependence = dependence
-        self._jets = jets
+        self.num_jets = len(jets)
         every = trainable_variables(problem.model)
         self._variables = [every[position] for position in dependence.direct]
-        self.shapes = [jet.shape for jet in jets] + [tuple(v.shape) for v in self._variables]
+        self.shapes = [*jets, *(tuple(v.shape) for v in self._variables)]
         self.dtype = dtype_of(problem.model)
         # Rounding that inner derivatives have made larger, up to six digits of sixteen, or three of
         # seven; a mean over N points couples them by 1/N of the largest entry.
@@ -87,7 +90,7 @@ class Arguments:
 
     def direct_units(self) -> Iterator[list[Floats]]:
         """For every entry of the weights that the term reads: 1 there, 0 elsewhere."""
-        for position in range(len(self._jets), len(self.shapes)):
+        for position in range(self.num_jets, len(self.shapes)):
             for entry in np.ndindex(*self.shapes[position]):
                 unit = self.zeros()
                 unit[position][entry] = 1
@@ -95,7 +98,7 @@ class Arguments:
 
     def flat(self, parts: Sequence[Floats]) -> Floats:
         """The entries of the weights among derivatives by all arguments."""
-        return np.concatenate([np.zeros(0), *[part.ravel() for part in parts[len(self._jets) :]]])
+        return np.concatenate([np.zeros(0), *[part.ravel() for part in parts[self.num_jets :]]])
 
     def tensors(self, jets: Sequence[Tensor]) -> list[Tensor]:
         """All arguments in a graph in which the jets are these."""
@@ -106,23 +109,23 @@ class Arguments:
         return view_of_jets(self._problem, self._dependence, jets, others)
 
     def compile(self, loss: Callable[[View], Tensor]) -> Evaluate:
-        """A function of a vector v, by all arguments, that gives ``ℓ'`` and ``ℓ'' v``."""
+        """A function of the jets and of v, by all arguments, that gives ``ℓ'`` and ``ℓ'' v``."""
         count = len(self.shapes)
 
         def derivatives(others: Tensor, *tensors: Tensor) -> list[Tensor]:
-            arguments = self.tensors(tensors[: len(self._jets)])
+            arguments = self.tensors(tensors[: self.num_jets])
             slopes = gradients(loss(self.view(arguments, others)), arguments)
-            vectors = tensors[len(self._jets) :]
+            vectors = tensors[self.num_jets :]
             along = [tf.reduce_sum(s * v) for s, v in zip(slopes, vectors, strict=True)]
             products = gradients(tf.add_n(along), arguments) if along else []
             return [*slopes, *products]
 
-        evaluate = self.run(derivatives, [(), *self.shapes[: len(self._jets)], *self.shapes])
+        evaluate = self.run(derivatives, [(), *self.shapes[: self.num_jets], *self.shapes])
 
         def apply(
-            vectors: Sequence[Floats], others: float = 0.0
+            jets: Sequence[Array], vectors: Sequence[Floats], others: float = 0.0
         ) -> tuple[list[Floats], list[Floats]]:
-            found = evaluate([np.array(others), *self._jets, *vectors])
+            found = evaluate([np.array(others), *jets, *vectors])
             return found[:count], found[count:]
 
         return apply

@@ -19,7 +19,7 @@ from hessian_tasks.problem import Problem, Term
 from hessian_tasks.reading._arguments import view_of_jets
 from hessian_tasks.reading._evaluations import Dependence, Evaluation, functions_inlined
 
-__all__ = ["check_own_points", "find_jets"]
+__all__ = ["check_own_points", "compile_jets"]
 
 Floats: TypeAlias = npt.NDArray[Any]
 
@@ -29,8 +29,10 @@ TOLERANCES = {"float64": 1e-9, "float32": 1e-2}
 MOVES = (0.1, 0.03, 0.3)
 
 
-def find_jets(problem: Problem, term: Term, dependence: Dependence) -> list[Floats]:
-    """The jets that a term is a function of, at θ, once it is clear that it is one.
+def compile_jets(
+    problem: Problem, term: Term, dependence: Dependence
+) -> Callable[[], list[Floats]]:
+    """Compile the jets that a term is a function of, once it is clear that it is one.
 
     The loss as a function of the networks' jets is held against the loss itself. They differ where
     the term's code does what a stand-in for the network cannot know: it may differentiate the
@@ -44,8 +46,8 @@ def find_jets(problem: Problem, term: Term, dependence: Dependence) -> list[Floa
         dependence: What it was found to depend on.
 
     Returns:
-        The jets of every evaluation ``[N, R, outputs]`` in the model's dtype, differentiated
-        plainly.
+        A function that gives the jets of every evaluation ``[N, R, outputs]`` at the weights that
+        the networks have then, in the model's dtype, differentiated plainly.
 
     Raises:
         NotLayeredError: If they differ.
@@ -62,7 +64,6 @@ def find_jets(problem: Problem, term: Term, dependence: Dependence) -> list[Floa
 
     with functions_inlined():
         compiled = tf.function(both, autograph=False).get_concrete_function()
-    found = [tensor.numpy() for tensor in compiled()[2:]]
     agreed = []
     for loss, seen in _at_other_weights(problem.model, compiled):
         if np.isfinite(loss):
@@ -70,7 +71,7 @@ def find_jets(problem: Problem, term: Term, dependence: Dependence) -> list[Floa
     # One of them may be small where parts of it cancel.
     if 2 * sum(agreed) < len(agreed):
         raise NotLayeredError("is no function of the network's jets alone")
-    return found
+    return lambda: [tensor.numpy() for tensor in compiled()[2:]]
 
 
 def _jets(joint: Joint, evaluation: Evaluation) -> Tensor:

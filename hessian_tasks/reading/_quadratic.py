@@ -12,7 +12,7 @@ one unit vector for all points at once; that points do not couple is checked wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -25,14 +25,15 @@ from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.jets import Tensor
 from hessian_tasks.loss.terms import seen_loss, seen_values
 from hessian_tasks.problem import Problem, ResidualTerm, Term
-from hessian_tasks.reading._arguments import Arguments, Evaluate, gradients
+from hessian_tasks.reading._arguments import Arguments, gradients
 from hessian_tasks.reading._checks import check_own_points
-from hessian_tasks.reading._evaluations import Dependence
 
-__all__ = ["QuadraticModel", "ResidualModel", "differentiate_residual", "differentiate_twice"]
+__all__ = ["QuadraticModel", "ResidualModel", "compile_quadratic", "compile_residual"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
+Products: TypeAlias = Callable[..., tuple[list[Floats], list[Floats]]]
+"""``ℓ'`` and ``ℓ'' v`` from vectors v by all arguments, at some jets."""
 
 
 @dataclass(frozen=True)
@@ -88,40 +89,43 @@ def _one_row_a_jet(part: Floats) -> Floats:
     return part.reshape(*part.shape[:2], part[0, 0].size if part.size else 0)
 
 
-def differentiate_twice(
-    problem: Problem, term: Term, dependence: Dependence, jets: Sequence[Array]
-) -> QuadraticModel:
-    """Differentiate the loss of a term at given jets.
+def compile_quadratic(
+    problem: Problem, term: Term, known: Arguments
+) -> Callable[[Sequence[Array]], QuadraticModel]:
+    """Compile the derivatives of the loss of a term.
 
     Args:
         problem: The problem, its model resolved to a Keras model.
         term: The term.
-        dependence: What it depends on.
-        jets: Of every evaluation ``[N, R, outputs]``, in the model's dtype.
+        known: What it is differentiated by.
 
-    Raises:
-        NotLayeredError: If the term couples its points, or reads too many weights itself.
+    Returns:
+        A function of the jets of every evaluation ``[N, R, outputs]``, in the model's dtype. It
+        raises NotLayeredError if the term couples its points.
     """
-    known = Arguments(problem, dependence, jets)
     evaluate = known.compile(partial(seen_loss, problem, term))
+    return lambda jets: _differentiate_twice(known, partial(evaluate, jets))
+
+
+def _differentiate_twice(known: Arguments, evaluate: Products) -> QuadraticModel:
     slopes, _ = evaluate(known.zeros())
+    count, shapes = known.num_jets, known.shapes
     curvatures = {}
-    for a in range(len(jets)):
+    for a in range(count):
         products = [evaluate(unit)[1] for unit in known.units(a)]
-        for b, jet in enumerate(jets):
+        for b in range(count):
             rows = np.stack([product[b] for product in products]) if products else np.zeros(0)
             if rows.any():
-                if jet.shape[0] != jets[a].shape[0]:
+                if shapes[b][0] != shapes[a][0]:
                     raise NotLayeredError("couples its points")
                 rows = np.moveaxis(rows, 0, 1)
-                curvatures[a, b] = rows.reshape(*jets[a].shape, *jet.shape[1:])
+                curvatures[a, b] = rows.reshape(*shapes[a], *shapes[b][1:])
     found = [evaluate(unit)[1] for unit in known.direct_units()]
     model = QuadraticModel(
-        slopes=slopes[: len(jets)],
+        slopes=slopes[:count],
         curvatures=curvatures,
         crosses=[
-            np.array([f[e] for f in found]).reshape(len(found), *j.shape)
-            for e, j in enumerate(jets)
+            np.array([f[e] for f in found]).reshape(len(found), *shapes[e]) for e in range(count)
         ],
         direct=np.array([known.flat(f) for f in found]).reshape(len(found), len(found)),
     )
@@ -129,54 +133,62 @@ def differentiate_twice(
     return model
 
 
-def differentiate_residual(
-    problem: Problem, term: ResidualTerm, dependence: Dependence, jets: Sequence[Array]
-) -> ResidualModel:
-    """Differentiate the residual of a term that does not couple its points, at given jets.
+def compile_residual(
+    problem: Problem, term: ResidualTerm, known: Arguments
+) -> Callable[[Sequence[Array]], ResidualModel]:
+    """Compile the derivatives of the residual of a term that does not couple its points.
 
     Args:
         problem: The problem, its model resolved to a Keras model.
         term: The term.
-        dependence: What it depends on.
-        jets: Of every evaluation ``[N, R, outputs]``, in the model's dtype.
+        known: What it is differentiated by.
 
-    Raises:
-        NotLayeredError: If a point's residual is a function of another point's jets, which the
-            loss does not tell: points in reverse.
+    Returns:
+        A function of the jets of every evaluation ``[N, R, outputs]``, in the model's dtype. It
+        raises NotLayeredError if a point's residual is a function of another point's jets, which
+        the loss does not tell: points in reverse.
     """
-    known = Arguments(problem, dependence, jets)
+    count = known.num_jets
 
     def rows(factors: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        arguments = known.tensors(tensors[: len(jets)])
+        arguments = known.tensors(tensors[:count])
         view = known.view(arguments, tf.zeros((), known.dtype))
         residual = seen_values(problem, term, view)
         # A point's residual depends on its own jets alone: the sum over points loses nothing.
         components = tf.unstack(residual * factors[:, tf.newaxis], axis=1)
-        slopes = [gradients(r, arguments[: len(jets)]) for r in components]
+        slopes = [gradients(r, arguments[:count]) for r in components]
         cotangent = tf.ones_like(residual)
-        pulled = tf.gradients(residual, arguments[len(jets) :], grad_ys=cotangent)
-        tangents = tensors[len(jets) :]
+        pulled = tf.gradients(residual, arguments[count:], grad_ys=cotangent)
+        tangents = tensors[count:]
         pairs = [(p, t) for p, t in zip(pulled, tangents, strict=True) if p is not None]
         along = [tf.reduce_sum(p * t) for p, t in pairs]
         (pushed,) = gradients(tf.add_n(along), [cotangent]) if along else [tf.zeros_like(residual)]
         return residual, pushed, *[s for component in slopes for s in component]
 
     evaluate = known.run(rows, [(term.num_points,), *known.shapes])
-    ones, zeros = np.ones(term.num_points), known.zeros()[len(jets) :]
-    residual, _, *slopes = evaluate([ones, *jets, *zeros])
-    check_own_points(
-        slopes, lambda factors: evaluate([factors, *jets, *zeros])[2:], known.tolerance
+    ones = np.ones(term.num_points)
+    return lambda jets: _differentiate_residual(
+        known, ones, lambda factors, tangents: evaluate([factors, *jets, *tangents])
     )
-    units = [unit[len(jets) :] for unit in known.direct_units()]
-    columns = [evaluate([ones, *jets, *unit])[1] for unit in units]
+
+
+def _differentiate_residual(
+    known: Arguments, ones: Floats, evaluate: Callable[[Floats, list[Floats]], list[Floats]]
+) -> ResidualModel:
+    count = known.num_jets
+    zeros = known.zeros()[count:]
+    residual, _, *slopes = evaluate(ones, zeros)
+    check_own_points(slopes, lambda factors: evaluate(factors, zeros)[2:], known.tolerance)
+    units = [unit[count:] for unit in known.direct_units()]
+    columns = [evaluate(ones, unit)[1] for unit in units]
     shape = (*residual.shape, len(units))
     return ResidualModel(
-        slopes=[np.stack(slopes[e :: len(jets)]) for e in range(len(jets))],
+        slopes=[np.stack(slopes[e::count]) for e in range(count)],
         direct=np.stack(columns, axis=-1) if columns else np.zeros(shape),
     )
 
 
-def _check(known: Arguments, model: QuadraticModel, evaluate: Evaluate) -> None:
+def _check(known: Arguments, model: QuadraticModel, evaluate: Products) -> None:
     """Find couplings between points, which unit vectors for all points at once hide.
 
     And derivatives of the network that matter, although the term's value does not ask for them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -10,14 +11,15 @@ import numpy.typing as npt
 
 from hessian_tasks.networks.models import dtype_of
 from hessian_tasks.problem import Problem, ResidualTerm, Term
-from hessian_tasks.reading._checks import find_jets
+from hessian_tasks.reading._arguments import Arguments
+from hessian_tasks.reading._checks import compile_jets
 from hessian_tasks.reading._convexity import is_convex
 from hessian_tasks.reading._evaluations import Dependence, find_dependence
 from hessian_tasks.reading._quadratic import (
     QuadraticModel,
     ResidualModel,
-    differentiate_residual,
-    differentiate_twice,
+    compile_quadratic,
+    compile_residual,
 )
 from hessian_tasks.reading._words import describe
 
@@ -25,11 +27,16 @@ __all__ = ["Reading", "read_terms"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
+# Of what is kept that which does not depend on the weights.
+_TRACED = frozenset(
+    {"dependence", "_find_jets", "_differentiate_twice", "_differentiate_residual", "_arguments"}
+)
+
 
 class Reading:
     """What one term of a problem is a function of, and its derivatives by that, at θ.
 
-    It belongs to the weights that the networks have when it is asked; make another one for others.
+    It belongs to the weights that the networks have when it is asked; :meth:`again` is for others.
     Every property raises :class:`~hessian_tasks.errors.NotLayeredError` if the term is no such
     function, saying why.
 
@@ -68,23 +75,45 @@ class Reading:
     @cached_property
     def jets(self) -> list[Array]:
         """The networks' derivatives at every evaluation ``[N, R, outputs]``."""
-        return find_jets(self.problem, self.term, self.dependence)
+        return self._find_jets()
 
     @cached_property
     def quadratic(self) -> QuadraticModel:
         """The loss to second order in the jets, and in the weights that it reads itself."""
-        return differentiate_twice(self.problem, self.term, self.dependence, self.jets)
+        return self._differentiate_twice(self.jets)
 
     @cached_property
     def residual(self) -> ResidualModel:
         """The residual of a residual term to first order."""
-        assert isinstance(self.term, ResidualTerm)
-        return differentiate_residual(self.problem, self.term, self.dependence, self.jets)
+        return self._differentiate_residual(self.jets)
 
     @cached_property
     def is_convex(self) -> bool:
         """Whether the loss is convex in what it is a function of, near θ."""
         return is_convex(self.quadratic, np.dtype(dtype_of(self.problem.model)))
+
+    @cached_property
+    def _find_jets(self) -> Callable[[], list[Array]]:
+        return compile_jets(self.problem, self.term, self.dependence)
+
+    @cached_property
+    def _differentiate_twice(self) -> Callable[[Sequence[Array]], QuadraticModel]:
+        return compile_quadratic(self.problem, self.term, self._arguments)
+
+    @cached_property
+    def _differentiate_residual(self) -> Callable[[Sequence[Array]], ResidualModel]:
+        assert isinstance(self.term, ResidualTerm)
+        return compile_residual(self.problem, self.term, self._arguments)
+
+    @cached_property
+    def _arguments(self) -> Arguments:
+        return Arguments(self.problem, self.dependence, [jet.shape for jet in self.jets])
+
+    def again(self) -> Reading:
+        """A reading at the weights that the networks have now; what was traced is kept."""
+        other = Reading(self.problem, self.term)
+        vars(other).update({n: value for n, value in vars(self).items() if n in _TRACED})
+        return other
 
     @property
     def words(self) -> str:

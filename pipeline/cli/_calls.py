@@ -196,23 +196,14 @@ def _workers(settings: Settings, stop: threading.Event) -> AbstractContextManage
     return connect(settings.chosen, stop)
 
 
-def train_settings(
-    settings: Settings,
-    out: Path,
-    steps: tuple[int, int, int],
-    history: Path | None,
-    console: Console,
-    along: Along,
-) -> None:
+def train_settings(settings: Settings, along: Along, seed: int, console: Console) -> None:
     """Train the problem's network, show the losses, and save it.
 
     Args:
         settings: Which problem.
-        out: Where to save, ``.keras`` or ``.weights.h5``, or ``.npz`` with all there is.
-        steps: Steps of Adam, steps of L-BFGS, seed.
-        history: Where to save the pairs of L-BFGS, ``.npz``.
+        along: What is trained by, where the network is saved, what is kept on the way.
+        seed: Seed of the training.
         console: Where to show progress.
-        along: What is watched and kept on the way.
 
     Raises:
         ConfigError: If the file has another ending, or a history of no steps is wanted.
@@ -221,13 +212,16 @@ def train_settings(
     from hessian_tasks.networks.trainables import parameters_of, resolve
     from pipeline.training import train
 
+    out, history, steps = along.out, along.history, along.steps
     if not out.name.endswith((".keras", ".weights.h5", ".npz")):
         raise ConfigError(
             f"The trained network is saved as .keras, .weights.h5 or .npz, but --out is {out}."
         )
-    adam_steps, lbfgs_steps, seed = steps
-    if history is not None and lbfgs_steps == 0:
-        raise ConfigError("--history records L-BFGS, but --lbfgs 0 makes no step of it.")
+    if history is not None and steps.lbfgs == 0:
+        raise ConfigError(
+            "--history keeps the pairs of L-BFGS, which is to make no step. Give it some: "
+            "--lbfgs 1000."
+        )
     source = _source(settings)
     problem = source.load()
     with (
@@ -236,8 +230,10 @@ def train_settings(
         _save_network(resolve(problem).model, Path(directory) / out.name, source)
     result = train(
         problem,
-        adam_steps=adam_steps,
-        lbfgs_steps=lbfgs_steps,
+        adam_steps=steps.adam,
+        lbfgs_steps=steps.lbfgs,
+        ssbroyden_steps=steps.ssbroyden,
+        levenberg_marquardt_steps=steps.levenberg_marquardt,
         seed=seed,
         on_step=LossDisplay(console),
         observe=along.observer(lambda model, path: _save_network(model, path, source), source),

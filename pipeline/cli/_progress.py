@@ -14,6 +14,8 @@ from pipeline.units import format_bytes, format_seconds
 __all__ = ["LossDisplay", "ProgressDisplay"]
 
 LOG_INTERVAL_SECONDS = 10.0
+# A step of Levenberg-Marquardt takes and gains as much as some hundred of the others.
+STEPS_BETWEEN = {"levenberg-marquardt": 10}
 
 
 class ProgressDisplay:
@@ -92,12 +94,11 @@ class ProgressDisplay:
 class LossDisplay:
     """Prints the loss now and then while a network is trained."""
 
-    def __init__(self, console: Console, interval: int = 500) -> None:
-        """Print on ``console`` every ``interval`` steps."""
+    def __init__(self, console: Console) -> None:
+        """Print on ``console``."""
         self._console = console
-        self._interval = interval
 
     def __call__(self, phase: str, step: int, loss: float) -> None:
         """Show a step."""
-        if step == 1 or step % self._interval == 0:
+        if step == 1 or step % STEPS_BETWEEN.get(phase, 500) == 0:
             self._console.print(f"{phase:<6} step {step:>5}  loss {loss:.3e}")

@@ -179,7 +179,18 @@ def train(
         "trained.keras"
     ),
     adam: Annotated[int, typer.Option(min=0, help="Steps of Adam.")] = 2000,
-    lbfgs: Annotated[int, typer.Option(min=0, help="Steps of L-BFGS afterwards.")] = 1000,
+    lbfgs: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Steps of L-BFGS afterwards (1000, or none with one of the following)."
+        ),
+    ] = None,
+    ssbroyden: Annotated[
+        int, typer.Option(min=0, help="Steps of self-scaled Broyden afterwards (none).")
+    ] = 0,
+    levenberg_marquardt: Annotated[
+        int, typer.Option(min=0, help="Steps of Levenberg-Marquardt afterwards (none).")
+    ] = 0,
     seed: Seed = 0,
     history: Annotated[
         Path | None, typer.Option(help="Where to save the pairs of L-BFGS, .npz.")
@@ -194,13 +205,15 @@ def train(
         int, typer.Option(min=0, help="Networks to save along the way, beside --out (none).")
     ] = 0,
 ) -> None:
-    """Train a problem's network: Adam, then L-BFGS."""
+    """Train a problem's network: Adam, then L-BFGS or what is asked for."""
     configure_tensorflow(settings.threads)
     from pipeline.cli._calls import train_settings
     from pipeline.cli._training import Along
+    from pipeline.training import Steps
 
-    along = Along(out, watch, watched, checkpoints, adam + lbfgs)
-    train_settings(settings, out, (adam, lbfgs, seed), history, Terminal(), along)
+    steps = Steps.of(adam, lbfgs, ssbroyden, levenberg_marquardt)
+    along = Along(out, watch, watched, checkpoints, history, steps)
+    train_settings(settings, along, seed, Terminal())
 
 
 def _configure_client(settings: Settings) -> None:

@@ -13,6 +13,7 @@ from hessian_tasks.source import ProblemSource
 from pipeline.errors import ConfigError
 from pipeline.estimates.recording import WatchedStore
 from pipeline.estimates.watching import Watch
+from pipeline.training import Steps
 
 __all__ = ["Along"]
 
@@ -29,14 +30,16 @@ class Along:
         every: Steps between observations of the curvature, or 0.
         store: Where these are kept; beside ``out`` by default.
         checkpoints: Networks to save along the way.
-        num_steps: Largest number of steps of both phases.
+        history: Where the pairs of L-BFGS are saved, ``.npz``, or None.
+        steps: What is trained by.
     """
 
     out: Path
     every: int
     store: Path | None
     checkpoints: int
-    num_steps: int
+    history: Path | None
+    steps: Steps
 
     def observer(
         self, save: Save, source: ProblemSource
@@ -81,9 +84,9 @@ class Along:
         return self.store or self.out.with_name(f"{stem}-watched.zarr")
 
     def _paths(self) -> dict[int, Path]:
-        # At equal distances, the last at the end if L-BFGS takes all its steps.
+        # At equal distances, the last at the end if all steps are taken.
         stem, ending = _split(self.out)
-        steps = {self.num_steps * n // self.checkpoints for n in range(1, self.checkpoints + 1)}
+        steps = {self.steps.total * n // self.checkpoints for n in range(1, self.checkpoints + 1)}
         return {s: self.out.with_name(f"{stem}-{s:06d}{ending}") for s in sorted(steps - {0})}
 
 

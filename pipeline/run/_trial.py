@@ -7,7 +7,7 @@ import time
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.process import available_cores, peak_bytes, reset_peak, resident_bytes
 from hessian_tasks.spec import BlockRow
-from pipeline.run._engines import AnyEngine, uses_numpy
+from pipeline.run.engines import AnyEngine, uses_numpy
 from pipeline.run.executors import ExecutorName
 from pipeline.run.plan import WANTED_BLOCK_ROWS, Cost
 

@@ -12,9 +12,9 @@ from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.spec import EngineChoice, EngineName, matrix_of
 from pipeline.errors import StoreMismatchError
-from pipeline.run._engines import AnyEngine, choose_engine
 from pipeline.run._references import References
 from pipeline.run._trial import measure, num_threads_of, wanted_block_rows
+from pipeline.run.engines import AnyEngine, choose_engine
 from pipeline.run.options import RunOptions
 from pipeline.run.plan import Plan, Request, make_plan
 from pipeline.store.store import HessianStore

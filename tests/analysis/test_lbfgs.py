@@ -16,9 +16,9 @@ from scipy.optimize import LbfgsInvHessProduct
 
 from hessian_tasks.networks.models import get_theta
 from hessian_tasks.problems import heat
-from pipeline import training as module
 from pipeline.analysis.lbfgs import InverseHessianFactor, LbfgsHistory
 from pipeline.errors import StoreError
+from pipeline.training import _lbfgs as module
 from pipeline.training import train
 
 Array = npt.NDArray[Any]
@@ -166,4 +166,4 @@ def test_command_saves_the_history(hessian: Any, tmp_path: Path) -> None:
     assert LbfgsHistory.load(pairs).steps.shape[0] == 5
     code, _, errors = hessian("train", *problem, "--lbfgs", 0, "--history", pairs)
     assert code == 2
-    assert "--lbfgs 0 makes no step" in errors
+    assert "which is to make no step" in errors

@@ -15,7 +15,7 @@ from hessian_tasks.loss import losses_and_gradient
 from hessian_tasks.loss.regularization import with_regularization
 from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.spec import BlockRow
-from pipeline.run._engines import choose_engine
+from pipeline.run.engines import choose_engine
 from tests.bridges.models import MODELS, burgers, compiled, fnn, inverse, poisson, system
 from tests.helpers.oracles import dense_hessian, dense_jacobian
 

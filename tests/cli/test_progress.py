@@ -53,11 +53,14 @@ def test_bar_is_drawn_on_a_terminal_and_taken_away() -> None:
 
 def test_losses_are_shown_now_and_then() -> None:
     text = io.StringIO()
-    display = LossDisplay(Console(file=text), interval=10)
-    for step in range(1, 21):
-        display("adam", step, 1.0 / step)
+    display = LossDisplay(Console(file=text))
+    for phase, count in (("adam", 1000), ("levenberg-marquardt", 12)):
+        for step in range(1, count + 1):
+            display(phase, step, 1.0 / step)
     assert text.getvalue().splitlines() == [
         "adam   step     1  loss 1.000e+00",
-        "adam   step    10  loss 1.000e-01",
-        "adam   step    20  loss 5.000e-02",
+        "adam   step   500  loss 2.000e-03",
+        "adam   step  1000  loss 1.000e-03",
+        "levenberg-marquardt step     1  loss 1.000e+00",
+        "levenberg-marquardt step    10  loss 1.000e-01",
     ]

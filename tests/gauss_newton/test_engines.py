@@ -32,7 +32,7 @@ from hessian_tasks.spec import BlockRow
 from pipeline.api import compute_hessian, open_hessian, open_store, verify_hessian
 from pipeline.curvature.gauss_newton import neural_tangent_kernel, residual_curvature
 from pipeline.errors import StoreMismatchError
-from pipeline.run._engines import choose_engine
+from pipeline.run.engines import choose_engine
 from pipeline.run.events import BlockRowStored
 from pipeline.run.inputs import freeze_source, stored_inputs
 from pipeline.run.options import RunOptions

@@ -28,7 +28,7 @@ from hessian_tasks.spec import GAUSS_NEWTON
 from pipeline.api import compute_hessian, verify_hessian
 from pipeline.curvature.gauss_newton import neural_tangent_kernel, residual_curvature
 from pipeline.errors import StoreMismatchError
-from pipeline.run._engines import choose_engine
+from pipeline.run.engines import choose_engine
 from pipeline.run.options import RunOptions
 from pipeline.store.store import HessianStore
 from tests.helpers.oracles import dense_jacobian

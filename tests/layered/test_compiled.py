@@ -16,8 +16,8 @@ from hessian_tasks.layered.xla import compiled
 from hessian_tasks.problem import Problem
 from hessian_tasks.problems import burgers, classification, kovasznay, poisson
 from hessian_tasks.spec import BlockRow
-from pipeline.run import _engines as engines
-from pipeline.run._engines import choose_engine, uses_numpy
+from pipeline.run import engines
+from pipeline.run.engines import choose_engine, uses_numpy
 from pipeline.store.store import HessianStore
 from tests.helpers.networks import draw_problem
 from tests.layered.test_engine import of

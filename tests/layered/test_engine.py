@@ -28,7 +28,7 @@ from hessian_tasks.problems import (
 )
 from hessian_tasks.spec import BlockRow
 from pipeline.errors import PlanError
-from pipeline.run._engines import choose_engine
+from pipeline.run.engines import choose_engine
 
 layers = keras.layers
 

@@ -38,7 +38,7 @@ from hessian_tasks.spec import GAUSS_NEWTON
 from pipeline.api import open_hessian, verify_hessian
 from pipeline.errors import StoppedError
 from pipeline.estimates.operator import operator_of
-from pipeline.run._engines import choose_engine
+from pipeline.run.engines import choose_engine
 from pipeline.run.events import BlockRowStored
 from pipeline.training import train
 from tests.helpers.runs import Run

@@ -35,8 +35,8 @@ from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
 from pipeline import compute_hessian, matrix_free_operator, verify_hessian
 from pipeline.errors import StoreMismatchError
-from pipeline.run._engines import choose_engine
 from pipeline.run.cluster.workers import Workers
+from pipeline.run.engines import choose_engine
 from pipeline.run.inputs import freeze_source
 from pipeline.run.options import RunOptions
 from pipeline.store.store import HessianStore

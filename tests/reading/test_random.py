@@ -26,7 +26,7 @@ from hessian_tasks.networks.trainables import (
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow, Matrix
 from pipeline.errors import PlanError
-from pipeline.run._engines import choose_engine, uses_numpy
+from pipeline.run.engines import choose_engine, uses_numpy
 from tests.helpers.oracles import dense_jacobian, linearised_hessian
 from tests.reading.hostile import HOSTILE, draw_hostile
 from tests.reading.losses import draw_losses

@@ -22,8 +22,8 @@ from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.problems import poisson
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow, EngineName
-from pipeline.run import _engines as engines
-from pipeline.run._engines import choose_engine
+from pipeline.run import engines
+from pipeline.run.engines import choose_engine
 from pipeline.run.events import Event, RunStarted
 from pipeline.run.inputs import freeze_source
 from pipeline.store.store import HessianStore

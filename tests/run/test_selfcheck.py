@@ -31,8 +31,8 @@ from pipeline.api import compute_hessian, open_store, verify_hessian
 from pipeline.errors import SelfCheckError, StoreWarning
 from pipeline.run import _references as references
 from pipeline.run import _selfcheck as selfcheck
-from pipeline.run._engines import choose_engine
 from pipeline.run._references import References
+from pipeline.run.engines import choose_engine
 from pipeline.run.events import BlockRowStored, RunFinished
 from pipeline.run.inputs import freeze_source
 from pipeline.run.options import RunOptions

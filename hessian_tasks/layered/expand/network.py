@@ -77,6 +77,17 @@ class Network:
         theta = get_theta(problem.model).astype(dtype_of(problem.model))
         return cls(read_program(problem), theta, Joint(problem).width)
 
+    def again(self, problem: Problem) -> Network:
+        """The same networks with the weights that they have now; what was compiled is kept.
+
+        Args:
+            problem: The problem that it was read from.
+        """
+        theta = get_theta(problem.model).astype(self.dtype)
+        other = Network(self.program, theta, self._num_coordinates)
+        other._compiled = self._compiled
+        return other
+
     def kernel(self, wire: int) -> Array:
         """Kernel of the site that makes a wire, without the bias ``[num_inputs, width]``."""
         return self.weights[wire][: self.program.site(wire).num_inputs]

@@ -92,7 +92,7 @@ def _prepare(job: Job) -> _Ready:
     # It may have been started by others before, with operations as wide as the machine.
     num_threads = configure_tensorflow(job.num_threads, job.num_gpus)
     from hessian_tasks.rebuild import rebuild
-    from pipeline.run._engines import choose_engine
+    from pipeline.run.engines import choose_engine
     from pipeline.run.inputs import stored_inputs
 
     store = HessianStore(job.store, warn=False)  # the client does

@@ -1,0 +1,1 @@
+"""Optimisers: what each step is, and how far they come."""
