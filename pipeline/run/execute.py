@@ -65,8 +65,8 @@ def execute(
     stop = stop or threading.Event()
     location = locate(place)
     if workers is not None:
-        workers.check(frozen.source)
-        options = _fit(options, workers)
+        sent = workers.check(frozen.source)
+        options = _fit(options, workers, len(sent.pickled))
     with location.locked() as hold:
         return _Run(location, frozen, options, stop, workers, hold).execute(callbacks)
 
@@ -147,13 +147,13 @@ class _Run:
             get_executor(self.options.executor)(task, pending, prepared.plan.num_threads)
 
 
-def _fit(options: RunOptions, workers: Workers) -> RunOptions:
-    """Plan for the smallest worker."""
+def _fit(options: RunOptions, workers: Workers, sent_bytes: int) -> RunOptions:
+    """Plan for the smallest worker, which keeps what it was sent beside what is made of it."""
     memory = [limit for limit in (options.allowed_bytes, workers.memory) if limit is not None]
     return replace(
         options,
         num_threads=workers.num_threads,
-        allowed_bytes=min(memory) if memory else None,
+        allowed_bytes=max(1, min(memory) - sent_bytes) if memory else None,
         num_workers=workers.number,
     )
 
