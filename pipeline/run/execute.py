@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from hessian_tasks.spec import BlockRow
 from pipeline.errors import PlanError
 from pipeline.run._blocks import BlockTask
 from pipeline.run._selfcheck import Guard
-from pipeline.run.events import BlockRowStored, Callback, Event, RunFinished, RunStarted
+from pipeline.run.events import BlockRowStored, Callback, Event, HearsEnd, RunFinished, RunStarted
 from pipeline.run.executors import get_executor
 from pipeline.run.options import RunOptions
 from pipeline.run.plan import Plan
@@ -92,11 +93,12 @@ class _Run:
         reporter = _Reporter(callbacks if guard is None else [guard, *callbacks])
         startup_seconds = time.perf_counter() - started
         left_out = tuple(store.left_out)
-        reporter.tell(RunStarted(prepared.plan, tuple(pending), resumed, startup_seconds, left_out))
-        self.compute(store, prepared, pending, reporter.stored)
-        found = None if guard is None else guard.finish()
-        seconds = time.perf_counter() - started
-        reporter.tell(RunFinished(seconds, len(pending), peak_bytes(), found))
+        begun = RunStarted(prepared.plan, tuple(pending), resumed, startup_seconds, left_out)
+        with reporter.telling(begun):
+            self.compute(store, prepared, pending, reporter.stored)
+            found = None if guard is None else guard.finish()
+            seconds = time.perf_counter() - started
+            reporter.tell(RunFinished(seconds, len(pending), peak_bytes(), found))
         return store
 
     def create(self) -> tuple[HessianStore, Prepared, list[BlockRow]]:
@@ -173,6 +175,17 @@ class _Reporter:
 
     callbacks: Sequence[Callback]
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def telling(self, begun: RunStarted) -> Iterator[None]:
+        """Tell of a run that begins, and of its end, whatever that is, who hears it."""
+        try:
+            self.tell(begun)
+            yield
+        finally:
+            for callback in self.callbacks:
+                if isinstance(callback, HearsEnd):
+                    callback.run_ended()
 
     def tell(self, event: Event) -> None:
         with self.lock:
