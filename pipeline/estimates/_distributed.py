@@ -25,7 +25,7 @@ from hessian_tasks.spec import Matrix
 from pipeline.errors import ClusterError, HessianError, StoppedError
 from pipeline.estimates._products import Array, Product
 from pipeline.run.cluster.ask import wait_for_worker
-from pipeline.run.cluster.sending import SentSource, send_source
+from pipeline.run.cluster.sending import SentSource
 from pipeline.run.cluster.workers import Workers
 from pipeline.store.shares import deal
 
@@ -82,8 +82,7 @@ def distributed_product(
         ConfigError: If the problem is an object of this process that cannot be sent.
         ClusterError: If workers have other versions of packages.
     """
-    workers.check(frozen.source)
-    sent = send_source(frozen.source)
+    sent = workers.check(frozen.source)
     job = _Job(
         uuid.uuid4().hex[:8],
         replace(frozen, source=sent.source),

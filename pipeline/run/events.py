@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from hessian_tasks.spec import BlockRow
 from pipeline.run.plan import Plan
 from pipeline.store.metadata import SelfCheck
 from pipeline.store.records import BlockRecord
 
-__all__ = ["BlockRowStored", "Callback", "Event", "RunFinished", "RunStarted"]
+__all__ = ["BlockRowStored", "Callback", "Event", "HearsEnd", "RunFinished", "RunStarted"]
 
 
 @dataclass(frozen=True)
@@ -69,3 +69,11 @@ class RunFinished:
 
 Event: TypeAlias = RunStarted | BlockRowStored | RunFinished
 Callback: TypeAlias = Callable[[Event], None]
+
+
+@runtime_checkable
+class HearsEnd(Protocol):
+    """A callback that is told, too, when a run is over, be it by an error or Ctrl-C."""
+
+    def run_ended(self) -> None:
+        """End what was begun with the run."""

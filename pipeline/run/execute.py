@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from hessian_tasks.spec import BlockRow
 from pipeline.errors import PlanError
 from pipeline.run._blocks import BlockTask
 from pipeline.run._selfcheck import Guard
-from pipeline.run.events import BlockRowStored, Callback, Event, RunFinished, RunStarted
+from pipeline.run.events import BlockRowStored, Callback, Event, HearsEnd, RunFinished, RunStarted
 from pipeline.run.executors import get_executor
 from pipeline.run.options import RunOptions
 from pipeline.run.plan import Plan
@@ -65,8 +66,8 @@ def execute(
     stop = stop or threading.Event()
     location = locate(place)
     if workers is not None:
-        workers.check(frozen.source)
-        options = _fit(options, workers)
+        sent = workers.check(frozen.source)
+        options = _fit(options, workers, len(sent.pickled))
     with location.locked() as hold:
         return _Run(location, frozen, options, stop, workers, hold).execute(callbacks)
 
@@ -92,11 +93,12 @@ class _Run:
         reporter = _Reporter(callbacks if guard is None else [guard, *callbacks])
         startup_seconds = time.perf_counter() - started
         left_out = tuple(store.left_out)
-        reporter.tell(RunStarted(prepared.plan, tuple(pending), resumed, startup_seconds, left_out))
-        self.compute(store, prepared, pending, reporter.stored)
-        found = None if guard is None else guard.finish()
-        seconds = time.perf_counter() - started
-        reporter.tell(RunFinished(seconds, len(pending), peak_bytes(), found))
+        begun = RunStarted(prepared.plan, tuple(pending), resumed, startup_seconds, left_out)
+        with reporter.telling(begun):
+            self.compute(store, prepared, pending, reporter.stored)
+            found = None if guard is None else guard.finish()
+            seconds = time.perf_counter() - started
+            reporter.tell(RunFinished(seconds, len(pending), peak_bytes(), found))
         return store
 
     def create(self) -> tuple[HessianStore, Prepared, list[BlockRow]]:
@@ -147,13 +149,13 @@ class _Run:
             get_executor(self.options.executor)(task, pending, prepared.plan.num_threads)
 
 
-def _fit(options: RunOptions, workers: Workers) -> RunOptions:
-    """Plan for the smallest worker."""
+def _fit(options: RunOptions, workers: Workers, sent_bytes: int) -> RunOptions:
+    """Plan for the smallest worker, which keeps what it was sent beside what is made of it."""
     memory = [limit for limit in (options.allowed_bytes, workers.memory) if limit is not None]
     return replace(
         options,
         num_threads=workers.num_threads,
-        allowed_bytes=min(memory) if memory else None,
+        allowed_bytes=max(1, min(memory) - sent_bytes) if memory else None,
         num_workers=workers.number,
     )
 
@@ -173,6 +175,17 @@ class _Reporter:
 
     callbacks: Sequence[Callback]
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def telling(self, begun: RunStarted) -> Iterator[None]:
+        """Tell of a run that begins, and of its end, whatever that is, who hears it."""
+        try:
+            self.tell(begun)
+            yield
+        finally:
+            for callback in self.callbacks:
+                if isinstance(callback, HearsEnd):
+                    callback.run_ended()
 
     def tell(self, event: Event) -> None:
         with self.lock:

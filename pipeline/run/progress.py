@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -12,7 +13,9 @@ from pipeline.units import format_bytes, format_seconds
 
 __all__ = ["ProgressBar", "Tally"]
 
-BAR_WIDTH = 30
+MIN_BAR, MAX_BAR = 10, 30
+# Where nothing says how wide lines are, as in notebooks.
+COLUMNS = 100
 
 
 class Tally:
@@ -41,19 +44,30 @@ class Tally:
 
     def __str__(self) -> str:
         """Block rows, rate, time left and memory."""
+        return self.notes()[0]
+
+    def notes(self) -> list[str]:
+        """The same in ever fewer words, for lines that are short."""
         rate = self.computed / (time.perf_counter() - self._started)
-        left = f", {format_seconds((self.total - self.computed) / rate)} left" if rate else ""
-        return (
-            f"{self._rows} of {self._num_rows} block rows, {rate / 1e6:.2f} M entries/s{left}, "
-            f"{format_bytes(resident_bytes())}"
-        )
+        speed = left = ""
+        if rate:
+            speed = f", {rate / 1e6:.2f} M entries/s"
+            left = f", {format_seconds((self.total - self.computed) / rate)} left"
+        counted = f"{self._rows} of {self._num_rows}"
+        return [
+            f"{counted} block rows{speed}{left}, {format_bytes(resident_bytes())}",
+            f"{counted} block rows{left}",
+            f"{counted}{left}",
+            counted,
+        ]
 
 
 class ProgressBar:
     """A callback that shows the progress of a run in one line.
 
-    In a notebook it is the line of the cell that runs, on a terminal the last one. Where standard
-    error is neither, as in a batch job, only what is found at the end is written.
+    In a notebook it is the line of the cell that runs, on a terminal the last one, which says less
+    where it is narrow. Where standard error is neither, as in a batch job, only what is found at
+    the end is written.
 
     Example:
         >>> import tempfile
@@ -67,7 +81,7 @@ class ProgressBar:
 
     def __init__(self) -> None:
         """Show nothing yet."""
-        self._line: Any = None
+        self._line: _Notebook | _Terminal | None = None
         self._tally: Tally | None = None
 
     def __call__(self, event: Event) -> None:
@@ -75,38 +89,72 @@ class ProgressBar:
         if isinstance(event, RunStarted):
             self._tally = Tally(event)
             self._line = _notebook_line() or _Terminal()
-            self._show(str(self._tally))
+            self._show(self._tally.notes())
         elif isinstance(event, BlockRowStored):
             assert self._tally is not None
             self._tally.add(event)
-            self._show(str(self._tally))
+            self._show(self._tally.notes())
         else:
             self._show(_summary(event), last=True)
 
-    def _show(self, note: str, last: bool = False) -> None:
-        tally = self._tally
+    def run_ended(self) -> None:
+        """End the line, whatever ended the run: what is written next has its own."""
+        if self._line is not None:
+            self._line.end()
+
+    def _show(self, notes: list[str], last: bool = False) -> None:
+        tally, line = self._tally, self._line
         assert tally is not None
+        assert line is not None
         done = tally.computed / tally.total if tally.total else 1.0
-        filled = int(BAR_WIDTH * done)
-        bar = "█" * filled + "░" * (BAR_WIDTH - filled)
-        self._line.write(f"{bar} {done:4.0%}  {note}", last)
+        line.write(_fitted(done, notes, line.columns), last)
 
 
-def _summary(event: RunFinished) -> str:
+def _summary(event: RunFinished) -> list[str]:
     check = event.self_check
-    checked = "" if check is None else f", checked: error {check.error:.1e}"
-    return f"computed {event.num_computed} block rows in {format_seconds(event.seconds)}{checked}"
+    computed = f"computed {event.num_computed} block rows in {format_seconds(event.seconds)}"
+    return [computed if check is None else f"{computed}, checked: error {check.error:.1e}"]
+
+
+def _fitted(done: float, notes: list[str], columns: int) -> str:
+    """A bar and the longest of some notes that fit into one line; the last one alone otherwise."""
+    for note in notes:
+        room = columns - len(f" {done:4.0%}  {note}")
+        if room >= MIN_BAR:
+            width = min(MAX_BAR, room)
+            filled = int(width * done)
+            return f"{'█' * filled}{'░' * (width - filled)} {done:4.0%}  {note}"
+    return notes[-1]
 
 
 class _Terminal:
     """The last line of a terminal, which is written again and again."""
 
+    def __init__(self) -> None:
+        self._open = False
+
+    @property
+    def columns(self) -> int:
+        """How wide a line may be now: windows change, and a full one is broken."""
+        try:
+            return (os.get_terminal_size(sys.stderr.fileno()).columns or COLUMNS) - 1
+        except (OSError, ValueError):
+            return COLUMNS
+
     def write(self, text: str, last: bool) -> None:
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r\033[K{text}" + "\n" * last)
-        elif last:
-            sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+        on_terminal = sys.stderr.isatty()
+        if on_terminal or last:
+            sys.stderr.write(f"\r\033[K{text}" if on_terminal else text)
+            sys.stderr.flush()
+            self._open = True
+        if last:
+            self.end()
+
+    def end(self) -> None:
+        if self._open:
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+            self._open = False
 
 
 class _Notebook:
@@ -116,8 +164,13 @@ class _Notebook:
         # Widgets would need a package in the browser's server as well; this needs none.
         self._handle = display({"text/plain": ""}, raw=True, display_id=True)
 
+    columns = COLUMNS
+
     def write(self, text: str, last: bool) -> None:
         self._handle.update({"text/plain": text}, raw=True)
+
+    def end(self) -> None:
+        pass  # a notebook ends the lines of outputs itself
 
 
 def _notebook_line() -> _Notebook | None:

@@ -2,30 +2,96 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import re
+import struct
 import sys
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from hessian_tasks.frozen import FrozenInputs
+from pipeline.run.events import BlockRowStored, Event
 from pipeline.run.progress import ProgressBar
 from tests.helpers.runs import Run
 
+# P = 37: entries of block rows are 13 x 37, 13 x 24, 11 x 11, of 914.
+FILLED = [0.0, 481 / 914, 793 / 914, 1.0, 1.0]
 
-def test_a_terminal_has_one_line(
+
+@contextmanager
+def terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Standard error is a terminal so wide; what was written to it is there when this is left."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    written: list[str] = []
+    try:
+        with os.fdopen(theirs, "w", encoding="utf-8") as stream, monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", stream)
+            yield written
+            # What was written is lost when this side is closed; a zero ends what is read.
+            stream.write("\0")
+            stream.flush()
+            read = b""
+            while not read.endswith(b"\0"):
+                read += os.read(ours, 2**16)
+        written.append(read[:-1].decode())
+    finally:
+        os.close(ours)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (120, r"\d of 3 block rows(, [\d.]+ M entries/s, .* left)?, [\d.]+ [MG]iB"),
+        (80, r"\d of 3 block rows(, [\d.]+ M entries/s, .* left)?, [\d.]+ [MG]iB"),
+        (40, r"\d of 3( block rows)?(, .* left)?"),
+        (20, r"\d of 3"),
+    ],
+)
+def test_a_terminal_has_one_line_that_fits(
+    columns: int,
+    said: str,
     tmp_path: Path,
     run: Run,
     inputs: FrozenInputs,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    run(tmp_path / "h.zarr", inputs, [ProgressBar()], tile=13, executor="serial")
-    lines = capsys.readouterr().err.split("\r\033[K")[1:]
-    # P = 37: entries of block rows are 13 x 37, 13 x 24, 11 x 11, of 914.
-    expected = ["0%  0 of 3", "53%  1 of 3", "87%  2 of 3", "100%  3 of 3", "100%  computed 3"]
-    assert all(f"{w} block rows" in line for w, line in zip(expected, lines, strict=True))
+    with terminal(columns, monkeypatch) as written:
+        run(tmp_path / "h.zarr", inputs, [ProgressBar()], tile=13, executor="serial")
+    first, *lines = written[0].split("\r\x1b[K")
+    assert first == ""
     assert "".join(lines).count("\n") == 1
+    assert lines[-1].endswith("\n")
+    # The last may be broken, since nothing takes its place.
+    assert all(len(line) < columns for line in lines[:-1])
+    assert len(lines) == len(FILLED)
+    for done, line in zip(FILLED, lines, strict=True):
+        bar, percent, note = re.fullmatch(r"(?:([█░]+) +(\d+%)  )?(.*?)\s*", line).groups()  # type: ignore[union-attr]
+        if bar:
+            assert 10 <= len(bar) <= 30
+            assert bar.count("█") == int(len(bar) * done)
+            assert percent == f"{done:.0%}"
+        assert re.fullmatch(said, note) or re.match("computed 3 block rows in .*, checked", note)
+    assert lines[0].startswith("░") == (columns >= 40)
+
+
+def test_a_run_that_fails_leaves_the_next_line_to_others(
+    tmp_path: Path, run: Run, inputs: FrozenInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(event: Event) -> None:
+        if isinstance(event, BlockRowStored):
+            raise KeyboardInterrupt
+
+    with terminal(80, monkeypatch) as written:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "h.zarr", inputs, [ProgressBar(), fail], tile=13, executor="serial")
+        sys.stderr.write("Traceback")
+    assert re.search(r"53%  1 of 3 .*iB\r?\nTraceback$", written[0])
 
 
 def test_elsewhere_only_the_end_is_written(

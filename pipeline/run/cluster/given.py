@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from distributed import Client
 from distributed.comm.core import CommClosedError
@@ -26,14 +27,21 @@ _PROFILE = ClusterProfile.model_validate({})
 
 
 class HasScheduler(Protocol):
-    """A cluster of Dask's: LocalCluster, SLURMCluster, GatewayCluster and so on."""
+    """A cluster of Dask's: LocalCluster, SLURMCluster and so on."""
 
     @property
     def scheduler_address(self) -> str:
         """Where its scheduler is."""
 
 
-AnyClient: TypeAlias = Client | HasScheduler | Workers
+class MakesClients(Protocol):
+    """A cluster that is reached in a way of its own, as dask-gateway's GatewayCluster."""
+
+    def get_client(self) -> Client:
+        """A client that is connected."""
+
+
+AnyClient: TypeAlias = Client | HasScheduler | MakesClients | Workers
 
 
 @contextmanager
@@ -71,20 +79,32 @@ def given_workers(given: AnyClient, stop: threading.Event | None = None) -> Iter
 def _client(given: object) -> AbstractContextManager[Client]:
     if isinstance(given, Client):
         return nullcontext(given)
-    if not hasattr(given, "scheduler_address"):
+    if not hasattr(given, "scheduler_address") and not hasattr(given, "get_client"):
         raise ClusterError(
             f"client is {given!r:.200}; expected a distributed.Client, a cluster of Dask's such as "
-            "LocalCluster or SLURMCluster, or what pipeline.connect gives."
+            "LocalCluster, SLURMCluster or GatewayCluster, or what pipeline.connect gives."
         )
     if getattr(given, "asynchronous", False):
         raise ClusterError(_ASYNCHRONOUS.format("cluster"))
-    status = getattr(getattr(given, "status", None), "name", "running")
+    status = getattr(given, "status", None)
+    status = getattr(status, "name", status)  # text, where it is no member of an enumeration
     if status in ("closing", "closed", "failed"):
         raise ClusterError(f"The cluster is {status}. Start one, and give that.")
     try:
-        return Client(given, timeout=CONNECT_SECONDS, set_as_default=False)
+        return _connected(given)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise ClusterError(f"The cluster's scheduler cannot be reached: {error}") from error
+
+
+def _connected(cluster: Any) -> Client:
+    """A client of our own, which does not become what Dask's functions take by default."""
+    if hasattr(cluster, "scheduler_address"):
+        return Client(cluster, timeout=CONNECT_SECONDS, set_as_default=False)
+    takes = inspect.signature(cluster.get_client).parameters
+    client: Client = cluster.get_client(
+        **({"set_as_default": False} if "set_as_default" in takes else {})
+    )
+    return client
 
 
 _ASYNCHRONOUS = (

@@ -23,7 +23,7 @@ from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.source import ProblemSource
 from pipeline.errors import ClusterError, HessianError
 from pipeline.run.cluster._versions import check_versions, own_versions
-from pipeline.run.cluster.sending import SentSource, send_source
+from pipeline.run.cluster.sending import SentSource, carried
 from pipeline.run.cluster.workers import Workers
 from pipeline.run.verify import JacobianProduct, Product
 from pipeline.store.places import Location
@@ -114,19 +114,18 @@ def products_on(
         ConfigError: If the problem is an object of this process that cannot be sent.
         ClusterError: If workers have other versions of packages, or do not see the store.
     """
-    workers.check(source)
-    location = workers.check_sees(store)
-    job = _Job(
-        uuid.uuid4().hex[:8], location, send_source(source), workers.num_threads, own_versions()
-    )
-    matrices: dict[str | None, Product] = {
-        term: partial(_multiply, workers.client, job, term) for term in store.arrays
-    }
-    images = partial(_map, workers.client, job) if store.jacobians else None
-    try:
-        yield matrices, images
-    finally:
-        workers.clean_up(_forget, job.token)
+    client, sent = workers.client, workers.check(source)
+    location, token = workers.check_sees(store), uuid.uuid4().hex[:8]
+    with carried(client, sent) as there:
+        job = _Job(token, location, there, workers.num_threads, own_versions())
+        matrices: dict[str | None, Product] = {
+            term: partial(_multiply, client, job, term) for term in store.arrays
+        }
+        images = partial(_map, client, job) if store.jacobians else None
+        try:
+            yield matrices, images
+        finally:
+            workers.clean_up(_forget, token)
 
 
 def _multiply(client: Client, job: _Job, term: str | None, vectors: Array) -> Array:

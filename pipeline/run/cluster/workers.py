@@ -21,7 +21,7 @@ from pipeline.run.cluster._job import Job, forget
 from pipeline.run.cluster._schedule import Schedule, run_block_rows
 from pipeline.run.cluster._versions import check_versions, own_versions, worker_versions
 from pipeline.run.cluster.ask import ask_workers, wait_for_worker
-from pipeline.run.cluster.sending import send_source
+from pipeline.run.cluster.sending import SentSource, carried, send_source
 from pipeline.run.plan import Plan
 from pipeline.settings.profiles import ClusterProfile, Listening, ScaledProfile
 from pipeline.store.places import Location
@@ -78,19 +78,23 @@ class Workers:
         ]
         return max(1, min(limits)) if limits else None
 
-    def check(self, source: ProblemSource) -> None:
+    def check(self, source: ProblemSource) -> SentSource:
         """Find out before the first block row whether the workers can compute any.
+
+        Returns:
+            The source as it is sent.
 
         Raises:
             ConfigError: If the problem is an object of this process that cannot be sent.
             ClusterError: If a worker lacks a package, or has another version than this process, or
                 two workers would share a GPU; names them.
         """
-        send_source(source)
+        sent = send_source(source)
         own = own_versions()
         for worker, found in worker_versions(self.client, own).items():
             check_versions(worker, found, own)
         self._check_gpus()
+        return sent
 
     def _check_gpus(self) -> None:
         owners: dict[str, str] = {}
@@ -142,14 +146,6 @@ class Workers:
         store, source, plan = job
         location = self.check_sees(store)
         token = uuid.uuid4().hex[:8]
-        task = Job(
-            token,
-            location,
-            send_source(source),
-            plan.num_threads,
-            self.profile.gpus_of_worker,
-            own_versions(),
-        )
         # The first block row has about twice the entries of the average one.
         expected = 2 * plan.projected_seconds * self.number * plan.num_threads / plan.num_block_rows
         schedule = Schedule(
@@ -163,10 +159,13 @@ class Workers:
             expected=expected,
             may_restart=self.is_own,
         )
-        try:
-            run_block_rows(self.client, task, pending, schedule)
-        finally:
-            self.clean_up(forget, token)
+        threads, gpus = plan.num_threads, self.profile.gpus_of_worker
+        with carried(self.client, send_source(source)) as sent:
+            task = Job(token, location, sent, threads, gpus, own_versions())
+            try:
+                run_block_rows(self.client, task, pending, schedule)
+            finally:
+                self.clean_up(forget, token)
 
     def clean_up(self, forget: Callable[[str], None], token: str) -> None:
         """Have workers that stay give back what a job needed, as far as they answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from threadpoolctl import threadpool_info
 from hessian_tasks.autodiff import compile_product
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.problem import LossTerm, Problem
+from hessian_tasks.problems.networks import mlp
 from hessian_tasks.source import ProblemSource
 from pipeline.api import compute_hessian, matrix_free_operator, rebuild_problem, verify_hessian
 from pipeline.errors import ClusterError, ConfigError, DoesNotFitError
@@ -24,7 +26,7 @@ from pipeline.run.cluster import _job, products, sending
 from pipeline.run.cluster._schedule import Schedule, run_block_rows
 from pipeline.run.cluster.given import given_workers
 from pipeline.run.cluster.products import products_on
-from pipeline.run.cluster.sending import SentSource, send_source
+from pipeline.run.cluster.sending import SentSource, carried, send_source
 from pipeline.run.options import RunOptions
 from pipeline.store.store import HessianStore
 from tests.helpers.runs import WAIT, WORKER_MEMORY, objects, wait_for
@@ -118,6 +120,99 @@ def test_an_operator_multiplies_by_a_cluster(
     # Rounding of float64, where shards are added in another order.
     np.testing.assert_allclose(there, here, rtol=1e-11, atol=1e-11)
     assert client.status == "running"
+
+
+class Gateway:
+    """A cluster as dask-gateway's, whose scheduler nobody reaches but by the clients it makes."""
+
+    def __init__(self, address: str) -> None:
+        self.address, self.status = address, "running"
+        self.made: list[Client] = []
+
+    def get_client(self, set_as_default: bool = True) -> Client:
+        self.made.append(Client(self.address, set_as_default=set_as_default))
+        return self.made[-1]
+
+
+def test_a_cluster_that_only_makes_clients(
+    client: Client, tiny_problem: Callable[..., Problem], tmp_path: Path
+) -> None:
+    gateway, problem = Gateway(client.scheduler.address), tiny_problem()
+    compute_hessian(problem, tmp_path / "there.zarr", client=gateway)
+    compute_hessian(problem, tmp_path / "here.zarr")
+    assert objects(tmp_path / "there.zarr") == objects(tmp_path / "here.zarr")
+    (made,) = gateway.made
+    assert made.status == "closed"
+    assert default_client() is None
+    gateway.status = "closed"
+    with pytest.raises(ClusterError, match="cluster is closed"), given_workers(gateway):
+        pass
+    assert gateway.made == [made]
+
+
+def default_client() -> Client | None:
+    try:
+        return Client.current()
+    except ValueError:
+        return None
+
+
+def large_problem(num_bytes: int) -> Problem:
+    """A problem whose loss reads data of its own, of so many bytes."""
+    data = np.random.default_rng(0).standard_normal(num_bytes // 8)
+    model = mlp(1, width=4, depth=1, seed=1, dtype="float64")
+    points = np.linspace(-1.0, 1.0, 5)[:, None]
+    return Problem(
+        model,
+        [LossTerm("far", lambda u: tf.reduce_mean(tf.square(u(points) - tf.reduce_mean(data))))],
+    )
+
+
+def carriers(dask_worker: Any) -> list[str]:
+    """Names of what a worker has been sent."""
+    return [name for name in dask_worker.plugins if name.startswith("hessian-problem-")]
+
+
+def test_a_large_problem_object_is_sent_once(client: Client, tmp_path: Path) -> None:
+    problem = large_problem(8 * 2**20)
+    sent = send_source(ProblemSource("live object", live=problem))
+    assert 8 * 2**20 < len(sent.pickled) < 9 * 2**20
+    with carried(client, sent) as there:
+        # What each task takes along.
+        assert len(pickle.dumps(there)) < 2**10
+        assert set(map(len, client.run(carriers).values())) == {1}
+    options = RunOptions(tile=3)
+    compute_hessian(problem, tmp_path / "here.zarr", options=options)
+    compute_hessian(problem, tmp_path / "there.zarr", options=options, client=client)
+    assert objects(tmp_path / "there.zarr") == objects(tmp_path / "here.zarr")
+    assert verify_hessian(tmp_path / "there.zarr", problem, client=client).passed
+    assert set(map(len, client.run(carriers).values())) == {0}
+
+
+def test_a_worker_that_comes_later_has_the_large_problem_too() -> None:
+    sent = send_source(ProblemSource("live object", live=large_problem(2 * 2**20)))
+    with (
+        local_cluster(n_workers=1, processes=False) as cluster,
+        Client(cluster, set_as_default=False) as client,
+        carried(client, sent) as there,
+    ):
+        (first,) = client.nthreads()
+        cluster.scale(2)
+        client.wait_for_workers(2, timeout=WAIT)
+        (second,) = set(client.nthreads()) - {first}
+        received = client.submit(receives, there, workers=[second], pure=False)
+        assert received.result() == ("far",)
+        # As after the scheduler was replaced by another one.
+        client.unregister_worker_plugin(there.plugin)
+        lost = client.submit(receives, there, pure=False)
+        with pytest.raises(ClusterError, match="lost with the scheduler"):
+            lost.result()
+
+
+def receives(sent: SentSource) -> tuple[str, ...]:
+    problem = sent.receive().live
+    assert problem is not None
+    return tuple(term.name for term in problem.terms)
 
 
 def test_an_asynchronous_client_serves_from_another_thread(
@@ -220,7 +315,7 @@ def test_what_cannot_be_sent_is_refused(
     with pytest.raises(ConfigError, match=r"cannot be sent to workers \(TypeError.*into a file"):
         send_source(ProblemSource("live object", live=locked))
     monkeypatch.setattr(sending, "MAX_BYTES", 1000)
-    with pytest.raises(ConfigError, match=r"problem object takes .* travel with"):
+    with pytest.raises(ConfigError, match=r"problem object takes .* reads its data there"):
         send_source(ProblemSource("live object", live=tiny_problem()))
     with pytest.raises(ProblemError, match="cannot be made again on a worker"):
         SentSource(ProblemSource("live object"), b"no pickle").receive()
