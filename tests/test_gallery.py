@@ -14,6 +14,7 @@ PICTURES = {
     "gauss_newton": ["gauss_newton"],
     "seed_question": ["seed_question"],
     "training": ["training"],
+    "watching": ["watching", "watching_gradient"],
     "widths": ["widths"],
 }
 
@@ -31,7 +32,7 @@ def test_every_script_and_picture_of_the_gallery_is_in_the_documentation() -> No
 
 
 # These start processes, train networks, and compute several Hessians.
-SLOW = ("seed_question", "conditioning", "gauss_newton", "training")
+SLOW = ("seed_question", "conditioning", "gauss_newton", "training", "watching")
 
 
 @pytest.mark.parametrize(

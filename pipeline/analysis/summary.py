@@ -25,8 +25,10 @@ class Summary:
         loss: L at θ.
         gradient_norm: ``‖∇L(θ)‖``.
         spectrum: Eigenvalues, norms and the noise floor.
+        trace_error: Bound on the error of the trace; of an estimate, two standard errors.
         verified: Whether the store's verification and its run's own check passed; None if it was
             not verified.
+        estimated: Whether there is no matrix, but only estimates of these numbers.
     """
 
     name: str
@@ -36,15 +38,9 @@ class Summary:
     loss: float
     gradient_norm: float
     spectrum: Spectrum
+    trace_error: float
     verified: bool | None
-
-    @property
-    def trace_error(self) -> float:
-        """Bound on the error of the trace.
-
-        If E is the error of the array, ``|tr E| ≤ √P ‖E‖_F`` (Cauchy and Schwarz).
-        """
-        return float(np.sqrt(self.num_params) * self.spectrum.noise_floor)
+    estimated: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The numbers as JSON data."""
@@ -56,6 +52,7 @@ class Summary:
             "num_params": self.num_params,
             "dtype": self.dtype,
             "verified": self.verified,
+            "estimated": self.estimated,
             "loss": self.loss,
             "gradient_norm": self.gradient_norm,
             "noise_floor": found.noise_floor,
@@ -81,6 +78,7 @@ def summarise(store: HessianStore, found: Spectrum | None = None) -> Summary:
     Raises:
         StoreError: If block rows are missing or cannot be read.
     """
+    found = found or spectrum(store)
     return Summary(
         name=store.location.name,
         matrix=store.matrix.title,
@@ -88,6 +86,8 @@ def summarise(store: HessianStore, found: Spectrum | None = None) -> Summary:
         dtype=str(store.dtype),
         loss=float(store.attributes["loss"]),
         gradient_norm=store.gradient_norm,
-        spectrum=found or spectrum(store),
+        spectrum=found,
+        # If E is the error of the array, |tr E| ≤ √P ‖E‖_F (Cauchy and Schwarz).
+        trace_error=float(np.sqrt(store.num_params) * found.noise_floor),
         verified=store.verified,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,7 +31,7 @@ def report(
         bool, typer.Option("--stored-only", help="Evaluate nothing: no slices, no fields.")
     ] = False,
 ) -> None:
-    """Write one HTML page on a store, or on kept estimates, with its pictures and tables beside it.
+    """Write one HTML page on a store, kept estimates or a watched training, and its files.
 
     Slices and changes of the solution evaluate the problem again, which needs TensorFlow and
     runs the problem's file.
@@ -44,20 +44,32 @@ def report(
 
 @app.command()
 def compare(
-    stores: Annotated[list[Path], typer.Argument(help="Directories of two or more stores.")],
+    stores: Annotated[
+        list[Path], typer.Argument(help="Directories of two or more stores, or kept estimates.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Directory for a page with pictures and tables.")
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Also say which eigenvectors continue which.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare stores in numbers: checkpoints along training, widths, or problems."""
-    from pipeline.report.compare import comparison_table, summarise_all, write_comparison
+    from pipeline.report import compare as comparing
 
-    summaries = summarise_all(stores)
-    table = comparison_table(summaries)
-    data = {"stores": [summary.to_json() for summary in summaries]}
+    opened = comparing.open_all(stores)
+    summaries = comparing.summarise_all(opened)
+    continued = comparing.continued_tables(opened) if follow else None
+    table = comparing.comparison_table(summaries)
     # One column a store.
-    text = render.columns(list(zip(table.columns, *table.shown_rows(), strict=True)))
-    print_result(text, data, as_json)
+    texts = [render.columns(list(zip(table.columns, *table.shown_rows(), strict=True)))]
+    for found in continued or []:
+        rows = [list(found.columns), *found.shown_rows()]
+        texts.append(f"{found.caption}\n{render.columns(rows)}")
+    data: dict[str, Any] = {"stores": [summary.to_json() for summary in summaries]}
+    if continued is not None:
+        data["eigenvectors"] = [found.to_json() for found in continued]
+    print_result("\n\n".join(texts), data, as_json)
     if out is not None:
-        say(write_comparison(summaries, out), err=as_json)
+        say(comparing.write_comparison(summaries, continued, out), err=as_json)

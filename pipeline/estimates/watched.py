@@ -15,11 +15,11 @@ from pipeline.estimates._observed import (
 )
 from pipeline.store.expected import check_expected, expected_inputs
 from pipeline.store.opened import HoldsInputs
-from pipeline.store.places import Place, locate
+from pipeline.store.places import Location, Place, locate
 from pipeline.store.template import label_contents
-from pipeline.store.vetting import RECORD
+from pipeline.store.vetting import RECORD, TRAINING, read_group
 
-__all__ = ["TrainingRecord", "open_watched"]
+__all__ = ["TrainingRecord", "holds_training", "open_watched"]
 
 
 class TrainingRecord(HoldsInputs):
@@ -76,6 +76,14 @@ class TrainingRecord(HoldsInputs):
             raise StoreError(
                 f"{self.location} cannot be opened as a dataset ({type(error).__name__}: {error})."
             ) from error
+
+
+def holds_training(location: Location) -> bool:
+    """Whether a group says of itself that it is a record of training."""
+    try:
+        return read_group(location).get("kind") == TRAINING
+    except StoreError:
+        return False
 
 
 def open_watched(store: Place) -> xr.Dataset:

@@ -1,4 +1,4 @@
-"""The report of a store, or of estimates: from there to a page."""
+"""The report of a store, of estimates, or of a training: from there to a page."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pipeline.analysis.summary import summarise
 from pipeline.curvature.landscape import Directions, stored_curvatures
 from pipeline.errors import ConfigError, StoreError
 from pipeline.estimates.kept import KeptEstimates, holds_estimates
+from pipeline.estimates.watched import TrainingRecord, holds_training
+from pipeline.report._along import training_page
 from pipeline.report._chosen import both_ends, chosen_directions, problem_name
 from pipeline.report._estimated import estimates_page
 from pipeline.report._evaluated import Curvature, evaluated_sections, rebuilt_problem
@@ -41,14 +43,17 @@ def write_report(
     problem: ProblemSource | str | None = None,
     stored_only: bool = False,
 ) -> Path:
-    """Write the report of a store, or of estimates: one HTML page, its pictures and its tables.
+    """Write the report of a store, of estimates, or of what was observed along a training.
+
+    One HTML page, with its pictures and tables beside it.
 
     What cannot be shown is left out, and the page says why: of an incomplete store all that
     needs the missing block rows, without TensorFlow or the problem's source all that evaluates
     the problem.
 
     Args:
-        store: The store, or what ``hessian estimate --store`` has kept.
+        store: The store, or what ``hessian estimate --store`` or ``hessian train --watch`` has
+            kept. Of a training nothing is evaluated again.
         out: Directory of the report; ``<store>-report`` by default.
         ggn: Store of the Gauss-Newton matrix of the same inputs, to compare with.
         problem: The problem's file, if it was a live object or has moved since.
@@ -60,7 +65,7 @@ def write_report(
 
     Raises:
         StoreError: If the store cannot be read or the report not be written.
-        ConfigError: If ``ggn`` is given for estimates, which are no matrix.
+        ConfigError: If ``ggn`` is given for what is no matrix.
         StoreMismatchError: If ``ggn`` is of other inputs.
         ProblemError, ReproductionError: If ``problem`` is not the store's problem.
     """
@@ -69,16 +74,23 @@ def write_report(
     directory = location.directory
     if directory is not None and path.resolve().is_relative_to(directory.resolve()):
         raise StoreError(f"{path} lies in the store. Give the report another --out.")
-    if not holds_estimates(location):
-        page = build_page(HessianStore(location), ggn, problem, stored_only)
-    elif ggn is None:
+    if holds_estimates(location):
+        _refuse_ggn(ggn, location, "estimates")
         page = estimates_page(KeptEstimates(location), problem, stored_only)
+    elif holds_training(location):
+        _refuse_ggn(ggn, location, "observations along a training")
+        page = training_page(TrainingRecord(location))
     else:
+        page = build_page(HessianStore(location), ggn, problem, stored_only)
+    return write_page(page, path, "report")
+
+
+def _refuse_ggn(ggn: Place | None, location: Location, held: str) -> None:
+    if ggn is not None:
         raise ConfigError(
-            f"--ggn compares the matrices of two stores, but {location} holds estimates. Give the "
+            f"--ggn compares the matrices of two stores, but {location} holds {held}. Give the "
             "store of the Hessian, or leave out --ggn."
         )
-    return write_page(page, path, "report")
 
 
 def default_out(store: Location) -> Path:

@@ -115,6 +115,10 @@ class Table:
         """Number of rows."""
         return len(next(iter(self.columns.values())))
 
+    def to_json(self) -> list[dict[str, Any]]:
+        """The rows as JSON data."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows()]
+
     def csv(self) -> str:
         """The table as CSV, numbers with all their digits."""
         buffer = io.StringIO()

@@ -316,12 +316,29 @@ def test_the_command_reports_estimates(folder: Path, tmp_path: Path, hessian: Cl
         write_report(folder / "e.zarr", folder / "e.zarr" / "report")
 
 
-@pytest.mark.parametrize("command", ["compare", "status", "info", "spectrum", "verify"])
+@pytest.mark.parametrize("command", ["status", "info", "spectrum", "verify"])
 def test_other_commands_refuse_estimates(folder: Path, command: str, hessian: Cli) -> None:
-    stores = [folder / "e.zarr", folder / "h.zarr"] if command == "compare" else [folder / "e.zarr"]
-    code, output, errors = hessian(command, *stores)
+    code, output, errors = hessian(command, folder / "e.zarr")
     assert (code, output, errors.count("\n")) == (1, "", 1)
     assert "holds estimates, and no matrix. Read them with: hessian report" in errors
+
+
+def test_estimates_are_compared_with_the_matrix(folder: Path, hessian: Cli) -> None:
+    code, output, _ = hessian("compare", folder / "h.zarr", folder / "e.zarr", "--follow", "--json")
+    assert code == 0
+    (stored, found), (rows,) = (json.loads(output)[key] for key in ("stores", "eigenvectors"))
+    assert (stored["estimated"], found["estimated"], found["condition_number"]) == (0, 1, None)
+    assert abs(found["trace"] - stored["trace"]) <= 2 * found["trace_error"]
+    # At the same θ what is known of both is the same, and of the matrix more is known.
+    followed = [row for row in rows if row["after"] is not None]
+    assert [row["before"] for row in followed] == pytest.approx(
+        [row["after"] for row in followed], rel=1e-6
+    )
+    assert min(row["overlap"] for row in followed) > 0.99
+    assert len(followed) == 2 * PAIRS
+    assert {row["what"] for row in rows if row["after"] is None} == {"gone"}
+    code, output, _ = hessian("compare", folder / "h.zarr", folder / "e.zarr")
+    assert re.search(r"verified +no +estimated\n", output)
 
 
 def test_a_file_that_only_estimates_name_is_not_run(copy: Path, tmp_path: Path) -> None:

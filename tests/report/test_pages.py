@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hessian_tasks.networks.models import get_theta, set_theta
 from pipeline import RunOptions, compute_hessian, verify_hessian
 from pipeline.analysis.spectrum import spectrum
 from pipeline.analysis.summary import summarise
@@ -24,7 +25,7 @@ from pipeline.report._build import build_page
 from pipeline.report._headline import headline, state_warnings
 from pipeline.report._page import Page, Table
 from pipeline.report._stored import spectrum_section
-from pipeline.report.compare import summarise_all
+from pipeline.report.compare import open_all
 from pipeline.store.store import HessianStore
 from tests.helpers.forged import forge, forge_arrays
 from tests.report.chromium import browser
@@ -380,9 +381,45 @@ def test_comparison(folder: Path, tmp_path: Path, hessian: Any) -> None:
     assert re.search(r"noise floor +\S+ +\S+\n", output)
 
 
+def test_eigenvectors_are_followed_from_store_to_store(
+    folder: Path, tmp_path: Path, hessian: Any
+) -> None:
+    from hessian_tasks.problems import poisson
+
+    problem = poisson.problem(5, 1, 10, 8, 0, "float64")
+    theta = get_theta(problem.model)
+    set_theta(problem.model, theta + np.random.default_rng(0).normal(0, 0.05, len(theta)))
+    make(tmp_path / "next.zarr", problem)
+    stores = [folder / "h.zarr", tmp_path / "next.zarr"]
+    code, output, _ = hessian("compare", *stores, "--follow", "--json")
+    assert code == 0
+    (rows,) = json.loads(output)["eigenvectors"]
+    spectra = [np.linalg.eigh(dense(store.parent, store.name)) for store in stores]
+    followed = 0
+    for row in rows:
+        if row["what"] == "goes on":
+            places = [
+                int(np.argmin(np.abs(values - row[key])))
+                for (values, _), key in zip(spectra, ("before", "after"), strict=True)
+            ]
+            columns = [vectors[:, k] for (_, vectors), k in zip(spectra, places, strict=True)]
+            # Gaps of ten errors leave an overlap a hundredth of doubt.
+            assert row["overlap"] == pytest.approx((columns[0] @ columns[1]) ** 2, abs=0.01)
+            followed += 1
+    assert followed >= 6
+    other = make(tmp_path / "wide.zarr", poisson.problem(6, 1, 10, 8, 0, "float64"))
+    code, output, _ = hessian("compare", *stores, other, "--follow", "--out", tmp_path / "out")
+    assert code == 0
+    assert output.count("Eigenvalues from ") == 1
+    table = read_table(tmp_path / "out/tables/continued-1.csv")
+    assert table["overlap"] == [repr(row["overlap"]) for row in rows]
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert "Left out: 1 of 2 pairs of neighbours" in page
+
+
 def test_comparison_needs_two_stores(folder: Path, hessian: Any) -> None:
     with pytest.raises(ConfigError, match="two or more"):
-        summarise_all([folder / "h.zarr", folder / "h.zarr"])
+        open_all([folder / "h.zarr", folder / "h.zarr"])
     code, _, errors = hessian("compare", folder / "h.zarr")
     assert code == 2
     assert errors.startswith("hessian: Got")

@@ -17,14 +17,23 @@ from pipeline.analysis.pictures._spectrum import (
 )
 from pipeline.analysis.pictures._style import encode, plain, save
 from pipeline.analysis.pictures._terms import curvature_picture, overlap_picture
+from pipeline.analysis.pictures._training import (
+    Course,
+    curvature_course_picture,
+    gradient_course_picture,
+    trace_course_picture,
+)
 
 __all__ = [
+    "Course",
     "band_picture",
+    "curvature_course_picture",
     "curvature_picture",
     "density_picture",
     "eigenvalue_picture",
     "encode",
     "estimated_density_picture",
+    "gradient_course_picture",
     "layer_block_picture",
     "line_picture",
     "matrix_picture",
@@ -36,4 +45,5 @@ __all__ = [
     "residual_picture",
     "save",
     "solution_picture",
+    "trace_course_picture",
 ]

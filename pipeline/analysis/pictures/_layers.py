@@ -52,5 +52,5 @@ def participation_picture(weights: Array, values: Array, layers: Sequence[str]) 
         shown = axes.imshow(weights, norm=norm, cmap=MAGNITUDES, aspect="auto")
         mark_cells(axes, weights, norm, ([f"λ = {value:.3g}" for value in values], layers))
         axes.set(title="eigenvectors by layer", ylabel="eigenvector")
-        figure.colorbar(shown, label="share of the eigenvector's squared length")
+        figure.colorbar(shown, label="share of the squared length")
     return figure

@@ -31,6 +31,7 @@ __all__ = [
     "new_figure",
     "plain",
     "save",
+    "stacked",
     "styled",
 ]
 
@@ -69,6 +70,18 @@ def new_figure(
     """
     figure = Figure(figsize=(width, height), layout="compressed" if square else "constrained")
     return figure, figure.subplots()
+
+
+def stacked(number: int, width: float = 6.0, height: float = 2.4) -> tuple[Figure, list[Axes]]:
+    """An empty picture with pairs of axes above each other, which share the horizontal one.
+
+    Args:
+        number: How many.
+        width: Width of the picture in inches.
+        height: Height of each in inches.
+    """
+    figure = Figure(figsize=(width, number * height), layout="constrained")
+    return figure, list(figure.subplots(number, 1, sharex=True, squeeze=False)[:, 0])
 
 
 def colour_bar(figure: Figure, shown: ScalarMappable, label: str) -> None:
