@@ -100,7 +100,7 @@ def test_the_example_runs_and_prints_lines_of_the_same_form() -> None:
 
 
 # How far the numbers of a line may be from those saved, relative to these: the rounding of another
-# processor leads training elsewhere, to a loss like that one and to curvature like that, and what is
+# processor leads training elsewhere, to a loss like that one and to curvature like that; what is
 # smallest depends most on where. What training does not change is the same.
 TOLERANCES = {"loss": 0.9, "largest": 0.2, "smallest": 0.9, "positive,": 0.2, "(2550,": 0.2}
 TOLERANCES |= {"hidden_1": 0.2, "hidden_2": 0.2, "hidden_3": 0.2, "output": 0.2}
