@@ -1,6 +1,7 @@
 """The site, built by ``make docs``; a page that cannot be built whole is an error."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,14 @@ myst_fence_as_directive = ["mermaid"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+# What these stand for is longer than a page is wide.
+autodoc_type_aliases = {name: name for name in ("Array", "ArrayLike", "npt.ArrayLike", "Term")}
 maximum_signature_line_length = 70
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+# The types of attributes stand in the signature.
+napoleon_attr_annotations = False
 
-# Quotes and ellipses alone: the hyphens of --term in a text stay two.
-smartquotes_action = "qe"
 # Blocks that name no language are output.
 highlight_language = "text"
 
@@ -77,6 +80,24 @@ def link_public_name(
     return make_refnode(app.builder, page, described.docname, described.node_id, text, name)
 
 
+def plain_signature(*signature: Any) -> tuple[str | None, str | None]:
+    """Write defaults that a dataclass makes anew, and names of types, as the source does."""
+    arguments, returned = signature[-2:]
+    if arguments is not None:
+        arguments = re.sub(r"TypeAliasForwardRef\('([\w.]+)'\)", r"\1", arguments)
+        arguments = re.sub(r"~[\w.]*\b(\w+)", r"\1", arguments).replace("<factory>", "{}")
+    return arguments, returned
+
+
+def mark_options(app: Sphinx, page: nodes.document, name: str) -> None:
+    """Tell the style sheet which code has options of the command line."""
+    for code in page.findall(nodes.literal):
+        if "--" in code.astext():
+            code["classes"].append("option")
+
+
 def setup(app: Sphinx) -> None:
-    """Have references to where a name is defined lead to where it is described."""
+    """Have references to where a name is defined lead to where it is described, and so on."""
+    app.connect("doctree-resolved", mark_options)
     app.connect("missing-reference", link_public_name)
+    app.connect("autodoc-process-signature", plain_signature)

@@ -20,7 +20,7 @@ def said(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param("README.md", marks=pytest.mark.slow),
+        pytest.param("README.md", marks=[pytest.mark.slow, pytest.mark.timeout(3000)]),
         "docs/start/first_run.md",
         "docs/start/own_problem.md",
         "docs/howto/own_loss.md",

@@ -1,5 +1,6 @@
 """The directive ``commands``: every command of the command line, as the program itself has it."""
 
+import re
 from typing import Any
 
 import typer
@@ -29,16 +30,22 @@ def section(name: str, command: Any, above: Any) -> nodes.section:
     call = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     made += nodes.literal_block(call, call, language="text")
     for paragraph in command.help.split("\n\n"):
-        made += nodes.paragraph("", " ".join(paragraph.split()))
+        made += nodes.paragraph("", "", *marked(" ".join(paragraph.split())))
     records = [parameter.get_help_record(context) for parameter in command.params]
     made += nodes.definition_list("", *(item(*record) for record in records if record))
     return made
 
 
+def marked(text: str) -> list[nodes.Node]:
+    """A text with its options as code, so that no two hyphens become a dash."""
+    parts = re.split(r"(--[\w-]+)", text)
+    return [nodes.literal("", part) if i % 2 else nodes.Text(part) for i, part in enumerate(parts)]
+
+
 def item(names: str, text: str) -> nodes.definition_list_item:
     """One argument or option: as it is written, and what it means."""
     term = nodes.term("", "", nodes.literal("", names))
-    meaning = nodes.definition("", nodes.paragraph("", text))
+    meaning = nodes.definition("", nodes.paragraph("", "", *marked(text)))
     return nodes.definition_list_item("", term, meaning)
 
 

@@ -4,21 +4,33 @@ Docutils has the translator from LaTeX; MathJax and KaTeX would have to be loade
 be shipped, and pictures would need LaTeX to build.
 """
 
+import re
+
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
 
+def drawn(text: str, *, as_block: bool) -> str:
+    """A formula in MathML.
+
+    The bars of norms have no sides in LaTeX, so that browsers take them for operators, with space
+    around, and stretch the one below an exponent otherwise than its fellow.
+    """
+    bars = r'<mo\1 stretchy="false" lspace="0" rspace="0">\2</mo>'
+    return re.sub(r"<mo( [^>]*)?>([|‖])</mo>", bars, tex2mathml(text, as_block=as_block))
+
+
 def inline(writer: HTML5Translator, node: nodes.math) -> None:
     """Write a formula within a line."""
-    writer.body.append(tex2mathml(node.astext(), as_block=False))
+    writer.body.append(drawn(node.astext(), as_block=False))
     raise nodes.SkipNode
 
 
 def block(writer: HTML5Translator, node: nodes.math_block) -> None:
     """Write a formula of its own, which scrolls where the page is narrower."""
-    writer.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    writer.body.append(f'<div class="math">{drawn(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode
 
 

@@ -66,6 +66,7 @@ def check_supported(model: Any) -> None:
             'Call dde.config.set_default_autodiff("reverse").'
         )
     _check_data(model.data)
+    _check_type(model.net)
     for layer in model.net._flatten_layers():
         if any(kind.__name__ in RANDOM for kind in type(layer).__mro__):
             raise ProblemError(
@@ -73,6 +74,19 @@ def check_supported(model: Any) -> None:
                 "its training loss is random, or that of a batch. Build it without: for FNN, "
                 "dropout_rate=0."
             )
+
+
+def _check_type(network: Any) -> None:
+    import deepxde as dde
+
+    layers = network._flatten_layers(include_self=False)
+    ours, theirs = {layer.variable_dtype for layer in layers}, dde.config.default_float()
+    if ours and theirs not in ours:
+        raise ProblemError(
+            f"The network of the DeepXDE model has weights in {', '.join(sorted(ours))}, but "
+            f"DeepXDE computes in {theirs}: Keras keeps the float type of the first layer that a "
+            "process makes. Call dde.config.set_default_float before it, in a new process."
+        )
 
 
 def _check_data(data: Any) -> None:

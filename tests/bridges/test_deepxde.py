@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -168,6 +169,13 @@ REFUSED: dict[Callable[[Any], Any], str] = {
 def test_what_is_not_read_is_refused(dde: Any, make: Callable[[Any], Any]) -> None:
     with pytest.raises(ProblemError, match=REFUSED[make]):
         deepxde.problem(make(dde))
+
+
+def test_a_network_of_another_float_type_than_deepxdes_is_refused(dde: Any) -> None:
+    keras.config.set_dtype_policy("float32")
+    model = poisson(dde)
+    with pytest.raises(ProblemError, match="weights in float32, but DeepXDE computes in float64"):
+        deepxde.problem(model)
 
 
 def test_forward_mode_and_other_backends_are_refused(
