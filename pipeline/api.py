@@ -57,8 +57,9 @@ def compute_hessian(
     Args:
         problem: A :class:`Problem`, the name of a built-in problem, or a ``.py`` file.
         store: Path or URL of the store; made if it does not exist.
-        weights: Trained weights, ``.keras`` or ``.weights.h5``, which are read into the problem's
-            network; a model that was passed itself holds them afterwards.
+        weights: Trained weights, a file that ``hessian train`` or another library wrote (see
+            docs/howto/weights.md), which are read into the problem's network; a
+            model that was passed itself holds them afterwards.
         take_network: Take the network of the ``.keras`` file in place of the problem's.
         options: Threads, memory, tile side, matrices of single loss terms, and the engine:
             with ``RunOptions(engine="ggn")`` this is the Gauss-Newton matrix.
@@ -268,8 +269,9 @@ def matrix_free_operator(
 
     Args:
         problem: A :class:`Problem`, the name of a built-in problem, or a ``.py`` file.
-        weights: Trained weights, ``.keras`` or ``.weights.h5``, which are read into the problem's
-            network; a model that was passed itself holds them afterwards.
+        weights: Trained weights, a file that ``hessian train`` or another library wrote (see
+            docs/howto/weights.md), which are read into the problem's network; a
+            model that was passed itself holds them afterwards.
         take_network: Take the network of the ``.keras`` file in place of the problem's.
         engine: With ``"ggn"`` it is the Gauss-Newton matrix.
         term: A loss term's matrix instead of the total's.

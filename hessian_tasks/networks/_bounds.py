@@ -22,7 +22,7 @@ import numpy as np
 from hessian_tasks.errors import ModelError
 from hessian_tasks.networks.architecture import count_weights
 
-__all__ = ["check_file"]
+__all__ = ["check_file", "check_size"]
 
 # Of an archive's member; noise has 1.1, and zeros a thousand.
 MAX_EXPANSION = 100
@@ -42,7 +42,7 @@ def check_file(path: Path, num_weights: int | None = None) -> None:
     Files that cannot be opened are left to whoever reads them.
 
     Args:
-        path: A ``.keras``, ``.weights.h5`` or ``.npz`` file.
+        path: A ``.keras``, ``.weights.h5`` or ``.npz`` file, or another archive.
         num_weights: How many weights the problem has that they are for, if it is for one.
 
     Raises:
@@ -58,6 +58,22 @@ def check_file(path: Path, num_weights: int | None = None) -> None:
                 _check_archive(path, archive, most)
     except (OSError, zipfile.BadZipFile, EOFError):
         return
+
+
+def check_size(path: Path, num_weights: int) -> None:
+    """Refuse a file of another library that is, or would expand to, much more than the weights.
+
+    Args:
+        path: An archive, or a file whose values are not compressed.
+        num_weights: How many weights the problem has that they are for.
+
+    Raises:
+        ModelError: Saying what is too large.
+    """
+    most = max(FLOOR, MAX_COPIES * num_weights)
+    if (size := path.stat().st_size) > 8 * most + 2**26:
+        raise _too_large(path, f"it has {size} bytes, where the network has {num_weights} values")
+    check_file(path, num_weights)
 
 
 def _check_archive(path: Path, archive: zipfile.ZipFile, most: int | None) -> None:
@@ -76,7 +92,7 @@ def _check_archive(path: Path, archive: zipfile.ZipFile, most: int | None) -> No
     if path.suffix == ".npz":
         for member in members:
             _check_array(path, archive, member)
-    else:
+    elif path.suffix == ".keras":
         found = io.BytesIO(archive.read("model.weights.h5"))
         num_values = _check_hdf5(path, found, len(found.getbuffer()), most)
         _check_config(path, archive.read("config.json"), num_values)

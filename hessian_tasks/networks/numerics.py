@@ -11,7 +11,7 @@ import tensorflow as tf
 from hessian_tasks.errors import ModelError
 from hessian_tasks.networks.models import dtype_of, inner_layers
 
-__all__ = ["check_precision", "compute_the_same"]
+__all__ = ["check_precision", "compute_the_same", "evaluated_somewhere"]
 
 Array = npt.NDArray[Any]
 
@@ -52,6 +52,19 @@ def compute_the_same(one: Any, other: Any, num_coordinates: int = 0) -> bool:
         and np.allclose(a, b, rtol=0.0, atol=precision**0.5 * _size(a), equal_nan=True)
         for a, b in zip(first, second, strict=True)
     )
+
+
+def evaluated_somewhere(model: Any, num_coordinates: int = 0) -> bool:
+    """Evaluate a network at random inputs; whether the shapes of these are known.
+
+    Args:
+        model: A built Keras model.
+        num_coordinates: Width of its input where the model does not say.
+    """
+    inputs = _random_inputs(model, num_coordinates)
+    if inputs is not None:
+        _outputs(model, inputs)
+    return inputs is not None
 
 
 def check_precision(model: Any, num_coordinates: int = 0) -> None:

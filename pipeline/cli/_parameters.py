@@ -67,7 +67,10 @@ _FLAGS: dict[str, tuple[Any, Any]] = {
         list[str], typer.Option("--option", "-o", help="Argument of the problem: width=20."),
     ),
     "weights": (
-        Path | None, typer.Option("--weights", help="Trained weights, .keras or .weights.h5."),
+        Path | None,
+        typer.Option(
+            "--weights", help="Trained weights, .keras, .weights.h5, .npz, .npy, .safetensors, .pt."
+        ),
     ),
     "take_network": (
         bool | None,

@@ -27,8 +27,8 @@ def freeze_source(
 
     Args:
         source: Where the problem comes from.
-        weights: A ``.keras`` or ``.weights.h5`` file, whose values go into the problem's network;
-            or an ``.npz`` file with those of all networks and of the parameters.
+        weights: A file of trained weights, as :func:`~hessian_tasks.networks.weights.load_weights`
+            reads it.
         take_network: Take the network of the ``.keras`` file instead of the problem's.
 
     Raises:

@@ -34,7 +34,9 @@ class Settings(BaseModel):
         default_factory=dict, description="Arguments of the problem's function, such as width: 20."
     )
     weights: FilePath | None = Field(
-        None, description="Trained weights for the problem's network: .keras or .weights.h5."
+        None,
+        description="Trained weights for the problem's network: .keras, .weights.h5, .npz, .npy, "
+        ".safetensors, .pt.",
     )
     take_network: bool = Field(
         False, description="Take the network of the .keras file in place of the problem's."

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hessian_tasks.errors import ModelError
+from hessian_tasks.networks._keras_files import load_weights_file, take_network_file
 from hessian_tasks.networks.architecture import model_config, model_from_config
 from hessian_tasks.networks.models import (
     dtype_of,
@@ -18,7 +19,6 @@ from hessian_tasks.networks.models import (
     resolve_model,
     set_theta,
 )
-from hessian_tasks.networks.weights import load_weights_file, take_network_file
 from hessian_tasks.problems.networks import mlp
 
 layers = keras.layers

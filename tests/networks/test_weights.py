@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from hessian_tasks.errors import ModelError, ProblemError, WeightsWarning
+from hessian_tasks.networks._keras_files import load_weights_file, take_network_file
 from hessian_tasks.networks.models import dtype_of, get_theta
 from hessian_tasks.networks.trainables import resolve
-from hessian_tasks.networks.weights import load_weights_file, save_values, take_network_file
+from hessian_tasks.networks.weights import save_values
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.source import ProblemSource
 from pipeline import compute_hessian, matrix_free_operator, open_store, verify_hessian

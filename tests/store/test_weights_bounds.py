@@ -16,12 +16,8 @@ import numpy as np
 import pytest
 
 from hessian_tasks.errors import ModelError
-from hessian_tasks.networks.weights import (
-    load_values,
-    load_weights_file,
-    save_values,
-    take_network_file,
-)
+from hessian_tasks.networks._keras_files import load_weights_file, take_network_file
+from hessian_tasks.networks.weights import load_weights, save_values
 from hessian_tasks.problem import Problem
 from hessian_tasks.problems import regression
 
@@ -105,10 +101,10 @@ def test_archives_expand_little(problem: Problem, tmp_path: Path) -> None:
     save_values(path, problem.model)
     kept = path.read_bytes()
     zipped(path, zeros=lambda: bytes(8 * BOMB))
-    peak(load_values, path, problem, match="'zeros' expands from")
+    peak(load_weights, path, problem, match="'zeros' expands from")
     # Compressed archives of weights are none of these.
     path.write_bytes(kept)
-    load_values(zipped(path), problem)
+    load_weights(zipped(path), problem)
 
 
 def test_headers_say_no_more_than_what_follows(problem: Problem, tmp_path: Path) -> None:
@@ -118,7 +114,7 @@ def test_headers_say_no_more_than_what_follows(problem: Problem, tmp_path: Path)
     path = tmp_path / "values.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.npy", header.getvalue())
-    peak(load_values, path, problem, match=r"'a.npy' says that it has the shape")
+    peak(load_weights, path, problem, match=r"'a.npy' says that it has the shape")
 
 
 @pytest.mark.parametrize("take", [False, True])
