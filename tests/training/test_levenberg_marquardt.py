@@ -25,6 +25,7 @@ from pipeline.errors import PlanError
 from pipeline.run.engines import choose_engine
 from pipeline.training import _levenberg_marquardt as module
 from pipeline.training import train
+from pipeline.training._levenberg_marquardt import Damping
 from tests.helpers.oracles import dense_jacobian
 
 Array = npt.NDArray[Any]
@@ -45,6 +46,18 @@ def test_undamped_step_solves_linear_least_squares(monkeypatch: pytest.MonkeyPat
     assert get_theta(model) == pytest.approx(expected.ravel(), abs=1e-11)
     residual = np.column_stack([x, np.ones(20)]) @ expected - y
     assert result.loss == pytest.approx(np.mean(residual**2), rel=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("gains", "factor"),
+    # 1 - (2 gain - 1)³ is 1 at a gain of 1/2, 2 at 0 and less than 1/3 from 0.94 on.
+    [([0.5], 1.0), ([1e-9], 2.0), ([0.75], 0.875), ([1.0], 1 / 3), ([-1.0, -1.0, -1.0], 64.0)],
+)
+def test_damping_follows_the_gain(gains: list[float], factor: float) -> None:
+    damping = Damping(3.0)
+    for gain in gains:
+        damping.adapt(gain)
+    assert damping.value == pytest.approx(3.0 * factor, rel=1e-8)
 
 
 def small(**options: Any) -> Problem:
