@@ -27,7 +27,11 @@ test: export OPENBLAS_NUM_THREADS = 1
 test: .venv/.installed  ## what CI runs
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
-test-all: .venv/.installed  ## with the slow tests
+.venv/.torch: .venv/.installed tests/torch.txt
+	$(BIN)/pip install --quiet --constraint requirements.lock --requirement tests/torch.txt
+	touch $@
+
+test-all: .venv/.torch  ## with the slow tests, and those that need PyTorch
 	$(BIN)/pytest
 
 check: .venv/.installed  ## format, lint, types, import walls

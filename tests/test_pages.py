@@ -25,6 +25,7 @@ def said(lines: list[str]) -> list[str]:
         "docs/start/own_problem.md",
         "docs/howto/own_loss.md",
         "docs/howto/parameters.md",
+        "docs/howto/weights.md",
         "docs/concepts/gauss_newton.md",
     ],
 )

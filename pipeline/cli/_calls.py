@@ -38,7 +38,14 @@ if TYPE_CHECKING:
     from pipeline.estimates.journal import Journal
     from pipeline.run.cluster.workers import Workers
 
-__all__ = ["estimate_settings", "run_options", "run_settings", "settings_inputs", "train_settings"]
+__all__ = [
+    "estimate_settings",
+    "problem_inputs",
+    "run_options",
+    "run_settings",
+    "settings_inputs",
+    "train_settings",
+]
 
 
 def run_options(settings: Settings) -> RunOptions:
@@ -61,13 +68,18 @@ def settings_inputs(settings: Settings) -> FrozenInputs:
         ConfigError: If neither says what to compute.
     """
     if settings.problem is not None:
-        return _freeze(settings)
+        return problem_inputs(settings)
     if settings.store is None:
         raise ConfigError("Give a problem, or the --store of a run to resume.")
     return stored_inputs(open_mended(settings.store))
 
 
-def _freeze(settings: Settings) -> FrozenInputs:
+def problem_inputs(settings: Settings) -> FrozenInputs:
+    """The frozen inputs of the problem, at the weights that are given.
+
+    Raises:
+        ConfigError: If there is no problem.
+    """
     return freeze_source(_source(settings), settings.weights, take_network=settings.take_network)
 
 
@@ -119,7 +131,7 @@ def estimate_settings(
     Raises:
         StoppedError: If ``stop`` was set.
     """
-    frozen = _freeze(settings)
+    frozen = problem_inputs(settings)
     if settings.store is None:
         return _estimate(settings, frozen, options, _Watched(console, stop))
     from pipeline.estimates.estimates import best_method

@@ -32,7 +32,7 @@ from pipeline.errors import ConfigError
 from pipeline.settings.config import Settings
 from pipeline.settings.profiles import InProcess, Queue
 
-__all__ = ["cancel", "estimate", "plan", "run", "status", "submit", "train"]
+__all__ = ["cancel", "estimate", "loss", "plan", "run", "status", "submit", "train"]
 
 
 @app.command()
@@ -48,6 +48,20 @@ def plan(settings: Settings, as_json: Json = False) -> None:
 
     found = look_ahead(settings_inputs(settings), run_options(settings), settings.location)
     print_result(render.outlook(found), render.outlook_data(found), as_json)
+
+
+@app.command()
+@takes_settings(*INPUTS, "threads")
+def loss(settings: Settings, as_json: Json = False) -> None:
+    """Say the loss at the given weights, by terms, and its gradient's norm; nothing is stored.
+
+    What to compare with the loss of training, before anything is computed from weights.
+    """
+    configure_tensorflow(settings.threads)
+    from pipeline.cli._calls import problem_inputs
+
+    frozen = problem_inputs(settings)
+    print_result(render.loss(frozen), render.loss_data(frozen), as_json)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from pipeline.cli.render._analysis import density, info, info_data, spectrum, statistics, subject
 from pipeline.cli.render._inverse import influence, solution, uncertainty
+from pipeline.cli.render._loss import loss, loss_data
 from pipeline.cli.render._matrix_free import estimates, outlook, outlook_data
 from pipeline.cli.render._runs import certificate, status, status_data
 from pipeline.cli.render._table import columns, table
@@ -16,6 +17,8 @@ __all__ = [
     "influence",
     "info",
     "info_data",
+    "loss",
+    "loss_data",
     "outlook",
     "outlook_data",
     "preconditioned",

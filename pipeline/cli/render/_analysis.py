@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.cli.render._loss import evaluated_rows, variable_rows
 from pipeline.cli.render._table import table
 from pipeline.store.names import describe_term
 
@@ -111,7 +112,7 @@ def info(store: HessianStore) -> str:
     rows = [
         ("problem", f"{source['reference']}{f' ({options})' if options else ''}"),
         *subject(store),
-        *((f"  {v.layer}/{v.name}", f"{v.shape} from row {v.offset}") for v in _variables(store)),
+        *variable_rows(store.layout),
         (store.matrix.plural, ", ".join(store.arrays.values())),
         *((f"  {name}", _jacobian(store, name)) for name in store.jacobians.values()),
         ("created", f"{provenance['created']} by Python {provenance['python']}, {packages}"),
@@ -124,10 +125,9 @@ def subject(store: HessianStore) -> list[tuple[str, str]]:
     attributes = store.attributes
     fixed = attributes.get("fixed") or {"weights": {}, "inference": []}
     weights = ", ".join(f"{n:,} in {layer or 'the model'}" for layer, n in fixed["weights"].items())
+    terms = [{**term, "kind": describe_term(term, attributes)} for term in attributes["terms"]]
     rows = [
-        ("loss", f"{attributes['loss']:.6g}"),
-        *((f"  {term['name']}", _term(term, attributes)) for term in attributes["terms"]),
-        ("gradient", f"norm {store.gradient_norm:.6g}"),
+        *evaluated_rows(attributes["loss"], terms, store.gradient_norm),
         ("engine", ", ".join(filter(None, [store.engine, attributes.get("engine_reason")]))),
         ("parameters", f"{store.layout.count} trainable, {store.dtype}"),
     ]
@@ -147,11 +147,3 @@ def _jacobian(store: HessianStore, name: str) -> str:
     array = store.hessian(name)
     components = array.attrs["num_components"]
     return f"{array.shape}, {components} component{'' if components == 1 else 's'} a point"
-
-
-def _variables(store: HessianStore) -> tuple[Any, ...]:
-    return store.layout.variables
-
-
-def _term(term: dict[str, Any], attributes: dict[str, Any]) -> str:
-    return f"{term['loss']:.6g}, weight {term['weight']:g}, {describe_term(term, attributes)}"
