@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 
 from pipeline.errors import ClusterError
@@ -57,12 +58,14 @@ def _split(given: str) -> list[str]:
 
 
 def _list_gpus() -> list[str]:
+    # Not by running it: a directory of PATH that may not be entered would be an error.
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return []
     try:
         listed = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=LIST_SECONDS
+            [command, "-L"], capture_output=True, text=True, check=True, timeout=LIST_SECONDS
         ).stdout
-    except FileNotFoundError:
-        return []
     except (OSError, subprocess.SubprocessError) as error:
         raise ClusterError(f"The GPUs of this machine cannot be listed: {error}") from error
     names: list[str] = []

@@ -74,6 +74,11 @@ def test_a_driver_that_fails_is_said(driver: Path) -> None:
         visible_gpus()
 
 
+def test_a_program_that_may_not_be_run_lists_nothing(driver: Path) -> None:
+    driver.chmod(0o644)
+    assert visible_gpus() == []
+
+
 def test_a_machine_without_gpus_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     with (
