@@ -26,6 +26,7 @@ from pipeline.errors import (
 
 if TYPE_CHECKING:
     from hessian_tasks import mlp
+    from pipeline.analysis.approximations import compare_approximations
     from pipeline.analysis.density import spectral_density
     from pipeline.analysis.eigenpairs import extreme_eigenpairs
     from pipeline.analysis.estimators import (
@@ -98,6 +99,7 @@ __all__ = [
     "WeightsWarning",
     "analyse_terms",
     "cluster_spec",
+    "compare_approximations",
     "compute_hessian",
     "connect",
     "effective_dimension",
@@ -146,6 +148,7 @@ _LAZY = {
     "RunOptions": "pipeline.run.options",
     "analyse_terms": "pipeline.analysis.terms",
     "cluster_spec": "pipeline.run.cluster.kubernetes",
+    "compare_approximations": "pipeline.analysis.approximations",
     "compute_hessian": "pipeline.api",
     "connect": "pipeline.run.cluster.connect",
     "effective_dimension": "pipeline.analysis.steps",

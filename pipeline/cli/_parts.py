@@ -12,7 +12,7 @@ from pipeline.cli import render
 from pipeline.cli._app import app, print_result, say_if_unverified
 from pipeline.cli._parameters import Json, Store, finite
 
-__all__ = ["steps", "terms"]
+__all__ = ["approximations", "steps", "terms"]
 
 Ggn = Annotated[
     Path | None, typer.Option(help="Store of the Gauss-Newton matrix of the same inputs.")
@@ -77,3 +77,26 @@ def steps(
 
     tried = try_steps(store, ggn, dampings=damping, problem=problem)
     print_result(render.steps(tried), {"steps": [step.to_json() for step in tried]}, as_json)
+
+
+@app.command()
+def approximations(
+    store: Store,
+    ggn: Ggn = None,
+    rank: Annotated[
+        list[int], typer.Option(min=1, help="Rank of one of low rank; can be given several times.")
+    ] = [10, 100],  # noqa: B006  (typer copies it)
+    damping: Annotated[
+        float | None,
+        typer.Option(min=0.0, callback=finite, help="Damping of the steps (chosen)."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """How far diagonals, blocks, Kronecker factors and low ranks are from the matrix."""
+    from pipeline.analysis.approximations import compare_approximations
+    from pipeline.store.store import HessianStore
+
+    opened = HessianStore(store)
+    found = compare_approximations(opened, ggn, ranks=rank, damping=damping)
+    say_if_unverified(opened)
+    print_result(render.approximations(found), found.to_json(), as_json)

@@ -6,9 +6,10 @@ from pipeline.cli.render._loss import loss, loss_data
 from pipeline.cli.render._matrix_free import estimates, outlook, outlook_data
 from pipeline.cli.render._runs import certificate, status, status_data
 from pipeline.cli.render._table import columns, table
-from pipeline.cli.render._terms import gradients, preconditioned, steps, terms
+from pipeline.cli.render._terms import approximations, gradients, preconditioned, steps, terms
 
 __all__ = [
+    "approximations",
     "certificate",
     "columns",
     "density",

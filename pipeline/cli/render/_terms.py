@@ -11,13 +11,14 @@ import numpy.typing as npt
 from pipeline.cli.render._table import columns
 
 if TYPE_CHECKING:
+    from pipeline.analysis.approximations import Approximations
     from pipeline.analysis.layers import Participation
     from pipeline.analysis.parts import Part
     from pipeline.analysis.spectrum import Spectrum
     from pipeline.analysis.steps import TriedStep
     from pipeline.analysis.terms import TermAnalysis
 
-__all__ = ["gradients", "preconditioned", "steps", "terms"]
+__all__ = ["approximations", "gradients", "preconditioned", "steps", "terms"]
 
 Array = npt.NDArray[Any]
 
@@ -123,4 +124,27 @@ def steps(tried: Sequence[TriedStep]) -> str:
     ]
     return f"loss {tried[0].loss:.6g}; decrease of it, predicted and actual, by step\n" + columns(
         [head, *rows]
+    )
+
+
+def approximations(found: Approximations) -> str:
+    """Approximations against the stored matrix."""
+    head = ["", "numbers", "error", "spectrum", "decrease", "cosine"]
+    rows = [
+        [
+            one.name,
+            f"{one.numbers:,}",
+            f"{one.error:.2%}",
+            f"{one.spectrum:.2%}",
+            "not positive definite" if one.decrease is None else f"{one.decrease:.1%}",
+            "" if one.cosine is None else f"{one.cosine:.3f}",
+        ]
+        for one in found.found
+    ]
+    share = f"{found.outside:.1%} of its squared Frobenius norm is outside of the layers' blocks"
+    own = f"its own error is some {found.relative_error:.1e} of its norm"
+    return (
+        f"{found.title}: {share}; {own}\n\n{columns([head, *rows])}\n\n"
+        f"steps with damping {found.damping:.4g}: share of the largest decrease, and cosine to the "
+        "best step"
     )
