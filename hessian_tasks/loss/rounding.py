@@ -35,7 +35,7 @@ def measure_rounding(compiled: CompiledLosses, at_theta: Evaluated) -> Rounding:
         >>> compiled = compile_losses_and_gradient(problem(width=4, depth=1))
         >>> at_theta = Evaluated(*compiled.evaluate())
         >>> found = measure_rounding(compiled, at_theta)
-        >>> 0 < found.gradient < 1e-4 * np.linalg.norm(at_theta.gradient)
+        >>> bool(0 < found.gradient < 1e-4 * np.linalg.norm(at_theta.gradient))
         True
     """
     if Evaluated(*compiled.evaluate()).disagreement(at_theta):
