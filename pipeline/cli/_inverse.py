@@ -22,6 +22,9 @@ __all__ = ["influence", "solve", "uncertainty"]
 Damping = Annotated[
     float, typer.Option(min=0.0, callback=finite, help="What is added to the diagonal.")
 ]
+DataTerm = Annotated[
+    str | None, typer.Option(help="Residual term of the measurements (the one with data).")
+]
 ProblemFile = Annotated[str | None, typer.Option(help="The problem's file, if it has moved since.")]
 
 
@@ -53,9 +56,7 @@ def solve(
 @app.command()
 def uncertainty(
     store: Store,
-    data: Annotated[
-        str | None, typer.Option(help="Residual term of the measurements (the one with data).")
-    ] = None,
+    data: DataTerm = None,
     sigma: Annotated[
         float | None,
         typer.Option(callback=finite, help="Standard deviation of their errors (estimated)."),
@@ -82,9 +83,7 @@ def uncertainty(
 @app.command()
 def influence(
     store: Store,
-    data: Annotated[
-        str | None, typer.Option(help="Residual term of the points (the one with data).")
-    ] = None,
+    data: DataTerm = None,
     of: Annotated[
         str | None, typer.Option(help="What is ordered by and drawn: a parameter, or solution.")
     ] = None,

@@ -22,13 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.problem import Problem
-from pipeline.analysis.inverse import HessianInverse, open_inverse
+from pipeline.analysis.inverse import HessianInverse
 from pipeline.analysis.variances import CHUNK
-from pipeline.api import rebuild_problem
 from pipeline.curvature._measurements import (
-    check_minimum,
     cut_of,
-    data_term,
+    open_measured,
     parameter_rows,
     solution_at,
 )
@@ -131,27 +129,20 @@ def influence(
         >>> found.changes["solution"].round(3), found.leverage.round(3)
         (array([0.5, 0.5, 1. ]), array([0.333, 0.333, 0.333]))
     """
-    from hessian_tasks.autodiff.linearised import compile_jacobian, residuals
-
-    opened = store if isinstance(store, HessianStore) else HessianStore(store)
-    inverse = open_inverse(opened, damping)
-    check_minimum(opened, inverse)
-    rebuilt = rebuild_problem(opened, problem)
-    chosen = data_term(rebuilt, term)
-    alone = replace(rebuilt, terms=[chosen])
-    found = residuals(alone)[chosen.name].astype(np.float64)
-    left_out = _LeaveOut(inverse, 2 * chosen.weight / found.size, _outputs(rebuilt))
-    leverage, changes, rounding = left_out.each(compile_jacobian(alone, chosen), found)
-    names = [*parameter_rows(opened.layout), SOLUTION]
+    at = open_measured(store, term, damping, problem)
+    found = at.residuals()
+    left_out = _LeaveOut(at.inverse, 2 * at.term.weight / found.size, _outputs(at.problem))
+    leverage, changes, rounding = left_out.each(at.jacobian(), found)
+    names = [*parameter_rows(at.store.layout), SOLUTION]
     return Influence(
-        chosen.name,
-        tuple(rebuilt.coordinates),
-        np.asarray(chosen.points, np.float64),
+        at.term.name,
+        tuple(at.problem.coordinates),
+        np.asarray(at.term.points, np.float64),
         found,
         leverage,
         dict(zip(names, changes.T, strict=True)),
         dict(zip(names, rounding.T, strict=True)),
-        inverse,
+        at.inverse,
     )
 
 

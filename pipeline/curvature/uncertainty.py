@@ -24,16 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.parameters import ParameterLayout
-from hessian_tasks.problem import Problem, ResidualTerm
+from hessian_tasks.problem import Problem
 from pipeline.analysis.fields import Band
-from pipeline.analysis.inverse import HessianInverse, open_inverse
+from pipeline.analysis.inverse import HessianInverse
 from pipeline.analysis.variances import Variances, variances
-from pipeline.api import rebuild_problem
 from pipeline.curvature._measurements import (
-    check_minimum,
+    Measured,
     cut_of,
-    data_term,
+    open_measured,
     parameter_rows,
     solution_at,
 )
@@ -170,31 +168,20 @@ def uncertainty(
         >>> round(found.parameters[0].standard_error, 2)
         0.2
     """
-    opened = store if isinstance(store, HessianStore) else HessianStore(store)
-    inverse = open_inverse(opened, damping)
-    check_minimum(opened, inverse)
-    rebuilt = rebuild_problem(opened, problem)
-    term = data_term(rebuilt, data)
-    noise = _noise(rebuilt, term, sigma, inverse)
-    scale = 2 * term.weight * noise.sigma**2 / noise.count
-    theta, gradient = (opened.read(name).astype(np.float64) for name in ("theta", "gradient"))
-    parameters, correlations = _parameters(opened.layout, theta, gradient, inverse, scale)
-    return Uncertainty(
-        noise, parameters, correlations, _band(rebuilt, term, inverse, scale), inverse
-    )
+    at = open_measured(store, data, damping, problem)
+    noise = _noise(at, sigma)
+    scale = 2 * at.term.weight * noise.sigma**2 / noise.count
+    parameters, correlations = _parameters(at, scale)
+    return Uncertainty(noise, parameters, correlations, _band(at, scale), at.inverse)
 
 
-def _noise(
-    problem: Problem, term: ResidualTerm, sigma: float | None, inverse: HessianInverse
-) -> Noise:
-    from hessian_tasks.autodiff.linearised import compile_jacobian, residuals
-
-    found = residuals(replace(problem, terms=[term]))[term.name].astype(np.float64)
+def _noise(at: Measured, sigma: float | None) -> Noise:
+    found, term = at.residuals(), at.term
     if sigma is not None:
         if not 0 < sigma < math.inf:
             raise ProblemError(f"The standard deviation is {sigma}; expected one above 0.")
         return Noise(term.name, found.size, sigma, None)
-    known = variances(inverse, compile_jacobian(problem, term), found.size)
+    known = variances(at.inverse, at.jacobian(), found.size)
     effective = 2 * term.weight / found.size * float(known.values.sum())
     if not effective < found.size:
         raise ProblemError(
@@ -205,15 +192,14 @@ def _noise(
     return Noise(term.name, found.size, math.sqrt(rss / (found.size - effective)), effective)
 
 
-def _parameters(
-    layout: ParameterLayout, theta: Array, gradient: Array, inverse: HessianInverse, scale: float
-) -> tuple[tuple[Estimated, ...], Array]:
+def _parameters(at: Measured, scale: float) -> tuple[tuple[Estimated, ...], Array]:
     """The problem's parameters, and their correlations."""
-    named = parameter_rows(layout)
+    named, inverse = parameter_rows(at.store.layout), at.inverse
     rows = list(named.values())
     if not rows:
         return (), np.zeros((0, 0))
-    units = np.zeros((layout.num_params, len(rows)))
+    theta, gradient = (at.store.read(name).astype(np.float64) for name in ("theta", "gradient"))
+    units = np.zeros((len(theta), len(rows)))
     units[rows, range(len(rows))] = 1.0
     found = variances(inverse, lambda numbers: units.T[numbers], len(rows)).scaled(scale)
     covariance = scale * (inverse @ units)[rows]
@@ -237,18 +223,18 @@ def _deviations(found: Variances) -> tuple[Array, Array, Array]:
     return values, rounding, np.sqrt(values**2 + found.unknown)
 
 
-def _band(problem: Problem, term: ResidualTerm, inverse: HessianInverse, scale: float) -> Band:
+def _band(at: Measured, scale: float) -> Band:
     from hessian_tasks.autodiff.linearised import compile_jacobian, residuals
 
-    cut = cut_of(problem)
+    cut = cut_of(at.problem)
     solution = solution_at(cut.points)
-    problem = replace(problem, terms=[solution])
-    values = residuals(problem)["solution"].astype(np.float64)
-    found = variances(inverse, compile_jacobian(problem, solution), values.size).scaled(scale)
+    problem = replace(at.problem, terms=[solution])
+    values = residuals(problem)[solution.name].astype(np.float64)
+    found = variances(at.inverse, compile_jacobian(problem, solution), values.size).scaled(scale)
 
     def on_cut(flat: Array) -> Array:
         return flat.reshape(values.shape).T.reshape(-1, *cut.shape)
 
     columns = [problem.coordinates.index(name) for name in cut.names]
-    data = np.asarray(term.points, np.float64)[:, columns]
+    data = np.asarray(at.term.points, np.float64)[:, columns]
     return Band(cut, data, on_cut(values), *map(on_cut, _deviations(found)))
