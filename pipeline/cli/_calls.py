@@ -80,7 +80,12 @@ def problem_inputs(settings: Settings) -> FrozenInputs:
     Raises:
         ConfigError: If there is no problem.
     """
-    return freeze_source(_source(settings), settings.weights, take_network=settings.take_network)
+    return freeze_source(
+        _source(settings),
+        settings.weights,
+        take_network=settings.take_network,
+        only=settings.only,
+    )
 
 
 def _source(settings: Settings) -> ProblemSource:

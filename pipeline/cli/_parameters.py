@@ -78,6 +78,10 @@ _FLAGS: dict[str, tuple[Any, Any]] = {
             "--take-network", help="Take the .keras file's network too, not its values alone."
         ),
     ),
+    "only": (
+        str | None,
+        typer.Option(help="What θ consists of: hidden_1,output/bias, or a parameter (all)."),
+    ),
     "store": (
         str | None, typer.Option("--store", help="Path or URL of the store (runs/<problem>.zarr)."),
     ),
@@ -101,7 +105,7 @@ _FLAGS: dict[str, tuple[Any, Any]] = {
 }  # fmt: skip
 
 # What is computed, where it is kept and computed, and how.
-INPUTS = ("problem", "option", "weights", "take_network")
+INPUTS = ("problem", "option", "weights", "take_network", "only")
 PLACES = ("store", "config", "profile", "assignments")
 COMPUTING = ("threads", "memory", "tile", "per_term", "engine")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hessian_tasks.errors import ProblemError
@@ -21,7 +23,11 @@ __all__ = ["freeze_source", "stored_inputs"]
 
 
 def freeze_source(
-    source: ProblemSource, weights: str | Path | None = None, *, take_network: bool = False
+    source: ProblemSource,
+    weights: str | Path | None = None,
+    *,
+    take_network: bool = False,
+    only: Sequence[str] | None = None,
 ) -> FrozenInputs:
     """Load a problem, put in trained weights, and freeze its inputs.
 
@@ -30,6 +36,7 @@ def freeze_source(
         weights: A file of trained weights, as :func:`~hessian_tasks.networks.weights.load_weights`
             reads it.
         take_network: Take the network of the ``.keras`` file instead of the problem's.
+        only: What θ consists of, in place of what the problem says.
 
     Raises:
         ProblemError: If the problem or its weights cannot be used.
@@ -40,6 +47,8 @@ def freeze_source(
         raise ProblemError("There is no network to take: give the .keras file as weights, too.")
     if weights is not None:
         problem = load_weights(weights, problem, take_network=take_network)
+    if only is not None:
+        problem = replace(problem, only=only)
     return freeze(problem, source)
 
 

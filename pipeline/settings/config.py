@@ -41,6 +41,11 @@ class Settings(BaseModel):
     take_network: bool = Field(
         False, description="Take the network of the .keras file in place of the problem's."
     )
+    only: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="What θ consists of: layers, variables, networks, parameters; all by default.",
+    )
     store: StorePlace | None = Field(
         None,
         description="Path or URL of the Zarr store; runs/<problem>.zarr by default.",
@@ -74,6 +79,11 @@ class Settings(BaseModel):
         validate_default=True,
         description="Where block rows can be computed, by names of your choice.",
     )
+
+    @field_validator("only", mode="before")
+    @classmethod
+    def _split(cls, given: Any) -> Any:
+        return tuple(map(str.strip, given.split(","))) if isinstance(given, str) else given
 
     @field_validator("profiles", mode="before")
     @classmethod

@@ -33,7 +33,7 @@ from hessian_tasks.problems.networks import mlp
 from hessian_tasks.reading import read_terms
 from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
-from pipeline import compute_hessian, matrix_free_operator, verify_hessian
+from pipeline import compute_hessian, matrix_free_operator, open_store, verify_hessian
 from pipeline.errors import StoreMismatchError
 from pipeline.run.cluster.workers import Workers
 from pipeline.run.engines import choose_engine
@@ -523,6 +523,33 @@ def test_training_moves_a_part_and_keeps_the_whole(tmp_path: Path, own: Path, he
     assert "5 of 13 trainable, float64" in output
     code, output, _ = hessian("plan", own)
     assert output.splitlines()[0].split(maxsplit=1) == ["parameters", "5 of 13"]
+
+
+def test_the_command_chooses_of_any_problem(tmp_path: Path, hessian: Cli) -> None:
+    options = ["poisson", "-owidth=3", "-odepth=2", "-onum_interior=6", "-onum_boundary=4"]
+    options.append("-odtype=float64")
+    whole, part, listed = (tmp_path / name for name in ("whole.zarr", "part.zarr", "listed.zarr"))
+    names = ["--only", "hidden_2, output/bias"]
+    assert hessian("run", *options, "--store", whole)[0] == 0
+    code, output, errors = hessian("run", *options, *names, "--store", part)
+    assert (code, errors, "13 of 25 trainable" in output) == (0, "", True)
+    rows = [*range(9, 21), 24]
+    expected = open_store(whole).hessian.to_numpy()[np.ix_(rows, rows)]
+    assert_close(open_store(part).hessian.to_numpy(), expected)
+    assert hessian("verify", part)[0] == 0
+    # The same in a file of settings, resumed.
+    (tmp_path / "settings.yaml").write_text("only: [hidden_2, output/bias]")
+    code, output, _ = hessian(
+        "run", *options, "--config", tmp_path / "settings.yaml", "--store", part
+    )
+    assert (code, "computed 0 of" in output) == (0, True)
+    code, _, errors = hessian("run", *options, "--store", part)
+    assert code != 0
+    assert "what only leaves out" in errors
+    code, _, errors = hessian("run", *options, "--only", "hidden_3", "--store", listed)
+    assert code != 0
+    assert "what is trained is hidden_1, hidden_2, output" in errors
+    assert not listed.exists()
 
 
 def test_a_network_that_has_been_trained_on_is_left_alone(tmp_path: Path) -> None:
