@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from hessian_tasks.errors import plain
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.source import ProblemSource
 from pipeline.cli import render
-from pipeline.cli._progress import LossDisplay, ProgressDisplay
-from pipeline.errors import ConfigError, StoppedError, StoreError
+from pipeline.cli._progress import ProgressDisplay
+from pipeline.errors import ConfigError, StoppedError
 from pipeline.run.events import Event, RunStarted
 from pipeline.run.execute import execute
 from pipeline.run.inputs import freeze_source, stored_inputs
 from pipeline.run.options import RunOptions
 from pipeline.settings.config import Settings
 from pipeline.settings.profiles import InProcess
-from pipeline.store.places import Location, writing
+from pipeline.store.places import Location
 from pipeline.store.repair import open_mended
 from pipeline.store.store import HessianStore
 from pipeline.text import printable
-from pipeline.units import format_seconds
 
 if TYPE_CHECKING:
-    from pipeline.analysis.lbfgs import LbfgsHistory
-    from pipeline.cli._training import Along
     from pipeline.estimates.estimates import EstimateOptions, Estimates
     from pipeline.estimates.journal import Journal
     from pipeline.run.cluster.workers import Workers
@@ -41,10 +34,10 @@ if TYPE_CHECKING:
 __all__ = [
     "estimate_settings",
     "problem_inputs",
+    "problem_source",
     "run_options",
     "run_settings",
     "settings_inputs",
-    "train_settings",
 ]
 
 
@@ -81,14 +74,19 @@ def problem_inputs(settings: Settings) -> FrozenInputs:
         ConfigError: If there is no problem.
     """
     return freeze_source(
-        _source(settings),
+        problem_source(settings),
         settings.weights,
         take_network=settings.take_network,
         only=settings.only,
     )
 
 
-def _source(settings: Settings) -> ProblemSource:
+def problem_source(settings: Settings) -> ProblemSource:
+    """Where the problem comes from.
+
+    Raises:
+        ConfigError: If there is none.
+    """
     if settings.problem is None:
         raise ConfigError("Give a problem: the name of a built-in one, or path/to/problem.py.")
     return ProblemSource(settings.problem, settings.options)
@@ -211,99 +209,3 @@ def _workers(settings: Settings, stop: threading.Event) -> AbstractContextManage
     from pipeline.run.cluster.connect import connect
 
     return connect(settings.chosen, stop)
-
-
-def train_settings(settings: Settings, along: Along, seed: int, console: Console) -> None:
-    """Train the problem's network, show the losses, and save it.
-
-    Args:
-        settings: Which problem.
-        along: What is trained by, where the network is saved, what is kept on the way.
-        seed: Seed of the training.
-        console: Where to show progress.
-
-    Raises:
-        ConfigError: If the file has another ending, or a history of no steps is wanted.
-        StoreError: If it cannot be written, or does not give back what was written.
-    """
-    from hessian_tasks.networks.trainables import parameters_of, resolve
-    from pipeline.training import train
-
-    out, history, steps = along.out, along.history, along.steps
-    if not out.name.endswith((".keras", ".weights.h5", ".npz")):
-        raise ConfigError(
-            f"The trained network is saved as .keras, .weights.h5 or .npz, but --out is {out}."
-        )
-    if history is not None and steps.lbfgs == 0:
-        raise ConfigError(
-            "--history keeps the pairs of L-BFGS, which is to make no step. Give it some: "
-            "--lbfgs 1000."
-        )
-    source = _source(settings)
-    problem = source.load()
-    with (
-        tempfile.TemporaryDirectory() as directory
-    ):  # whether it can be saved, before it is trained
-        _save_network(resolve(problem).model, Path(directory) / out.name, source)
-    result = train(
-        problem,
-        adam_steps=steps.adam,
-        lbfgs_steps=steps.lbfgs,
-        ssbroyden_steps=steps.ssbroyden,
-        levenberg_marquardt_steps=steps.levenberg_marquardt,
-        seed=seed,
-        on_step=LossDisplay(console),
-        observe=along.observer(lambda model, path: _save_network(model, path, source), source),
-    )
-    _save_network(result.problem.model, out, source)
-    _save_history(result.history, history)
-    terms = ", ".join(f"{name} {loss:.3g}" for name, loss in result.losses.items())
-    error = "" if result.error is None else f", relative L2 error {result.error:.2e}"
-    console.print(f"loss {result.loss:.3e} ({terms}){error}, {format_seconds(result.seconds)}")
-    for name, value in parameters_of(result.problem.model).items():
-        console.print(f"{name} = {np.array2string(value.numpy(), precision=7, separator=', ')}")
-    console.print(f"saved {out}{'' if history is None else f' and {history}'}")
-    for path in along.written():
-        console.print(f"saved {path}")
-
-
-def _save_network(model: Any, out: Path, source: ProblemSource) -> None:
-    """Save all weights, and read them back as a run will: into the problem's network."""
-    from hessian_tasks.networks.trainables import every_weight, networks_of, parameters_of
-    from hessian_tasks.networks.weights import load_weights, save_values
-
-    network, *others = networks_of(model).values()
-    if out.suffix != ".npz" and (others or parameters_of(model)):
-        raise ConfigError(
-            f"The problem trains more than one network, which {out} cannot hold. Save as .npz."
-        )
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            if out.suffix == ".npz":
-                save_values(out, model)
-            else:
-                (network.save if out.suffix == ".keras" else network.save_weights)(out)
-        # Of a subclassed model Keras may not know the arguments that it was made with.
-        except NotImplementedError as error:
-            raise ConfigError(
-                f"Keras cannot save this network as .keras ({plain(error)[:80]}…). Save its "
-                f"weights: --out {out.stem}.weights.h5"
-            ) from error
-    found = load_weights(out, source.load()).model
-    pairs = zip(every_weight(found), every_weight(model), strict=True)
-    if not all(np.array_equal(own.numpy(), saved.numpy(), equal_nan=True) for own, saved in pairs):
-        raise StoreError(f"{out} does not give back the weights that were saved. Save elsewhere.")
-
-
-def _save_history(found: LbfgsHistory | None, path: Path | None) -> None:
-    if path is None:
-        return
-    if found is None:
-        raise StoreError(
-            f"L-BFGS found nothing to improve and made no step, so there is no history for {path}. "
-            "The network is saved. Train with fewer steps of Adam."
-        )
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found.save(path)

@@ -10,7 +10,7 @@ import typer
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
 from pipeline.cli._app import app, print_result, say_if_unverified
-from pipeline.cli._parameters import Json, Memory, Picture, Store, Term, finite
+from pipeline.cli._parameters import Json, Memory, Picture, ProblemFile, Store, Term, finite
 from pipeline.errors import ConfigError
 from pipeline.units import parse_bytes
 
@@ -25,7 +25,6 @@ Damping = Annotated[
 DataTerm = Annotated[
     str | None, typer.Option(help="Residual term of the measurements (the one with data).")
 ]
-ProblemFile = Annotated[str | None, typer.Option(help="The problem's file, if it has moved since.")]
 
 
 @app.command()

@@ -25,6 +25,7 @@ __all__ = [
     "Memory",
     "Option",
     "Picture",
+    "ProblemFile",
     "Seed",
     "Store",
     "Term",
@@ -38,6 +39,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Term = Annotated[str | None, typer.Option(help="A loss term's matrix instead of the total's.")]
 Memory = Annotated[str | None, typer.Option(help="Memory to use, as 4GiB (what is free).")]
 Picture = Annotated[Path | None, typer.Option(help="Write a picture, .png, .svg or .pdf.")]
+ProblemFile = Annotated[str | None, typer.Option(help="The problem's file, if it has moved since.")]
 Option = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="Argument of --problem: width=20.")
 ]

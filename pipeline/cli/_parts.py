@@ -10,14 +10,13 @@ import typer
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
 from pipeline.cli._app import app, print_result, say_if_unverified
-from pipeline.cli._parameters import Json, Store, finite
+from pipeline.cli._parameters import Json, ProblemFile, Store, finite
 
 __all__ = ["approximations", "steps", "terms"]
 
 Ggn = Annotated[
     Path | None, typer.Option(help="Store of the Gauss-Newton matrix of the same inputs.")
 ]
-ProblemFile = Annotated[str | None, typer.Option(help="The problem's file, if it has moved since.")]
 
 
 @app.command()

@@ -221,8 +221,7 @@ def train(
 ) -> None:
     """Train a problem's network: Adam, then L-BFGS or what is asked for."""
     configure_tensorflow(settings.threads)
-    from pipeline.cli._calls import train_settings
-    from pipeline.cli._training import Along
+    from pipeline.cli._training import Along, train_settings
     from pipeline.training import Steps
 
     steps = Steps.of(adam, lbfgs, ssbroyden, levenberg_marquardt)

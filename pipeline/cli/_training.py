@@ -1,21 +1,34 @@
-"""What ``hessian train`` does along the way: watch the curvature, and save checkpoints."""
+"""What ``hessian train`` does: train, watch the curvature along the way, save what was found."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from rich.console import Console
+
+from hessian_tasks.errors import plain
 from hessian_tasks.problem import Problem
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import ProblemSource
-from pipeline.errors import ConfigError
+from pipeline.cli._calls import problem_source
+from pipeline.cli._progress import LossDisplay
+from pipeline.errors import ConfigError, StoreError
 from pipeline.estimates.recording import WatchedStore
 from pipeline.estimates.watching import Watch
+from pipeline.settings.config import Settings
+from pipeline.store.places import writing
 from pipeline.training import Steps
+from pipeline.units import format_seconds
 
-__all__ = ["Along"]
+if TYPE_CHECKING:
+    from pipeline.analysis.lbfgs import LbfgsHistory
+
+__all__ = ["Along", "train_settings"]
 
 Save = Callable[[Any, Path], None]
 ENDINGS = (".weights.h5", ".keras", ".npz")
@@ -93,3 +106,99 @@ class Along:
 def _split(out: Path) -> tuple[str, str]:
     ending = next((e for e in ENDINGS if out.name.endswith(e)), out.suffix)
     return out.name.removesuffix(ending), ending
+
+
+def train_settings(settings: Settings, along: Along, seed: int, console: Console) -> None:
+    """Train the problem's network, show the losses, and save it.
+
+    Args:
+        settings: Which problem.
+        along: What is trained by, where the network is saved, what is kept on the way.
+        seed: Seed of the training.
+        console: Where to show progress.
+
+    Raises:
+        ConfigError: If the file has another ending, or a history of no steps is wanted.
+        StoreError: If it cannot be written, or does not give back what was written.
+    """
+    from hessian_tasks.networks.trainables import parameters_of, resolve
+    from pipeline.training import train
+
+    out, history, steps = along.out, along.history, along.steps
+    if not out.name.endswith((".keras", ".weights.h5", ".npz")):
+        raise ConfigError(
+            f"The trained network is saved as .keras, .weights.h5 or .npz, but --out is {out}."
+        )
+    if history is not None and steps.lbfgs == 0:
+        raise ConfigError(
+            "--history keeps the pairs of L-BFGS, which is to make no step. Give it some: "
+            "--lbfgs 1000."
+        )
+    source = problem_source(settings)
+    problem = source.load()
+    with (
+        tempfile.TemporaryDirectory() as directory
+    ):  # whether it can be saved, before it is trained
+        _save_network(resolve(problem).model, Path(directory) / out.name, source)
+    result = train(
+        problem,
+        adam_steps=steps.adam,
+        lbfgs_steps=steps.lbfgs,
+        ssbroyden_steps=steps.ssbroyden,
+        levenberg_marquardt_steps=steps.levenberg_marquardt,
+        seed=seed,
+        on_step=LossDisplay(console),
+        observe=along.observer(lambda model, path: _save_network(model, path, source), source),
+    )
+    _save_network(result.problem.model, out, source)
+    _save_history(result.history, history)
+    terms = ", ".join(f"{name} {loss:.3g}" for name, loss in result.losses.items())
+    error = "" if result.error is None else f", relative L2 error {result.error:.2e}"
+    console.print(f"loss {result.loss:.3e} ({terms}){error}, {format_seconds(result.seconds)}")
+    for name, value in parameters_of(result.problem.model).items():
+        console.print(f"{name} = {np.array2string(value.numpy(), precision=7, separator=', ')}")
+    console.print(f"saved {out}{'' if history is None else f' and {history}'}")
+    for path in along.written():
+        console.print(f"saved {path}")
+
+
+def _save_network(model: Any, out: Path, source: ProblemSource) -> None:
+    """Save all weights, and read them back as a run will: into the problem's network."""
+    from hessian_tasks.networks.trainables import every_weight, networks_of, parameters_of
+    from hessian_tasks.networks.weights import load_weights, save_values
+
+    network, *others = networks_of(model).values()
+    if out.suffix != ".npz" and (others or parameters_of(model)):
+        raise ConfigError(
+            f"The problem trains more than one network, which {out} cannot hold. Save as .npz."
+        )
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if out.suffix == ".npz":
+                save_values(out, model)
+            else:
+                (network.save if out.suffix == ".keras" else network.save_weights)(out)
+        # Of a subclassed model Keras may not know the arguments that it was made with.
+        except NotImplementedError as error:
+            raise ConfigError(
+                f"Keras cannot save this network as .keras ({plain(error)[:80]}…). Save its "
+                f"weights: --out {out.stem}.weights.h5"
+            ) from error
+    found = load_weights(out, source.load()).model
+    pairs = zip(every_weight(found), every_weight(model), strict=True)
+    if not all(np.array_equal(own.numpy(), saved.numpy(), equal_nan=True) for own, saved in pairs):
+        raise StoreError(f"{out} does not give back the weights that were saved. Save elsewhere.")
+
+
+def _save_history(found: LbfgsHistory | None, path: Path | None) -> None:
+    if path is None:
+        return
+    if found is None:
+        raise StoreError(
+            f"L-BFGS found nothing to improve and made no step, so there is no history for {path}. "
+            "The network is saved. Train with fewer steps of Adam."
+        )
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found.save(path)
