@@ -11,7 +11,7 @@ import scipy.linalg
 from scipy.sparse.linalg import svds
 
 from hessian_tasks.parameters import ParameterLayout
-from pipeline.analysis.steps import Eigenbasis
+from pipeline.analysis.steps import Eigenbasis, damped_step
 
 __all__ = ["LAYERS", "Blocks", "LowRank", "Structured", "structured", "symmetric_size"]
 
@@ -61,12 +61,11 @@ class Blocks:
 
     def solve(self, right: Array, damping: float) -> Array | None:
         found = np.empty_like(right)
-        try:
-            for rows, block in self._blocks:
-                factor = scipy.linalg.cho_factor(block + damping * np.eye(len(block)), lower=True)
-                found[rows] = scipy.linalg.cho_solve(factor, right[rows])
-        except scipy.linalg.LinAlgError:
-            return None
+        for rows, block in self._blocks:
+            step = damped_step(block, right[rows], damping)
+            if step is None:
+                return None
+            found[rows] = -step
         return found
 
 
@@ -102,17 +101,21 @@ def structured(layout: ParameterLayout, exact: Array) -> Iterator[Structured]:
     ones = [(np.array([i]), exact[i : i + 1, i : i + 1]) for i in range(len(exact))]
     yield Blocks("diagonal", exact, ones, len(exact))
     variables = [np.arange(v.offset, v.stop) for v in layout.variables]
-    nearest = [
-        _nearest_factors(variable.shape, _block(exact, rows))
-        for variable, rows in zip(layout.variables, variables, strict=True)
-    ]
-    blocks = [(rows, block) for rows, (block, _) in zip(variables, nearest, strict=True)]
-    yield Blocks("Kronecker factors", exact, blocks, sum(numbers for _, numbers in nearest))
+    yield _kronecker(layout, exact, variables)
     owner = layout.labels()["layer"]
     layers = [np.flatnonzero(owner == layer) for layer in range(len(layout.layers()))]
     for name, parts in (("variables", variables), (LAYERS, layers)):
         numbers = sum(symmetric_size(len(rows)) for rows in parts)
         yield Blocks(name, exact, [(rows, _block(exact, rows)) for rows in parts], numbers)
+
+
+def _kronecker(layout: ParameterLayout, exact: Array, variables: Sequence[Array]) -> Blocks:
+    nearest = [
+        _nearest_factors(variable.shape, _block(exact, rows))
+        for variable, rows in zip(layout.variables, variables, strict=True)
+    ]
+    blocks = [(rows, block) for rows, (block, _) in zip(variables, nearest, strict=True)]
+    return Blocks("Kronecker factors", exact, blocks, sum(numbers for _, numbers in nearest))
 
 
 def _block(matrix: Array, rows: Array) -> Array:

@@ -163,7 +163,8 @@ class _Comparison:
         self.damping = DAMPING * self._largest - lowest if damping is None else damping
         # Without a minimum of the model no step is the best.
         bounded = self.damping > -lowest
-        self._best = basis.step(gradient, self.damping) if bounded else None
+        self._best = basis.step(gradient, self.damping) if bounded else np.zeros_like(gradient)
+        self._most = self._decrease(self._best)
 
     def __call__(self, matrix: Structured) -> Approximation:
         moved = np.abs(self._basis.eigenvalues - matrix.eigenvalues()).max()
@@ -178,12 +179,11 @@ class _Comparison:
         )
 
     def _worth(self, matrix: Structured) -> tuple[float | None, float | None]:
-        solved = None if self._best is None else matrix.solve(self._gradient, self.damping)
-        most = 0.0 if self._best is None else self._decrease(self._best)
-        if solved is None or self._best is None or not most > 0:
+        solved = matrix.solve(self._gradient, self.damping) if self._most > 0 else None
+        if solved is None:
             return None, None
         lengths = float(np.linalg.norm(solved) * np.linalg.norm(self._best))
-        return self._decrease(-solved) / most, float(-solved @ self._best) / lengths
+        return self._decrease(-solved) / self._most, float(-solved @ self._best) / lengths
 
     def _decrease(self, step: Array) -> float:
         basis = self._basis

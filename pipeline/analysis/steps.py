@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 import scipy.sparse.linalg
 
 from pipeline.analysis._dense import dense_eigenpairs
@@ -24,6 +25,7 @@ __all__ = [
     "Eigenbasis",
     "Method",
     "TriedStep",
+    "damped_step",
     "effective_dimension",
     "iterative_step",
     "predicted_decrease",
@@ -202,3 +204,27 @@ def effective_dimension(
         raise ValueError(f"damping is {damping}; expected a positive number")
     values = np.abs(eigenvalues) if negative == "magnitude" else np.maximum(eigenvalues, 0)
     return float(np.sum(values / (values + damping)))
+
+
+def damped_step(matrix: Array, gradient: Array, damping: float) -> Array | None:
+    """``-(G + μ I)⁻¹ ∇L``, or None if that matrix is not positive definite.
+
+    Args:
+        matrix: G ``[P, P]``.
+        gradient: ``∇L`` ``[P]``.
+        damping: μ.
+
+    Example:
+        >>> damped_step(np.diag([3.0, 0.0]), np.array([4.0, 4.0]), 1.0)
+        array([-1., -4.])
+        >>> damped_step(np.diag([3.0, -1.0]), np.array([4.0, 4.0]), 1.0)
+    """
+    # Symmetric, and of rows in a row: its transpose is in LAPACK's order as it is.
+    damped = matrix.T.copy(order="F")
+    damped[np.diag_indices_from(damped)] += damping
+    try:
+        factor = scipy.linalg.cho_factor(damped, lower=True, overwrite_a=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        return None
+    step: Array = -scipy.linalg.cho_solve(factor, gradient, check_finite=False)
+    return step

@@ -18,7 +18,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 
 from hessian_tasks.autodiff.generalised import find_kinds
 from hessian_tasks.errors import ProblemError
@@ -26,11 +25,12 @@ from hessian_tasks.gauss_newton import GaussNewtonEngine
 from hessian_tasks.problem import Problem
 from hessian_tasks.reading import read_terms
 from hessian_tasks.spec import BlockRow
+from pipeline.analysis.steps import damped_step
 from pipeline.errors import PlanError
 from pipeline.run.engines import choose_engine
 from pipeline.training._objective import Array, Objective, Place, check_memory
 
-__all__ = ["Damping", "damped_step", "run_levenberg_marquardt"]
+__all__ = ["Damping", "run_levenberg_marquardt"]
 
 WORDS = "Levenberg-Marquardt"
 # Of the largest diagonal entry of G, which the first μ is: a small number, as Madsen and others
@@ -143,27 +143,3 @@ def _descend(objective: Objective, at: Place, matrix: Array, damping: Damping) -
 def _scale(matrix: Array) -> float:
     """The largest diagonal entry, or 1 of a matrix that has none."""
     return float(np.abs(matrix.diagonal()).max()) or 1.0
-
-
-def damped_step(matrix: Array, gradient: Array, damping: float) -> Array | None:
-    """``-(G + μ I)⁻¹ ∇L``, or None if that matrix is not positive definite.
-
-    Args:
-        matrix: G ``[P, P]``.
-        gradient: ``∇L`` ``[P]``.
-        damping: μ.
-
-    Example:
-        >>> damped_step(np.diag([3.0, 0.0]), np.array([4.0, 4.0]), 1.0)
-        array([-1., -4.])
-        >>> damped_step(np.diag([3.0, -1.0]), np.array([4.0, 4.0]), 1.0)
-    """
-    # Symmetric, and of rows in a row: its transpose is in LAPACK's order as it is.
-    damped = matrix.T.copy(order="F")
-    damped[np.diag_indices_from(damped)] += damping
-    try:
-        factor = scipy.linalg.cho_factor(damped, lower=True, overwrite_a=True, check_finite=False)
-    except np.linalg.LinAlgError:
-        return None
-    step: Array = -scipy.linalg.cho_solve(factor, gradient, check_finite=False)
-    return step
