@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pipeline.analysis.inverse import HessianInverse
 
-__all__ = ["Variances", "variances"]
+__all__ = ["CHUNK", "Variances", "solved_variances", "variances"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -69,20 +69,29 @@ def variances(
         >>> variances(inverse, lambda rows: np.eye(2)[rows], 2).values
         array([0.25, 0.25])
     """
-    chunks = [range(start, min(start + CHUNK, number)) for start in range(0, number, CHUNK)]
-    found = [_variances(inverse, directions(chunk)) for chunk in chunks]
-    return Variances(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    found = []
+    for start in range(0, number, CHUNK):
+        some = directions(range(start, min(start + CHUNK, number)))
+        found.append(solved_variances(inverse, some, inverse @ some.T.astype(np.float64)))
+    parts = zip(*((one.values, one.errors, one.unknown) for one in found), strict=True)
+    return Variances(*map(np.concatenate, parts))
 
 
-def _variances(inverse: HessianInverse, directions: Array) -> tuple[Array, Array, Array]:
+def solved_variances(inverse: HessianInverse, directions: Array, solved: Array) -> Variances:
+    """The same where ``A⁻¹ c`` is known.
+
+    Args:
+        inverse: ``A⁻¹``.
+        directions: The c, one a row, ``[K, P]``, exact to the eps of their dtype.
+        solved: ``A⁻¹ c``, one a column, ``[P, K]``.
+    """
     eps = float(np.finfo(directions.dtype).eps)
     directions = directions.astype(np.float64)
-    solved = inverse @ directions.T
     length = np.linalg.norm(solved, axis=0)
     outside = np.sum((directions @ inverse.left_out) ** 2, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         unknown = np.where(outside > 0, outside / (2 * inverse.noise_floor), 0.0)
-    return (
+    return Variances(
         np.einsum("kp,pk->k", directions, solved),
         inverse.noise_floor * length**2 + 2 * eps * length * np.linalg.norm(directions, axis=1),
         unknown,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.parameters import LAYER, ParameterLayout
+from hessian_tasks.parameters import LAYER
 from hessian_tasks.problem import Problem, ResidualTerm
 from pipeline.analysis.fields import Cut, cut_through
 from pipeline.analysis.inverse import HessianInverse, open_inverse
@@ -20,7 +20,7 @@ from pipeline.errors import PlanError
 from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
 
-__all__ = ["Measured", "cut_of", "open_measured", "parameter_rows", "solution_at"]
+__all__ = ["Measured", "open_measured"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -57,6 +57,34 @@ class Measured:
 
         return compile_jacobian(self.problem, self.term)
 
+    def solution(self) -> tuple[Cut, Array, Callable[[Sequence[int]], Array]]:
+        """The first network on a line or a plane: where, ``[N, outputs]``, and rows of ∂u/∂θ."""
+        from hessian_tasks.autodiff.linearised import compile_jacobian, residual_terms, residuals
+
+        points = [np.asarray(term.points, np.float64) for term in residual_terms(self.problem)]
+        cut = cut_through(points, self.problem.coordinates, GRID_POINTS)
+        # The network itself is a residual like any other.
+        shown = ResidualTerm("solution", cut.points, lambda x, u: u.value)
+        problem = replace(self.problem, terms=[shown])
+        values = residuals(problem)[shown.name].astype(np.float64)
+        return cut, values, compile_jacobian(problem, shown)
+
+    def parameters(self) -> dict[str, int]:
+        """Which row of the matrix each entry of the problem's parameters is, by its name."""
+        layout = self.store.layout
+        own = [variable for variable in layout.variables if variable.layer == LAYER]
+        rows = [row for variable in own for row in range(variable.offset, variable.stop)]
+        return {
+            layout.describe(row).removeprefix(f"{LAYER}/").removesuffix("[]"): row for row in rows
+        }
+
+    def units(self) -> Array:
+        """The unit vectors of these, ``[P, K]``."""
+        rows = list(self.parameters().values())
+        found = np.zeros((self.store.num_params, len(rows)))
+        found[rows, range(len(rows))] = 1.0
+        return found
+
 
 def open_measured(
     store: HessianStore | Place,
@@ -74,13 +102,21 @@ def open_measured(
 
     Raises:
         ProblemError: If there is no such term, or its weight is not positive.
-        PlanError: If the matrix has negative eigenvalues beyond its noise, or does not fit.
+        PlanError: If the matrix is without a term, has negative eigenvalues beyond its noise, or
+            does not fit.
     """
     opened = store if isinstance(store, HessianStore) else HessianStore(store)
+    rebuilt = rebuild_problem(opened, problem)
+    term = _data_term(rebuilt, name)
+    if opened.left_out:
+        raise PlanError(
+            f"{opened.location} is without {', '.join(opened.left_out)}, of which there is no "
+            "Gauss-Newton matrix, so that its inverse is that of another loss. Compute the "
+            "Hessian (leave --engine out), or declare these terms as ResidualTerm."
+        )
     inverse = open_inverse(opened, damping)
     _check_minimum(opened, inverse)
-    rebuilt = rebuild_problem(opened, problem)
-    return Measured(opened, inverse, rebuilt, _data_term(rebuilt, name))
+    return Measured(opened, inverse, rebuilt, term)
 
 
 def _check_minimum(store: HessianStore, inverse: HessianInverse) -> None:
@@ -111,28 +147,3 @@ def _data_term(problem: Problem, name: str | None) -> ResidualTerm:
             "decide nothing; expected a positive one."
         )
     return chosen[0]
-
-
-def parameter_rows(layout: ParameterLayout) -> dict[str, int]:
-    """Which row of the matrix each entry of the problem's parameters is, by its name.
-
-    Example:
-        >>> parameter_rows(ParameterLayout.of([("a/kernel", (3,)), ("parameters/nu", ())]))
-        {'nu': 3}
-    """
-    own = [variable for variable in layout.variables if variable.layer == LAYER]
-    rows = [row for variable in own for row in range(variable.offset, variable.stop)]
-    return {layout.describe(row).removeprefix(f"{LAYER}/").removesuffix("[]"): row for row in rows}
-
-
-def cut_of(problem: Problem) -> Cut:
-    """A line or a plane through all its collocation points."""
-    from hessian_tasks.autodiff.linearised import residual_terms
-
-    points = [np.asarray(term.points, np.float64) for term in residual_terms(problem)]
-    return cut_through(points, problem.coordinates, GRID_POINTS)
-
-
-def solution_at(points: Array) -> ResidualTerm:
-    """The first network at points, as a residual like any other."""
-    return ResidualTerm("solution", points, lambda x, u: u.value)

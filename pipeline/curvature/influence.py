@@ -14,7 +14,7 @@ determines by itself, of its C residuals.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,12 +24,7 @@ import numpy.typing as npt
 from hessian_tasks.problem import Problem
 from pipeline.analysis.inverse import HessianInverse
 from pipeline.analysis.variances import CHUNK
-from pipeline.curvature._measurements import (
-    cut_of,
-    open_measured,
-    parameter_rows,
-    solution_at,
-)
+from pipeline.curvature._measurements import Measured, open_measured
 from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
 
@@ -131,9 +126,8 @@ def influence(
     """
     at = open_measured(store, term, damping, problem)
     found = at.residuals()
-    left_out = _LeaveOut(at.inverse, 2 * at.term.weight / found.size, _outputs(at.problem))
-    leverage, changes, rounding = left_out.each(at.jacobian(), found)
-    names = [*parameter_rows(at.store.layout), SOLUTION]
+    leverage, changes, rounding = _LeaveOut(at, found.size).each(at.jacobian(), found)
+    names = [*at.parameters(), SOLUTION]
     return Influence(
         at.term.name,
         tuple(at.problem.coordinates),
@@ -146,16 +140,6 @@ def influence(
     )
 
 
-def _outputs(problem: Problem) -> Array:
-    """``∂u/∂θ`` over the domain, one row a point and output."""
-    from hessian_tasks.autodiff.linearised import compile_jacobian, residuals
-
-    solution = solution_at(cut_of(problem).points)
-    shown = replace(problem, terms=[solution])
-    number = residuals(shown)[solution.name].size
-    return compile_jacobian(shown, solution)(range(number)).astype(np.float64)
-
-
 def _finite(values: Array) -> list[float | None]:
     # JSON has no infinity.
     return [value if np.isfinite(value) else None for value in values.tolist()]
@@ -164,14 +148,14 @@ def _finite(values: Array) -> list[float | None]:
 class _LeaveOut:
     """Leaves out points, each with C residuals, one at a time."""
 
-    def __init__(self, inverse: HessianInverse, scale: float, outputs: Array) -> None:
-        self._inverse, self._scale, self._outputs = inverse, scale, outputs
-        self._rows = list(parameter_rows(inverse.layout).values())
-        units = np.zeros((inverse.layout.num_params, len(self._rows)))
-        units[self._rows, range(len(self._rows))] = 1.0
+    def __init__(self, at: Measured, num_residuals: int) -> None:
+        self._inverse, self._scale = at.inverse, 2 * at.term.weight / num_residuals
+        self._rows, units = list(at.parameters().values()), at.units()
+        _, values, rows = at.solution()
+        self._outputs = rows(range(values.size)).astype(np.float64)
         # ‖A⁻¹ c‖ of every quantity c; of the solution the root mean square over the domain.
-        by_parameter = np.linalg.norm(inverse @ units, axis=0) if self._rows else np.zeros(0)
-        by_output = np.linalg.norm(inverse @ outputs.T) / np.sqrt(len(outputs))
+        by_parameter = np.linalg.norm(at.inverse @ units, axis=0) if self._rows else np.zeros(0)
+        by_output = np.linalg.norm(at.inverse @ self._outputs.T) / np.sqrt(len(self._outputs))
         self._lengths = np.append(by_parameter, by_output)
 
     def each(

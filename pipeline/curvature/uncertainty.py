@@ -16,7 +16,7 @@ given, it is ``Σ r² / (N C - γ)``, with the number of parameters that the dat
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,14 +27,8 @@ from hessian_tasks.errors import ProblemError
 from hessian_tasks.problem import Problem
 from pipeline.analysis.fields import Band
 from pipeline.analysis.inverse import HessianInverse
-from pipeline.analysis.variances import Variances, variances
-from pipeline.curvature._measurements import (
-    Measured,
-    cut_of,
-    open_measured,
-    parameter_rows,
-    solution_at,
-)
+from pipeline.analysis.variances import Variances, solved_variances, variances
+from pipeline.curvature._measurements import Measured, open_measured
 from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
 
@@ -147,7 +141,8 @@ def uncertainty(
 
     Raises:
         ProblemError: If no such term holds measurements, or σ cannot be told from them.
-        PlanError: If θ is no minimum, or the matrix is too near to singular for the memory.
+        PlanError: If θ is no minimum, the matrix is without a term, or it is too near to singular
+            for the memory.
         StoreError: If block rows are missing or damaged.
         ReproductionError: If the problem is not the one that the store was made from.
 
@@ -168,6 +163,8 @@ def uncertainty(
         >>> round(found.parameters[0].standard_error, 2)
         0.2
     """
+    if sigma is not None and not 0 < sigma < math.inf:
+        raise ProblemError(f"The standard deviation is {sigma}; expected one above 0.")
     at = open_measured(store, data, damping, problem)
     noise = _noise(at, sigma)
     scale = 2 * at.term.weight * noise.sigma**2 / noise.count
@@ -178,8 +175,6 @@ def uncertainty(
 def _noise(at: Measured, sigma: float | None) -> Noise:
     found, term = at.residuals(), at.term
     if sigma is not None:
-        if not 0 < sigma < math.inf:
-            raise ProblemError(f"The standard deviation is {sigma}; expected one above 0.")
         return Noise(term.name, found.size, sigma, None)
     known = variances(at.inverse, at.jacobian(), found.size)
     effective = 2 * term.weight / found.size * float(known.values.sum())
@@ -194,20 +189,17 @@ def _noise(at: Measured, sigma: float | None) -> Noise:
 
 def _parameters(at: Measured, scale: float) -> tuple[tuple[Estimated, ...], Array]:
     """The problem's parameters, and their correlations."""
-    named, inverse = parameter_rows(at.store.layout), at.inverse
-    rows = list(named.values())
-    if not rows:
+    named, units = at.parameters(), at.units()
+    if not named:
         return (), np.zeros((0, 0))
+    rows, solved = list(named.values()), at.inverse @ units
     theta, gradient = (at.store.read(name).astype(np.float64) for name in ("theta", "gradient"))
-    units = np.zeros((len(theta), len(rows)))
-    units[rows, range(len(rows))] = 1.0
-    found = variances(inverse, lambda numbers: units.T[numbers], len(rows)).scaled(scale)
-    covariance = scale * (inverse @ units)[rows]
+    found = solved_variances(at.inverse, units.T, solved).scaled(scale)
     errors, rounding, at_least = _deviations(found)
-    steps = (inverse @ gradient)[rows]
     with np.errstate(divide="ignore", invalid="ignore"):
-        correlations = covariance / np.outer(errors, errors)
-        offsets = np.abs(steps) / errors
+        correlations = scale * solved[rows] / np.outer(errors, errors)
+        # Of Newton's step A⁻¹ g, as A⁻¹ is symmetric.
+        offsets = np.abs(solved.T @ gradient) / errors
     numbers = zip(theta[rows], errors, rounding, at_least, offsets, strict=True)
     return tuple(
         Estimated(name, *map(float, values)) for name, values in zip(named, numbers, strict=True)
@@ -224,17 +216,12 @@ def _deviations(found: Variances) -> tuple[Array, Array, Array]:
 
 
 def _band(at: Measured, scale: float) -> Band:
-    from hessian_tasks.autodiff.linearised import compile_jacobian, residuals
-
-    cut = cut_of(at.problem)
-    solution = solution_at(cut.points)
-    problem = replace(at.problem, terms=[solution])
-    values = residuals(problem)[solution.name].astype(np.float64)
-    found = variances(at.inverse, compile_jacobian(problem, solution), values.size).scaled(scale)
+    cut, values, rows = at.solution()
+    found = variances(at.inverse, rows, values.size).scaled(scale)
 
     def on_cut(flat: Array) -> Array:
         return flat.reshape(values.shape).T.reshape(-1, *cut.shape)
 
-    columns = [problem.coordinates.index(name) for name in cut.names]
+    columns = [at.problem.coordinates.index(name) for name in cut.names]
     data = np.asarray(at.term.points, np.float64)[:, columns]
     return Band(cut, data, on_cut(values), *map(on_cut, _deviations(found)))

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipeline import (
+    LossTerm,
     PlanError,
     Problem,
     ProblemError,
@@ -118,6 +120,16 @@ def test_a_saddle_has_no_covariance(tmp_path: Path) -> None:
     problem = Problem(features.model, terms, coordinates="x")
     path = store(problem, tmp_path / "h.zarr")
     with pytest.raises(PlanError, match="5 negative eigenvalues beyond its noise"):
+        uncertainty(path, problem=problem)
+
+
+def test_a_matrix_without_a_term_is_that_of_another_loss(tmp_path: Path) -> None:
+    features = Features()
+    fit = ResidualTerm("fit", PLACES, lambda x, u, y: u.value - y, data={"y": PLACES})
+    mean = LossTerm("mean", lambda model: tf.reduce_mean(model(PLACES)) ** 3)
+    problem = Problem(features.model, [fit, mean], coordinates="x")
+    path = store(problem, tmp_path / "g.zarr", "ggn")
+    with pytest.raises(PlanError, match=r"is without mean.*Compute the Hessian"):
         uncertainty(path, problem=problem)
 
 
