@@ -102,3 +102,22 @@ def test_the_inverse_problem_goes_by_layers() -> None:
     expected = hessian_vector_product(problem, np.eye(every.stop))
     # Both round, in float32.
     assert np.abs(engine.block_row(every) - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+def test_the_viscosity_is_that_of_the_data() -> None:
+    path = EXAMPLES / "viscosity.py"
+    module = runpy.run_path(str(path))
+    pde, start, ends, measured = ProblemSource(str(path)).load().terms
+    points = np.asarray(pde.points)
+    # Within the domain by the reach of a stencil, and before the shock, which is too steep for it.
+    early = points[(points[:, 1] > 0.01) & (points[:, 1] < 0.2)]
+    u: Any = FiniteDifferenceJet(module["true_u"], early, ("x", "t"))
+    residual = pde.residual(tf.constant(early), u, nu=0.01)
+    # Rounding in differences, and (h/δ)⁸ of the eighth order where u bends within δ = 0.1.
+    assert np.abs(residual).max() < 1e-6
+    for term in (start, ends):
+        known: Any = FiniteDifferenceJet(module["true_u"], np.asarray(term.points), ("x", "t"))
+        assert np.abs(term.residual(tf.constant(term.points), known)).max() < 1e-12
+    assert measured.data["y"].shape == (40, 1)
+    # Four standard deviations of the errors, which are drawn with a seed.
+    assert np.abs(module["true_u"](measured.points) - measured.data["y"]).max() < 0.04

@@ -115,8 +115,8 @@ def _doubts(found: Estimated) -> list[str]:
 def _unidentified(found: Estimated) -> str:
     return (
         f"The standard error of {found.name} is at least {found.at_least:.2g}: it has part in "
-        "directions that cannot be told from singular. More data, float64, or a damping that "
-        "stands for what is known before would tell."
+        "directions that cannot be told from singular. More data, float64 where it is float32, "
+        "or a damping that stands for what is known before would tell."
     )
 
 
