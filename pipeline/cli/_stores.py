@@ -160,10 +160,11 @@ def export(
 @app.command()
 def info(store: Store, picture: Picture = None, as_json: Json = False) -> None:
     """Say what a store holds and where it came from; optionally draw the matrix."""
-    from pipeline.analysis.pictures import matrix_picture, save
     from pipeline.store.store import HessianStore
 
     opened = HessianStore(store)
     if picture is not None:
+        from pipeline.analysis.pictures import matrix_picture, save
+
         save(matrix_picture(opened), picture)
     print_result(render.info(opened), render.info_data(opened), as_json)
