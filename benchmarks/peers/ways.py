@@ -67,6 +67,24 @@ class RowWay:
             yield self.function(np.pad(batch, (0, self.batch - len(batch)), mode="edge"))
 
 
+class WholeWay:
+    """A function that computes all rows or none."""
+
+    def __init__(self, num_params: int, function: Callable[[], Array]) -> None:
+        self.num_params = num_params
+        self.function = function
+
+    def rows(self, indices: Indices) -> Array:
+        return self.function()[indices]
+
+    def measure(self, num_rows: int) -> Measurement:
+        begun = time.perf_counter()
+        matrix = self.function()
+        seconds = time.perf_counter() - begun
+        assert matrix.shape == (self.num_params, self.num_params)
+        return Measurement(seconds, self.num_params)
+
+
 def batches_for(num_params: int, batches: list[int]) -> list[int]:
     """The batches to try: those given that P fills, and all rows at once where it is small."""
     at_once = [num_params] if num_params <= MAX_PARAMS_AT_ONCE else []

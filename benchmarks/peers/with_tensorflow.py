@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from case import Array, Case, Indices
-from ways import Measurement, RowWay, Way, batches_for
+from ways import RowWay, Way, WholeWay, batches_for
 
 tf.config.experimental.enable_tensor_float_32_execution(False)
 
@@ -96,28 +95,19 @@ def tape_per_row(case: Case, batches: list[int]) -> dict[str, Way]:
     return {f"{batch} rows": RowWay(case.num_params, batch, rows) for batch in sizes}
 
 
-class _WholeMatrix:
-    def __init__(self, case: Case, compiled: Callable[[Any], Any]) -> None:
-        self.theta, self.compiled = tf.constant(case.theta), compiled
-
-    def rows(self, indices: Indices) -> Array:
-        return np.asarray(self.compiled(self.theta).numpy()[indices])
-
-    def measure(self, num_rows: int) -> Measurement:
-        begun = time.perf_counter()
-        matrix = self.compiled(self.theta).numpy()
-        return Measurement(time.perf_counter() - begun, len(matrix))
-
-
 def hessians(case: Case, batches: list[int]) -> dict[str, Way]:
     """``tf.hessians`` with respect to the vector of all weights: all rows, or none."""
-    loss = _loss(case)
+    loss, theta = _loss(case), tf.constant(case.theta)
 
     def matrix(theta: Any) -> Any:
         return tf.hessians(loss(theta), theta)[0]
 
-    compilers = {"all rows": False, "all rows, XLA": True}
-    return {
-        label: _WholeMatrix(case, tf.function(matrix, autograph=False, jit_compile=xla))
-        for label, xla in compilers.items()
-    }
+    ways: dict[str, Way] = {}
+    for label, xla in {"all rows": False, "all rows, XLA": True}.items():
+        compiled = tf.function(matrix, autograph=False, jit_compile=xla)
+
+        def call(compiled: Any = compiled) -> Array:
+            return np.asarray(compiled(theta).numpy())
+
+        ways[label] = WholeWay(case.num_params, call)
+    return ways
