@@ -62,7 +62,8 @@ def compute_hessian(
             model that was passed itself holds them afterwards.
         take_network: Take the network of the ``.keras`` file in place of the problem's.
         options: Threads, memory, tile side, matrices of single loss terms, and the engine:
-            with ``RunOptions(engine="ggn")`` this is the Gauss-Newton matrix.
+            with ``RunOptions(engine="ggn")`` this is the Gauss-Newton matrix, with
+            ``RunOptions(with_ggn=True)`` both are computed, into one store.
         callbacks: Functions that are told of every event of the run, such as a
             :class:`~pipeline.run.progress.ProgressBar`.
         client: Whose workers compute: a :class:`distributed.Client`, a cluster such as
