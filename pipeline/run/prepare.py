@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 from threadpoolctl import threadpool_limits
@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.rebuild import rebuild
-from hessian_tasks.spec import EngineChoice, EngineName, Matrix
+from hessian_tasks.spec import EngineChoice, Matrix
 from pipeline.errors import StoreMismatchError
 from pipeline.run._references import References
 from pipeline.run._trial import measure, num_threads_of, wanted_block_rows
@@ -57,13 +57,10 @@ def prepare(
         StoreMismatchError: If the options contradict the store.
     """
     num_threads = configure_tensorflow(options.num_threads)
-    name, tile, per_term = options.engine, options.tile, bool(options.per_term)
-    with_ggn = bool(options.with_ggn)
     if store is not None:
-        name, tile, per_term = _keep(store, options)
-        with_ggn = len(store.matrices) > 1
-    problem = rebuild(frozen)
-    engines, choice = choose_engines(problem, name, with_ggn=with_ggn)
+        options = _keep(store, options)
+    problem, per_term = rebuild(frozen), bool(options.per_term)
+    engines, choice = choose_engines(problem, options.engine, with_ggn=bool(options.with_ggn))
     # Before memory is measured, so that it is planned for.
     references = None
     if not checked:
@@ -78,7 +75,7 @@ def prepare(
         num_arrays=len(choice.matrices) * (1 + num_terms),
         num_threads=num_threads,
         allowed_bytes=options.allowed_bytes or psutil.virtual_memory().available // 2,
-        tile=tile,
+        tile=options.tile,
         num_block_rows=wanted_block_rows(engines, num_threads, options.num_workers),
         tile_multiple=engines[0].tile_multiple,
         num_residuals=sum(residuals.count for residuals in choice.residuals),
@@ -87,15 +84,16 @@ def prepare(
     return Prepared(engines, choice, make_plan(request, cost), references)
 
 
-def _keep(store: HessianStore, options: RunOptions) -> tuple[EngineName, int, bool]:
-    per_term = len(store.arrays) > 1
+def _keep(store: HessianStore, options: RunOptions) -> RunOptions:
+    """The options with what the store decides."""
+    per_term, with_ggn = len(store.arrays) > 1, len(store.matrices) > 1
     if options.engine not in ("auto", store.engine):
         raise StoreMismatchError(
             f"{store.location} was begun with engine {store.engine}, but --engine "
             f"{options.engine} was asked for. Leave --engine out to resume, or give another "
             "--store."
         )
-    if options.with_ggn not in (None, len(store.matrices) > 1):
+    if options.with_ggn not in (None, with_ggn):
         raise StoreMismatchError(
             f"{store.location} was made for the {' and the '.join(m.title for m in store.matrices)}"
             f", but {'--with-ggn' if options.with_ggn else '--without-ggn'} was asked for. Resume "
@@ -112,4 +110,6 @@ def _keep(store: HessianStore, options: RunOptions) -> tuple[EngineName, int, bo
             f"{store.matrix.plural} of the single loss terms. Resume it that way, or give another "
             "--store."
         )
-    return store.engine, store.tile, per_term
+    return replace(
+        options, engine=store.engine, tile=store.tile, per_term=per_term, with_ggn=with_ggn
+    )
