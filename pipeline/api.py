@@ -112,8 +112,8 @@ def open_store(store: Place) -> xr.Dataset:
         ``theta`` and ``gradient`` ``[row]``; the points. Coordinates ``row_layer``,
         ``row_variable`` and ``row_index`` name the parameter of each row, ``col_layer`` and so on
         that of each column, and select them, alone or together. Entries that are not computed yet
-        are NaN. Of a Gauss-Newton matrix the arrays are ``ggn``, ``ggn_<term>``, and
-        of residuals ``jacobian_<term>`` ``[<term>_residual, col]``.
+        are NaN. Of a Gauss-Newton matrix, alone or beside the Hessian, the arrays are ``ggn``,
+        ``ggn_<term>``, and of residuals ``jacobian_<term>`` ``[<term>_residual, col]``.
 
     Raises:
         StoreError: If there is no readable store.

@@ -90,7 +90,7 @@ class _Certificate(Strict):
     passed: bool
     product_errors: list[float]
     # Stores from before there could be two matrices do not have them by matrix.
-    matrix_errors: dict[Name, list[float]] = Field({})
+    matrix_errors: dict[Literal["hessian", "ggn"], list[float]] = Field({})
     damaged: list[Line] = Field([])
     num_missing: NonNegativeInt = 0
     symmetry_defect: float | None = None
