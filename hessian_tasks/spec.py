@@ -125,6 +125,11 @@ class EngineChoice:
         residuals: Terms whose Jacobians are stored beside their Gauss-Newton matrix.
         left_out: Terms that have no such matrix, and why; the total is the sum of the others.
         readings: What terms were found to depend on, in words, by their names.
+        with_ggn: Whether the Gauss-Newton matrix is computed beside the Hessian.
+
+    Example:
+        >>> [matrix.symbol for matrix in EngineChoice("layered", "", with_ggn=True).matrices]
+        ['H', 'G']
     """
 
     name: EngineName
@@ -132,3 +137,9 @@ class EngineChoice:
     residuals: tuple[TermResiduals, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     readings: Mapping[str, str] = field(default_factory=dict)
+    with_ggn: bool = False
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """What is computed."""
+        return (matrix_of(self.name), *([GAUSS_NEWTON] if self.with_ggn else []))

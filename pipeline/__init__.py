@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pipeline.analysis.export import export_matrix
     from pipeline.analysis.inverse import HessianInverse, open_inverse
     from pipeline.analysis.operator import HessianOperator, open_operator
+    from pipeline.analysis.parts import select_matrix
     from pipeline.analysis.preconditioned import preconditioned_spectra
     from pipeline.analysis.solve import solve
     from pipeline.analysis.spectrum import eigenvalues_between, spectrum
@@ -125,6 +126,7 @@ __all__ = [
     "preconditioned_spectra",
     "rebuild_problem",
     "residual_curvature",
+    "select_matrix",
     "solution_changes",
     "solve",
     "spectral_density",
@@ -173,6 +175,7 @@ _LAZY = {
     "preconditioned_spectra": "pipeline.analysis.preconditioned",
     "rebuild_problem": "pipeline.api",
     "residual_curvature": "pipeline.curvature.gauss_newton",
+    "select_matrix": "pipeline.analysis.parts",
     "solution_changes": "pipeline.curvature.landscape",
     "solve": "pipeline.analysis.solve",
     "spectral_density": "pipeline.analysis.density",

@@ -62,7 +62,8 @@ def compute_hessian(
             model that was passed itself holds them afterwards.
         take_network: Take the network of the ``.keras`` file in place of the problem's.
         options: Threads, memory, tile side, matrices of single loss terms, and the engine:
-            with ``RunOptions(engine="ggn")`` this is the Gauss-Newton matrix.
+            with ``RunOptions(engine="ggn")`` this is the Gauss-Newton matrix, with
+            ``RunOptions(with_ggn=True)`` both are computed, into one store.
         callbacks: Functions that are told of every event of the run, such as a
             :class:`~pipeline.run.progress.ProgressBar`.
         client: Whose workers compute: a :class:`distributed.Client`, a cluster such as
@@ -111,8 +112,8 @@ def open_store(store: Place) -> xr.Dataset:
         ``theta`` and ``gradient`` ``[row]``; the points. Coordinates ``row_layer``,
         ``row_variable`` and ``row_index`` name the parameter of each row, ``col_layer`` and so on
         that of each column, and select them, alone or together. Entries that are not computed yet
-        are NaN. Of a Gauss-Newton matrix the arrays are ``ggn``, ``ggn_<term>``, and
-        of residuals ``jacobian_<term>`` ``[<term>_residual, col]``.
+        are NaN. Of a Gauss-Newton matrix, alone or beside the Hessian, the arrays are ``ggn``,
+        ``ggn_<term>``, and of residuals ``jacobian_<term>`` ``[<term>_residual, col]``.
 
     Raises:
         StoreError: If there is no readable store.

@@ -26,10 +26,9 @@ if options.small:
 def analyse():
     """H, G and the rest at the weights as they are now."""
     with tempfile.TemporaryDirectory() as directory:
-        for name, engine in [("h", "auto"), ("g", "ggn")]:
-            chosen = RunOptions(engine=engine, per_term=True)
-            compute_hessian(poisson, f"{directory}/{name}.zarr", options=chosen)
-        return analyse_terms(f"{directory}/h.zarr", f"{directory}/g.zarr")
+        chosen = RunOptions(with_ggn=True, per_term=True)
+        compute_hessian(poisson, f"{directory}/both.zarr", options=chosen)
+        return analyse_terms(f"{directory}/both.zarr")
 
 
 losses, missing, lowest = [], {}, []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from hessian_tasks.layered.multiply.workspace import Workspace
 from hessian_tasks.layered.xla.compiled import CompiledContraction
 from hessian_tasks.networks.models import dtype_of, parameter_layout
 from hessian_tasks.problem import Problem
-from hessian_tasks.reading import read_terms
+from hessian_tasks.reading import Reading, read_terms
 from hessian_tasks.spec import BlockRow
 
 __all__ = ["LayeredEngine"]
@@ -37,6 +37,7 @@ class LayeredEngine:
 
     Attributes:
         devices: The devices that do the products; none where NumPy does.
+        network: The networks, read.
         left_out: The terms that are left to automatic differentiation, and why.
         readings: What the other terms depend on, in words.
 
@@ -53,13 +54,19 @@ class LayeredEngine:
 
     name = "layered"
 
-    def __init__(self, problem: Problem, devices: DevicePool | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        devices: DevicePool | None = None,
+        readings: Sequence[Reading] | None = None,
+    ) -> None:
         """Read the network and expand every term around θ.
 
         Args:
             problem: The problem, its model resolved to a Keras model.
             devices: The devices that do the products, compiled by XLA; by default NumPy does
                 them. Each slab of a block row takes a free one.
+            readings: All of its terms, if they are read already.
 
         Raises:
             NotLayeredError: If the network, or every term, is not of the kind that this engine
@@ -69,15 +76,15 @@ class LayeredEngine:
         self.devices = devices or DevicePool()
         self.layout = parameter_layout(problem.model)
         self.dtype = np.dtype(dtype_of(problem.model))
-        network = Network.of(problem)
-        self._program = network.program
+        self.network = Network.of(problem)
+        self._program = self.network.program
         self.left_out: dict[str, str] = {}
         self.readings: dict[str, str] = {}
         expansions: dict[str, TermExpansion] = {}
-        for reading in read_terms(problem):
+        for reading in readings or read_terms(problem):
             name = reading.term.name
             try:
-                expansions[name] = expand_term(network, reading)
+                expansions[name] = expand_term(self.network, reading)
             except NotLayeredError as error:
                 self.left_out[name] = str(error)
             else:

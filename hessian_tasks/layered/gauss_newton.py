@@ -32,18 +32,19 @@ BATCH_BYTES = 8 * 2**20
 
 
 def layered_matrices(
-    readings: Sequence[Reading],
+    readings: Sequence[Reading], network: Network | None = None
 ) -> list[LayeredJacobian | LayeredCurvature]:
     """Read the network once for the Gauss-Newton matrices of terms.
 
     Args:
         readings: Terms of one problem, at least one.
+        network: Its networks, if they are read already.
 
     Raises:
         NotLayeredError: If the network or a term is not of the kind that can be taken by
             layers; the message says what it found.
     """
-    network = Network.of(readings[0].problem)
+    network = network or Network.of(readings[0].problem)
     return [
         LayeredJacobian(network, reading, reading.term)
         if isinstance(reading.term, ResidualTerm)

@@ -108,7 +108,8 @@ def compare_approximations(
 
     Args:
         store: A complete store of the Hessian, or of the Gauss-Newton matrix.
-        ggn: A complete store of the Gauss-Newton matrix of the same inputs, as one of them.
+        ggn: A complete store of the Gauss-Newton matrix of the same inputs, as one of them; by
+            default the store itself, if it holds both.
         ranks: Ranks of low-rank approximations.
         damping: μ; by default a thousandth of the largest eigenvalue above the most negative one.
 
@@ -130,7 +131,8 @@ def compare_approximations(
         (0.0, 1.0)
     """
     opened = store if isinstance(store, HessianStore) else HessianStore(store)
-    second = None if ggn is None else open_pair(opened, ggn)[1]
+    both = ggn is not None or len(opened.matrices) > 1
+    second = open_pair(opened, ggn)[1] if both else None
     needed, free = NUM_MATRICES * dense_bytes(opened.num_params), psutil.virtual_memory().available
     if needed > free:
         raise DoesNotFitError(

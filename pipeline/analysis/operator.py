@@ -127,6 +127,8 @@ def relative_error(store: HessianStore) -> float:
     certificate = store.attributes.get("certificate") or {}
     eps = float(np.finfo(store.dtype).eps)
     errors: list[float] = certificate.get("product_errors", [])
+    # Those of its matrix, where there are two.
+    errors = certificate.get("matrix_errors", {}).get(store.matrix.name, errors)
     return max([eps, *errors, certificate.get("symmetry_defect") or 0.0])
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import psutil
 
 from hessian_tasks.parameters import ParameterLayout
-from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow, Matrix
+from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, MATRICES, BlockRow, Matrix
 from pipeline.analysis._dense import dense_bytes, read_symmetric
 from pipeline.analysis._tiles import Tile, TiledMatrix, complete_matrix, map_shares
 from pipeline.analysis.operator import (
@@ -32,7 +32,7 @@ from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
 from pipeline.units import format_bytes
 
-__all__ = ["Part", "expect_matrix", "inner_products", "open_pair", "open_parts"]
+__all__ = ["Part", "expect_matrix", "inner_products", "open_pair", "open_parts", "select_matrix"]
 
 Array = npt.NDArray[np.float64]
 Kind = Literal["hessian", "ggn", "residual_curvature"]
@@ -118,33 +118,71 @@ class Part:
 
 
 def expect_matrix(store: HessianStore | Place, matrix: Matrix) -> HessianStore:
-    """Open a store that has to hold a certain matrix.
+    """Open a store that has to hold a certain matrix, as one of that alone.
 
     Raises:
-        StoreMismatchError: If it holds the other one.
+        StoreMismatchError: If it does not.
         StoreError: If it cannot be read.
     """
     opened = store if isinstance(store, HessianStore) else HessianStore(store)
-    if opened.matrix != matrix:
+    if matrix not in opened.matrices:
         way = "with --engine ggn" if matrix == GAUSS_NEWTON else "without --engine ggn"
         raise StoreMismatchError(
             f"{opened.location} holds the {opened.matrix.title}, but the {matrix.title} is needed. "
-            f"Compute it into another --store, {way}."
+            f"Compute it into another --store, {way}, or both into one with --with-ggn."
         )
-    return opened
+    return opened.select(matrix)
+
+
+def select_matrix(
+    store: HessianStore | Place, matrix: Literal["hessian", "ggn"] | None = None
+) -> HessianStore:
+    """A store as one of a single matrix, for questions to that.
+
+    What takes a store takes the result. Without it, questions to a store of both matrices are to
+    the Hessian, and those that compare the two find both.
+
+    Args:
+        store: A store, or where it is.
+        matrix: Which; what the store holds by default, both if it does.
+
+    Raises:
+        StoreMismatchError: If it does not hold it.
+        StoreError: If it cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from pipeline import RunOptions, compute_hessian, load_problem, spectrum
+        >>> small = load_problem("regression", width=4, depth=1, num_samples=9, dtype="float64")
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     place, options = f"{directory}/both.zarr", RunOptions(with_ggn=True)
+        ...     ggn = compute_hessian(small, place, options=options).ggn.to_numpy()
+        ...     found = spectrum(select_matrix(place, "ggn"))
+        >>> np.allclose(found.trace, ggn.trace()), found.inertia[2]
+        (True, 0)
+    """
+    if matrix is not None:
+        return expect_matrix(store, MATRICES[matrix])
+    return store if isinstance(store, HessianStore) else HessianStore(store)
 
 
 def open_pair(
-    hessian: HessianStore | Place, ggn: HessianStore | Place
+    hessian: HessianStore | Place, ggn: HessianStore | Place | None = None
 ) -> tuple[HessianStore, HessianStore]:
     """Open a store of the Hessian and one of the Gauss-Newton matrix of the same inputs.
+
+    Args:
+        hessian: The one.
+        ggn: The other, if that is another.
 
     Raises:
         StoreMismatchError: If the stores were made from different inputs, naming what differs, or
             do not hold these matrices, or one is without a term.
         StoreError: If one cannot be read.
     """
-    first, second = expect_matrix(hessian, HESSIAN), expect_matrix(ggn, GAUSS_NEWTON)
+    opened = select_matrix(hessian)
+    first = expect_matrix(opened, HESSIAN)
+    second = expect_matrix(opened if ggn is None else ggn, GAUSS_NEWTON)
     differing = differences(first.attributes["fingerprint"], second.attributes["fingerprint"])
     if differing:
         raise StoreMismatchError(
@@ -167,23 +205,25 @@ def open_parts(
 
     Args:
         hessian: A complete store of the Hessian; with terms if made by ``--per-term``.
-        ggn: A complete store of the Gauss-Newton matrix of the same inputs, with the same terms.
+        ggn: A complete store of the Gauss-Newton matrix of the same inputs; by default the store
+            itself, if it holds that, too.
 
     Returns:
-        H first, then its Gauss-Newton part and the rest if ``ggn`` is given, then the same of
-        every term.
+        H first, then its Gauss-Newton part and the rest if there is one, then the same of every
+        term, as far as it is stored.
 
     Raises:
         StoreMismatchError: If the stores do not belong together.
         StoreError: If block rows or terms are missing.
     """
-    first, second = expect_matrix(hessian, HESSIAN), None
-    if ggn is not None:
-        first, second = open_pair(first, ggn)
+    opened, second = select_matrix(hessian), None
+    first = expect_matrix(opened, HESSIAN)
+    if ggn is not None or GAUSS_NEWTON in opened.matrices:
+        first, second = open_pair(opened, ggn)
     parts = []
     for term in first.arrays:
         parts.append(_part(term, "hessian", first))
-        if second is not None:
+        if second is not None and term in second.arrays:
             parts.append(_part(term, "ggn", second))
             parts.append(_part(term, "residual_curvature", first, second))
     return parts

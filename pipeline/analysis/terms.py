@@ -142,7 +142,8 @@ def analyse_terms(
 
     Args:
         hessian: A complete store of the Hessian, by ``--per-term`` for its terms.
-        ggn: A complete store of the Gauss-Newton matrix of the same inputs, with the same terms.
+        ggn: A complete store of the Gauss-Newton matrix of the same inputs; by default the store
+            itself, if it holds that, too. Parts of a term are those that are stored of it.
         num_dominant: How many eigenpairs of each part span its dominant subspace.
 
     Raises:
@@ -165,7 +166,8 @@ def analyse_terms(
     if len(parts) == 1:
         raise StoreError(
             f"{parts[0].stores[0].location} holds the total Hessian alone, which has no parts. "
-            "Compute it by: hessian run --per-term, or give a store of engine ggn with --ggn."
+            "Compute it by: hessian run --per-term, or --with-ggn, or give a store of engine ggn "
+            "with --ggn."
         )
     traces, products = inner_products(parts)
     spectra, dominant, curvatures = [], [], []

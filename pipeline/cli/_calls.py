@@ -51,6 +51,7 @@ def run_options(settings: Settings) -> RunOptions:
         tile=settings.tile,
         per_term=settings.per_term,
         engine=settings.engine,
+        with_ggn=settings.with_ggn,
     )
 
 

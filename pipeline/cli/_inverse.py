@@ -10,7 +10,16 @@ import typer
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
 from pipeline.cli._app import app, print_result, say_if_unverified
-from pipeline.cli._parameters import Json, Memory, Picture, ProblemFile, Store, Term, finite
+from pipeline.cli._parameters import (
+    Json,
+    MatrixName,
+    Memory,
+    Picture,
+    ProblemFile,
+    Store,
+    Term,
+    finite,
+)
 from pipeline.errors import ConfigError
 from pipeline.units import parse_bytes
 
@@ -36,14 +45,15 @@ def solve(
     damping: Damping = 0.0,
     out: Annotated[Path | None, typer.Option(help="Write the solution, .npy.")] = None,
     term: Term = None,
+    matrix: MatrixName = None,
     memory: Memory = None,
     as_json: Json = False,
 ) -> None:
     """Solve with a complete store, leaving out what cannot be told from singular."""
+    from pipeline.analysis.parts import select_matrix
     from pipeline.analysis.solve import solve as compute
-    from pipeline.store.store import HessianStore
 
-    opened = HessianStore(store)
+    opened = select_matrix(store, matrix)
     limit = None if memory is None else parse_bytes(memory)
     found = compute(opened, _right_hand_side(opened, right), damping, term, memory=limit)
     if out is not None:
@@ -61,17 +71,18 @@ def uncertainty(
         typer.Option(callback=finite, help="Standard deviation of their errors (estimated)."),
     ] = None,
     damping: Damping = 0.0,
+    matrix: MatrixName = None,
     problem: ProblemFile = None,
     picture: Picture = None,
     as_json: Json = False,
 ) -> None:
     """Error bars of the parameters and of the solution, from noisy measurements."""
     configure_tensorflow()
+    from pipeline.analysis.parts import select_matrix
     from pipeline.analysis.pictures import band_picture, save
     from pipeline.curvature.uncertainty import uncertainty as compute
-    from pipeline.store.store import HessianStore
 
-    opened = HessianStore(store)
+    opened = select_matrix(store, matrix)
     found = compute(opened, data, sigma, damping=damping, problem=problem)
     if picture is not None:
         save(band_picture(found.band, "How well the solution is known"), picture)
@@ -88,17 +99,18 @@ def influence(
     ] = None,
     number: Annotated[int, typer.Option(min=1, help="Points to print.")] = 10,
     damping: Damping = 0.0,
+    matrix: MatrixName = None,
     problem: ProblemFile = None,
     picture: Picture = None,
     as_json: Json = False,
 ) -> None:
     """What changes where one point, or one measurement, is left out."""
     configure_tensorflow()
+    from pipeline.analysis.parts import select_matrix
     from pipeline.analysis.pictures import residual_picture, save
     from pipeline.curvature.influence import influence as compute
-    from pipeline.store.store import HessianStore
 
-    opened = HessianStore(store)
+    opened = select_matrix(store, matrix)
     found = compute(opened, data, damping=damping, problem=problem)
     if of is not None and of not in found.changes:
         raise ConfigError(f"--of is {of}; expected one of: {', '.join(found.changes)}.")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,7 @@ __all__ = [
     "INPUTS",
     "PLACES",
     "Json",
+    "MatrixName",
     "Memory",
     "Option",
     "Picture",
@@ -37,6 +38,10 @@ __all__ = [
 Store = Annotated[str, typer.Argument(help="Path or URL of the Zarr store.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Term = Annotated[str | None, typer.Option(help="A loss term's matrix instead of the total's.")]
+MatrixName = Annotated[
+    Literal["hessian", "ggn"] | None,
+    typer.Option("--matrix", help="Which matrix, of a store --with-ggn (hessian)."),
+]
 Memory = Annotated[str | None, typer.Option(help="Memory to use, as 4GiB (what is free).")]
 Picture = Annotated[Path | None, typer.Option(help="Write a picture, .png, .svg or .pdf.")]
 ProblemFile = Annotated[str | None, typer.Option(help="The problem's file, if it has moved since.")]
@@ -104,12 +109,16 @@ _FLAGS: dict[str, tuple[Any, Any]] = {
     "engine": (
         str | None, typer.Option(help="auto, layered, autodiff, or ggn (Gauss-Newton) (auto)."),
     ),
+    "with_ggn": (
+        bool | None,
+        typer.Option("--with-ggn/--without-ggn", help="Also the Gauss-Newton matrix, beside it."),
+    ),
 }  # fmt: skip
 
 # What is computed, where it is kept and computed, and how.
 INPUTS = ("problem", "option", "weights", "take_network", "only")
 PLACES = ("store", "config", "profile", "assignments")
-COMPUTING = ("threads", "memory", "tile", "per_term", "engine")
+COMPUTING = ("threads", "memory", "tile", "per_term", "engine", "with_ggn")
 
 
 def named_source(problem: str | None, option: Sequence[str] | None) -> ProblemSource | None:

@@ -10,12 +10,13 @@ import typer
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
 from pipeline.cli._app import app, print_result, say_if_unverified
-from pipeline.cli._parameters import Json, ProblemFile, Store, finite
+from pipeline.cli._parameters import Json, MatrixName, ProblemFile, Store, finite
 
 __all__ = ["approximations", "steps", "terms"]
 
 Ggn = Annotated[
-    Path | None, typer.Option(help="Store of the Gauss-Newton matrix of the same inputs.")
+    Path | None,
+    typer.Option(help="Store of the Gauss-Newton matrix of the same inputs (its own)."),
 ]
 
 
@@ -34,7 +35,7 @@ def terms(
     problem: ProblemFile = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the loss terms of a Hessian, and with --ggn its Gauss-Newton part and the rest."""
+    """Compare the loss terms of a Hessian, its Gauss-Newton part and the rest, as far as stored."""
     from pipeline.analysis.terms import analyse_terms
     from pipeline.store.store import HessianStore
 
@@ -70,7 +71,7 @@ def steps(
     problem: ProblemFile = None,
     as_json: Json = False,
 ) -> None:
-    """Take Newton, saddle-free and, with --ggn, Gauss-Newton steps, and look at the loss."""
+    """Take Newton, saddle-free and, where G is stored, Gauss-Newton steps; look at the loss."""
     configure_tensorflow()
     from pipeline.curvature.steps import try_steps
 
@@ -89,13 +90,14 @@ def approximations(
         float | None,
         typer.Option(min=0.0, callback=finite, help="Damping of the steps (chosen)."),
     ] = None,
+    matrix: MatrixName = None,
     as_json: Json = False,
 ) -> None:
     """How far diagonals, blocks, Kronecker factors and low ranks are from the matrix."""
     from pipeline.analysis.approximations import compare_approximations
-    from pipeline.store.store import HessianStore
+    from pipeline.analysis.parts import select_matrix
 
-    opened = HessianStore(store)
+    opened = select_matrix(store, matrix)
     found = compare_approximations(opened, ggn, ranks=rank, damping=damping)
     say_if_unverified(opened)
     print_result(render.approximations(found), found.to_json(), as_json)

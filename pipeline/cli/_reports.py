@@ -21,7 +21,8 @@ def report(
         Path | None, typer.Option(help="Directory of the report (<store>-report).")
     ] = None,
     ggn: Annotated[
-        Path | None, typer.Option(help="Store of the Gauss-Newton matrix, to compare with.")
+        Path | None,
+        typer.Option(help="Store of the Gauss-Newton matrix, to compare with (its own)."),
     ] = None,
     problem: Annotated[
         str | None, typer.Option(help="The problem's file, if it has moved since.")

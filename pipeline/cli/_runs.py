@@ -67,7 +67,7 @@ def loss(settings: Settings, as_json: Json = False) -> None:
 @app.command()
 @takes_settings(*INPUTS, *PLACES, *COMPUTING)
 def run(settings: Settings) -> None:
-    """Compute the Hessian, or with --engine ggn the Gauss-Newton matrix, into a store.
+    """Compute the Hessian, the Gauss-Newton matrix (--engine ggn), or both (--with-ggn).
 
     The same command resumes an interrupted run.
     """

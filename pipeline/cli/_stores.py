@@ -12,6 +12,7 @@ from pipeline.cli import render
 from pipeline.cli._app import EXIT_NOT_VERIFIED, app, print_result, say, say_if_unverified
 from pipeline.cli._parameters import (
     Json,
+    MatrixName,
     Memory,
     Option,
     Picture,
@@ -58,6 +59,7 @@ def verify(
 def spectrum(
     store: Store,
     term: Term = None,
+    matrix: MatrixName = None,
     extreme: Annotated[
         int | None, typer.Option(min=1, help="Only so many eigenvalues at each end.")
     ] = None,
@@ -76,13 +78,13 @@ def spectrum(
     as_json: Json = False,
 ) -> None:
     """Eigenvalues of a complete store, with the floor below which they are noise."""
+    from pipeline.analysis.parts import select_matrix
     from pipeline.analysis.spectrum import eigenvalues_between
     from pipeline.analysis.spectrum import spectrum as compute
-    from pipeline.store.store import HessianStore
 
     if interval is not None and (extreme is not None or density):
         raise ConfigError("--interval goes neither with --extreme nor with --density.")
-    opened = HessianStore(store)
+    opened = select_matrix(store, matrix)
     options: dict[str, Any] = {
         "vectors": vectors is not None,
         "memory": None if memory is None else parse_bytes(memory),
@@ -129,12 +131,14 @@ def _save_pairs(path: Path, found: Spectrum) -> None:
 
 
 @app.command()
-def statistics(store: Store, term: Term = None, as_json: Json = False) -> None:
+def statistics(
+    store: Store, term: Term = None, matrix: MatrixName = None, as_json: Json = False
+) -> None:
     """Exact norms, trace, bounds and shares of layers, from one pass over a complete store."""
+    from pipeline.analysis.parts import select_matrix
     from pipeline.analysis.statistics import matrix_statistics
-    from pipeline.store.store import HessianStore
 
-    opened = HessianStore(store)
+    opened = select_matrix(store, matrix)
     found = matrix_statistics(opened, term)
     say_if_unverified(opened)
     print_result(render.statistics(found), found.to_json(), as_json)
@@ -145,26 +149,30 @@ def export(
     store: Store,
     path: Annotated[Path, typer.Argument(help="File to write: .npy, .npz, .h5 or .mat.")],
     term: Term = None,
+    matrix: MatrixName = None,
 ) -> None:
     """Write the matrix of a complete store to a file for NumPy, HDF5 or MATLAB."""
     from pipeline.analysis.export import export_matrix
-    from pipeline.store.store import HessianStore
+    from pipeline.analysis.parts import select_matrix
     from pipeline.units import format_bytes
 
-    opened = HessianStore(store)
+    opened = select_matrix(store, matrix)
     written = export_matrix(opened, path, term)
     say_if_unverified(opened)
     say(f"wrote {written}, {format_bytes(written.stat().st_size)}")
 
 
 @app.command()
-def info(store: Store, picture: Picture = None, as_json: Json = False) -> None:
+def info(
+    store: Store, picture: Picture = None, matrix: MatrixName = None, as_json: Json = False
+) -> None:
     """Say what a store holds and where it came from; optionally draw the matrix."""
     from pipeline.store.store import HessianStore
 
     opened = HessianStore(store)
     if picture is not None:
+        from pipeline.analysis.parts import select_matrix
         from pipeline.analysis.pictures import matrix_picture, save
 
-        save(matrix_picture(opened), picture)
+        save(matrix_picture(select_matrix(opened, matrix)), picture)
     print_result(render.info(opened), render.info_data(opened), as_json)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.parameters import LAYER
 from hessian_tasks.problem import Problem, ResidualTerm
+from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
 from pipeline.analysis.fields import Cut, cut_through
 from pipeline.analysis.inverse import HessianInverse, open_inverse
 from pipeline.api import rebuild_problem
@@ -121,11 +122,13 @@ def open_measured(
 
 def _check_minimum(store: HessianStore, inverse: HessianInverse) -> None:
     if inverse.num_negative:
+        both = store.matrix == HESSIAN and GAUSS_NEWTON.name in store.all_arrays
+        way = "which this store holds: --matrix ggn" if both else "hessian run --engine ggn"
         raise PlanError(
             f"The {store.matrix.title} at θ has {inverse.num_negative:,} negative eigenvalues "
             f"beyond its noise, so that θ is no minimum and has no covariance. Train further, take "
-            "the Gauss-Newton matrix (hessian run --engine ggn), or give a damping above the most "
-            "negative one, which hessian spectrum prints."
+            f"the Gauss-Newton matrix ({way}), or give a damping above the most negative one, "
+            "which hessian spectrum prints."
         )
 
 

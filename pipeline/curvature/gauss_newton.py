@@ -11,11 +11,12 @@ from pipeline.analysis.parts import expect_matrix, open_pair
 from pipeline.api import open_store
 from pipeline.errors import StoreMismatchError
 from pipeline.store.places import Place
+from pipeline.store.store import HessianStore
 
 __all__ = ["neural_tangent_kernel", "residual_curvature"]
 
 
-def neural_tangent_kernel(store: Place) -> xr.DataArray:
+def neural_tangent_kernel(store: HessianStore | Place) -> xr.DataArray:
     """The neural tangent kernel ``K = J Jᵀ`` of the residuals of all terms, lazily.
 
     J = ∂r/∂θ has one row for each term, point and component, and is not scaled: neither by the
@@ -25,7 +26,7 @@ def neural_tangent_kernel(store: Place) -> xr.DataArray:
     where D holds each term's ``2 w / (N C)``, the attribute ``factor`` of its array.
 
     Args:
-        store: Directory of a store that ``--engine ggn`` has made.
+        store: A store that ``--engine ggn`` or ``--with-ggn`` has made, or where it is.
 
     Returns:
         Dask array ``[residual, other]``; the coordinates ``term``, ``point`` and ``component`` name
@@ -33,7 +34,7 @@ def neural_tangent_kernel(store: Place) -> xr.DataArray:
         rows are missing.
 
     Raises:
-        StoreMismatchError: If the store holds a Hessian, or no term has residuals.
+        StoreMismatchError: If the store holds a Hessian alone, or no term has residuals.
         StoreError: If there is no readable store.
 
     Example:
@@ -52,7 +53,7 @@ def neural_tangent_kernel(store: Place) -> xr.DataArray:
             f"{opened.location} holds no Jacobians: none of its terms is a ResidualTerm. Declare "
             "what is to have a tangent kernel as one."
         )
-    dataset = open_store(store)
+    dataset = open_store(opened.location)
     jacobians = [dataset[name] for name in opened.jacobians.values()]
     rows = da.concatenate([jacobian.data for jacobian in jacobians])
     counts = [len(jacobian) for jacobian in jacobians]
@@ -70,15 +71,18 @@ def neural_tangent_kernel(store: Place) -> xr.DataArray:
     )
 
 
-def residual_curvature(hessian_store: Place, ggn_store: Place) -> xr.DataArray:
+def residual_curvature(
+    hessian_store: HessianStore | Place, ggn_store: HessianStore | Place | None = None
+) -> xr.DataArray:
     """What the Gauss-Newton matrix leaves out, ``H - G = Σ 2 w / (N C) Σ r ∂²r/∂θ²``, lazily.
 
     Of terms that are no residuals it leaves out ``Σ ℓ_u ∂²u/∂θ²``, with ℓ the loss of the networks'
     jets u.
 
     Args:
-        hessian_store: Directory of a store of the Hessian.
-        ggn_store: Directory of a store of the Gauss-Newton matrix, of the same inputs.
+        hessian_store: A store of the Hessian, or where it is.
+        ggn_store: One of the Gauss-Newton matrix, of the same inputs; by default the same, if it
+            holds both.
 
     Returns:
         Dask array ``[row, col]`` with the coordinates of :func:`~pipeline.api.open_store`. NaN
@@ -94,12 +98,11 @@ def residual_curvature(hessian_store: Place, ggn_store: Place) -> xr.DataArray:
         >>> from pipeline import RunOptions, compute_hessian, load_problem
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     small = load_problem("regression", width=4, depth=1, num_samples=10)
-        ...     for engine, name in [("auto", "h.zarr"), ("ggn", "g.zarr")]:
-        ...         options = RunOptions(engine=engine)
-        ...         _ = compute_hessian(small, f"{directory}/{name}", options=options)
-        ...     dict(residual_curvature(f"{directory}/h.zarr", f"{directory}/g.zarr").sizes)
+        ...     options = RunOptions(with_ggn=True)
+        ...     _ = compute_hessian(small, f"{directory}/both.zarr", options=options)
+        ...     dict(residual_curvature(f"{directory}/both.zarr").sizes)
         {'row': 13, 'col': 13}
     """
-    open_pair(hessian_store, ggn_store)
-    total = open_store(hessian_store)[HESSIAN.name]
-    return (total - open_store(ggn_store)[GAUSS_NEWTON.name]).rename("residual_curvature")
+    first, second = open_pair(hessian_store, ggn_store)
+    total = open_store(first.location)[HESSIAN.name]
+    return (total - open_store(second.location)[GAUSS_NEWTON.name]).rename("residual_curvature")

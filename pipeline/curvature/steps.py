@@ -71,14 +71,15 @@ def try_steps(
     dampings: Sequence[float] = (),
     problem: Problem | str | Path | None = None,
 ) -> list[TriedStep]:
-    """Take Newton, saddle-free and, with ``ggn``, Gauss-Newton steps, and look at the loss.
+    """Take Newton, saddle-free and, where G is stored, Gauss-Newton steps, and look at the loss.
 
     Dense: needs all eigenvectors, 4 times 8 P² bytes. Eigenvalues within the noise floor count as
     zero.
 
     Args:
         hessian: A complete store of the Hessian.
-        ggn: A complete store of the Gauss-Newton matrix of the same inputs.
+        ggn: A complete store of the Gauss-Newton matrix of the same inputs; by default the store
+            itself, if it holds that, too.
         dampings: Values μ; by default 1e-2, 1e-4 and 1e-6 times the largest magnitude of an
             eigenvalue of the method's matrix.
         problem: The problem, if the store was made from a live object or its file has moved.

@@ -113,6 +113,7 @@ def look_ahead(frozen: FrozenInputs, options: RunOptions, location: Location) ->
         PlanError: If the engine, the tile side or the like does not apply.
     """
     num_arrays = 1 + (len(frozen.terms) if options.per_term else 0)
+    num_arrays *= 2 if options.with_ggn else 1
     row_bytes = num_arrays * frozen.layout.num_params * frozen.dtype.itemsize
     stored_bytes = frozen.layout.num_params * row_bytes
     allowed = options.allowed_bytes or psutil.virtual_memory().available // 2

@@ -55,7 +55,8 @@ def write_report(
         store: The store, or what ``hessian estimate --store`` or ``hessian train --watch`` has
             kept. Of a training nothing is evaluated again.
         out: Directory of the report; ``<store>-report`` by default.
-        ggn: Store of the Gauss-Newton matrix of the same inputs, to compare with.
+        ggn: Store of the Gauss-Newton matrix of the same inputs, to compare with; by default the
+            store itself, if it holds both.
         problem: The problem's file, if it was a live object or has moved since.
         stored_only: Leave out what evaluates the problem, which imports TensorFlow and runs the
             problem's file.
@@ -129,6 +130,7 @@ def build_page(
             f"{store.resume_command}"
         )
         return replace(page, warnings=[warning])
+    both = ggn is not None or len(store.matrices) > 1
     found = spectrum(store, vectors=True)
     summary = summarise(store, found)
     values, vectors = both_ends(found)
@@ -139,7 +141,7 @@ def build_page(
         layers_section(store, matrix_statistics(store)),
         participation_section(participation(vectors.T, store.layout), values),
         terms_section(store),
-        *([gauss_newton_section(store, ggn, found)] if ggn is not None else []),
+        *([gauss_newton_section(store, ggn, found)] if both else []),
         *evaluated_sections(rebuilt, directions, partial(_curvature, store, found, directions)),
         *page.sections,
     ]

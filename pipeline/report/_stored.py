@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hessian_tasks.spec import MATRICES
 from pipeline.analysis.density import spectral_density
 from pipeline.analysis.operator import open_operator
 from pipeline.analysis.pictures import matrix_picture
@@ -60,12 +61,14 @@ def certificate_section(store: HessianStore) -> Section:
         return Section(
             "Certificate", text, left_out="this store has none. Make it with: hessian verify"
         )
+    errors = certificate.get("matrix_errors") or {store.matrix.name: certificate["product_errors"]}
+    by_matrix = [(MATRICES[name].symbol, found) for name, found in errors.items()]
     shown = {
         "verdict": "verified" if certificate["passed"] else "FAILED",
         "time": certificate["created"],
         "missing block rows": certificate["num_missing"],
         "damaged objects": len(certificate["damaged"]),
-        "relative errors of the products": _errors(certificate["product_errors"]),
+        **{f"relative errors of {symbol} v": _errors(found) for symbol, found in by_matrix},
         "relative errors of J v": _errors(certificate.get("jacobian_errors") or []),
         "allowed": f"{certificate['tolerance']:.2g}",
         "symmetry defect": _error(certificate["symmetry_defect"]),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hessian_tasks.spec import HESSIAN
+from pipeline.analysis.parts import open_pair
 from pipeline.analysis.pictures import curvature_picture, overlaid_picture, overlap_picture
 from pipeline.analysis.spectrum import Spectrum, spectrum
 from pipeline.analysis.sums import exact_sums
@@ -37,7 +38,7 @@ def terms_section(store: HessianStore) -> Section:
         table = Table("terms", "The terms of the loss, weights included.", columns)
         reason = "the terms' own matrices, which are stored by: hessian run --per-term"
         return Section("Loss terms", text, tables=[table], left_out=reason)
-    analysis = analyse_terms(store, num_dominant=NUM_DOMINANT) if store.matrix == HESSIAN else None
+    analysis = _analysed(store)
     spectra = _spectra(store, analysis)
     columns |= _curvatures(store, [spectra.get(name) for name in columns["term"]])
     caption = f"The terms, weights included; {symbol} is the sum of their matrices."
@@ -48,6 +49,13 @@ def terms_section(store: HessianStore) -> Section:
     )
     section = Section("Loss terms", text, [picture], [Table("terms", caption, columns)])
     return section if analysis is None else _with_subspaces(section, analysis)
+
+
+def _analysed(store: HessianStore) -> TermAnalysis | None:
+    if store.matrix != HESSIAN:
+        return None
+    # What Gauss-Newton leaves out has a section of its own.
+    return analyse_terms(store.select(HESSIAN), num_dominant=NUM_DOMINANT)
 
 
 def _declared(store: HessianStore) -> dict[str, Sequence[Any]]:
@@ -108,15 +116,15 @@ def _with_subspaces(section: Section, analysis: TermAnalysis) -> Section:
     )
 
 
-def gauss_newton_section(store: HessianStore, ggn: Place, found: Spectrum) -> Section:
+def gauss_newton_section(store: HessianStore, ggn: Place | None, found: Spectrum) -> Section:
     """How much of the Hessian the Gauss-Newton matrix has.
 
     Raises:
         StoreMismatchError: If the stores are not of one problem's H and G.
     """
-    curvature = residual_curvature(store.location, ggn)
+    curvature = residual_curvature(store, ggn)
     rest = float(np.sqrt((curvature.astype(np.float64) ** 2).sum().compute()))
-    other = spectrum(HessianStore(ggn))
+    other = spectrum(open_pair(store, ggn)[1])
     text = [
         "The Gauss-Newton matrix G takes first derivatives of residuals alone. What it leaves out, "
         f"H - G, has {rest / found.frobenius_norm:.2g} of the Frobenius norm of H. Negative "

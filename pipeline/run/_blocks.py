@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from hessian_tasks.errors import HessianError
 from hessian_tasks.process import peak_bytes
-from hessian_tasks.spec import BlockRow
+from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
 from pipeline.errors import BlockRowError, StoppedError
 from pipeline.store.records import BlockRecord, Statistics
 from pipeline.store.store import HessianStore
@@ -76,13 +76,13 @@ class BlockTask:
     retries are harmless.
 
     Attributes:
-        engine: Computes the rows.
+        engines: Compute the rows, of the Hessian and of the Gauss-Newton matrix.
         store: Where they go.
         stop: Set to abandon block rows that are being computed and to start no more.
         on_stored: Called with the record of every stored block row.
     """
 
-    engine: Engine
+    engines: Sequence[Engine]
     store: HessianStore
     stop: threading.Event
     on_stored: Callable[[BlockRecord], None]
@@ -109,7 +109,7 @@ class BlockTask:
                     row=row,
                     checksums=self._write(row, blocks, columns),
                     statistics=statistics,
-                    engine=self.engine.name,
+                    engine=self.engines[0].name,
                     compute_seconds=computed - started,
                     store_seconds=time.perf_counter() - computed,
                     peak_bytes=peak_bytes(),
@@ -135,20 +135,25 @@ class BlockTask:
             raise StoppedError("The run was stopped.")
 
     def _compute(self, row: BlockRow) -> tuple[Blocks, Blocks]:
-        names = self.store.arrays
+        found: Blocks = {}
         columns: Blocks = {}
-        if isinstance(self.engine, JacobianEngine):
-            blocks, columns = self._compute_products(self.engine, row)
-        else:
-            # The total is the sum of its terms where those are wanted, computed at once where not.
-            terms: list[str | None] = [t for t in names if t is not None] or [None]
-            blocks = {names[t]: self.engine.block_row(row, t, self.check) for t in terms}
-        if names[None] not in blocks:
-            blocks[names[None]] = np.sum(list(blocks.values()), axis=0)
-        return blocks, columns
+        for engine in self.engines:
+            if isinstance(engine, JacobianEngine):
+                names = self.store.select(GAUSS_NEWTON).arrays
+                blocks, columns = self._compute_products(engine, row, names)
+            else:
+                names = self.store.select(HESSIAN).arrays
+                # The total is the sum of its terms where those are wanted, at once where not.
+                terms: list[str | None] = [t for t in names if t is not None] or [None]
+                blocks = {names[t]: engine.block_row(row, t, self.check) for t in terms}
+            if names[None] not in blocks:
+                blocks[names[None]] = np.sum(list(blocks.values()), axis=0)
+            found |= blocks
+        return found, columns
 
-    def _compute_products(self, engine: JacobianEngine, row: BlockRow) -> tuple[Blocks, Blocks]:
-        names = self.store.arrays
+    def _compute_products(
+        self, engine: JacobianEngine, row: BlockRow, names: Mapping[str | None, str]
+    ) -> tuple[Blocks, Blocks]:
         blocks: Blocks = {}
         columns: Blocks = {}
         for term in engine.terms:

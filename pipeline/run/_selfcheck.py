@@ -17,7 +17,7 @@ written, and others drawn at random. :mod:`pipeline.run.verify` is the thorough 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.parameters import Variable
-from hessian_tasks.spec import BlockRow
+from hessian_tasks.spec import BlockRow, Matrix
 from pipeline.errors import SelfCheckError
 from pipeline.run._references import Reference, References
 from pipeline.run.events import BlockRowStored, Event
@@ -100,13 +100,16 @@ class Guard:
     """
 
     def __init__(
-        self, store: HessianStore, references: References, pending: Sequence[BlockRow]
+        self,
+        store: HessianStore,
+        references: Mapping[Matrix, References],
+        pending: Sequence[BlockRow],
     ) -> None:
         """Draw the vectors and multiply them.
 
         Args:
             store: The store.
-            references: Give the products.
+            references: Give the products with each matrix of the store.
             pending: The block rows that the run computes.
         """
         self._store = store
@@ -117,12 +120,16 @@ class Guard:
         rng = np.random.default_rng(self._seed)
         bands = [_Band.draw(_choose(store, rng, again), 0, store, rng)]
         bands += [_Band.draw([row], row.start, store, rng) for row in pending[:1]]
-        products = references(np.stack([v for band in bands for v in (band.left, band.right)]))
+        vectors = np.stack([v for band in bands for v in (band.left, band.right)])
+        products: dict[str, Reference] = {}
+        for one in store.each():
+            found = references[one.matrix](vectors)
+            products |= {name: found[term] for term, name in one.arrays.items()}
         self._end, *self._first = [
-            (band, {term: _part(products[term], 2 * i) for term in store.arrays})
+            (band, {name: _part(product, 2 * i) for name, product in products.items()})
             for i, band in enumerate(bands)
         ]
-        self._seconds = references.seconds
+        self._seconds = sum(one.seconds for one in references.values())
         self._worst = (0.0, _tolerance(store))
 
     def __call__(self, event: Event) -> None:
@@ -145,22 +152,16 @@ class Guard:
         self._check(band, products)
         return self._record(band, "")
 
-    def _check(self, band: _Band, products: Mapping[str | None, Reference]) -> None:
+    def _check(self, band: _Band, products: Mapping[str, Reference]) -> None:
         started = time.perf_counter()
         wrong: list[tuple[bool, int, str]] = []
-        for term, name in self._store.arrays.items():
-            expected = band.restrict(products[term].products)
-            rounding = band.restrict(products[term].rounding)
-            # A matrix of zeros is compared with what the loss is otherwise.
-            size = np.linalg.norm(products[term].products[1]) or self._store.gradient_norm
-            floor = EPS * float(np.finfo(self._store.dtype).eps * size)
-            found = band.multiply(self._store, name)
-            for values, reference, off in zip(found, expected, rounding, strict=True):
-                defect = _compare(self._store, (values, reference, ROUNDING * off), floor)
-                self._worst = max(self._worst, defect.error, key=lambda pair: pair[0] / pair[1])
-                if defect.wrong:
-                    sentence = _describe(self._store, band, term, defect)
-                    wrong.append((term is None, defect.spread, sentence))
+        for one in self._store.each():
+            for term, name in one.arrays.items():
+                for defect in self._defects(band, name, products[name]):
+                    self._worst = max(self._worst, defect.error, key=lambda pair: pair[0] / pair[1])
+                    if defect.wrong:
+                        sentence = _describe(one, band, term, defect)
+                        wrong.append((term is None, defect.spread, sentence))
         self._seconds += time.perf_counter() - started
         if wrong:
             # Terms say more than the total, and few variables more than many.
@@ -170,6 +171,16 @@ class Guard:
                 f"{failure} {self._store.location} is marked: do not use it. Another --engine, "
                 "into another --store, may get it right."
             )
+
+    def _defects(self, band: _Band, name: str, product: Reference) -> Iterator[_Defect]:
+        """How far what is stored of an array is off, multiplied from either side."""
+        expected, rounding = band.restrict(product.products), band.restrict(product.rounding)
+        # A matrix of zeros is compared with what the loss is otherwise.
+        size = np.linalg.norm(product.products[1]) or self._store.gradient_norm
+        floor = EPS * float(np.finfo(self._store.dtype).eps * size)
+        found = band.multiply(self._store, name)
+        for values, reference, off in zip(found, expected, rounding, strict=True):
+            yield _compare(self._store, (values, reference, ROUNDING * off), floor)
 
     def _record(self, band: _Band, failure: str) -> SelfCheck:
         found = SelfCheck(
@@ -209,7 +220,7 @@ class _Defect:
 def _choose(store: HessianStore, rng: np.random.Generator, again: Sequence[int]) -> list[BlockRow]:
     """Block rows to read at the end, in order."""
     rows = store.block_rows
-    bytes_each = len(store.arrays) * store.num_params * store.tile * store.dtype.itemsize
+    bytes_each = len(store.all_arrays) * store.num_params * store.tile * store.dtype.itemsize
     number = max(2, READ_BYTES // bytes_each)
     drawn = rng.permutation(len(rows) - 1)[: number - 1]
     chosen = {len(rows) - 1, *map(int, drawn), *(i for i in again if i < len(rows))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.process import available_cores, peak_bytes, reset_peak, resident_bytes
@@ -17,47 +18,66 @@ BLOCK_ROWS_PER_THREAD = 3
 
 
 def num_threads_of(
-    engine: AnyEngine, executor: ExecutorName, wanted: int | None, side_by_side: int
+    engines: Sequence[AnyEngine], executor: ExecutorName, wanted: int | None, side_by_side: int
 ) -> int:
     """Block rows to compute at once.
 
     Args:
-        engine: Computes them.
+        engines: Compute them.
         executor: Carries them out.
         wanted: Cores to use, or None for all.
         side_by_side: How many TensorFlow does well with.
     """
     if executor == "serial":
         return 1
-    if uses_numpy(engine):
+    if uses_numpy(*engines):
         return wanted or available_cores()
     # Those without a device store what they have computed.
-    return side_by_side if wanted else max(side_by_side, len(engine.devices))
+    return side_by_side if wanted else max(side_by_side, _num_devices(engines))
 
 
-def wanted_block_rows(engine: AnyEngine, num_threads: int, num_workers: int) -> int:
+def wanted_block_rows(engines: Sequence[AnyEngine], num_threads: int, num_workers: int) -> int:
     """How many block rows keep all threads of all workers busy to the end."""
-    at_once = num_workers * _at_once(engine, num_threads)
+    at_once = num_workers * _at_once(engines, num_threads)
     # By layers a block row costs something apart from its rows, so that fewer are better.
-    fewest = 1 if uses_numpy(engine) else WANTED_BLOCK_ROWS
+    fewest = 1 if uses_numpy(*engines) else WANTED_BLOCK_ROWS
     return max(fewest, BLOCK_ROWS_PER_THREAD * at_once)
 
 
-def _at_once(engine: AnyEngine, num_threads: int) -> int:
+def _at_once(engines: Sequence[AnyEngine], num_threads: int) -> int:
     """Block rows that a process computes at once, as fast as one alone."""
     # TensorFlow fills all cores, or a device, with the rows of one block row, NumPy only one core.
-    return num_threads if uses_numpy(engine) else max(1, len(engine.devices))
+    return num_threads if uses_numpy(*engines) else max(1, _num_devices(engines))
 
 
-def measure(engine: AnyEngine, per_term: bool, num_threads: int, num_workers: int) -> Cost:
+def _num_devices(engines: Sequence[AnyEngine]) -> int:
+    return max(len(engine.devices) for engine in engines)
+
+
+def measure(
+    engines: Sequence[AnyEngine], per_term: bool, num_threads: int, num_workers: int
+) -> Cost:
     """What a few rows cost in this process.
 
     Args:
-        engine: Computes them.
+        engines: Compute them, one after the other.
         per_term: Whether the run computes the matrix of each loss term.
-        num_threads: Block rows that it computes at once, in each worker.
+        num_threads: Block rows that are computed at once, in each worker.
         num_workers: Number of workers.
     """
+    share = num_workers * _at_once(engines, num_threads)
+    costs = [_measure(engine, per_term, share) for engine in engines]
+    return Cost(
+        # What the trials before have left is there when the last begins.
+        reserved_bytes=costs[-1].reserved_bytes,
+        shared_bytes=sum(cost.shared_bytes for cost in costs),
+        workspace_bytes=max(cost.workspace_bytes for cost in costs),
+        seconds_per_row=sum(cost.seconds_per_row for cost in costs),
+        seconds_per_block_row=sum(cost.seconds_per_block_row for cost in costs),
+    )
+
+
+def _measure(engine: AnyEngine, per_term: bool, share: int) -> Cost:
     reserved = resident_bytes()
     reset_peak()
     first, short, long = engine.trial_rows()
@@ -68,7 +88,6 @@ def measure(engine: AnyEngine, per_term: bool, num_threads: int, num_workers: in
     per_row = max(0.0, seconds[1] - seconds[0]) / max(1, long.num_rows - short.num_rows)
     fixed = max(0.0, seconds[0] - per_row * short.num_rows)
     columns = engine.layout.num_params - long.start
-    share = num_workers * _at_once(engine, num_threads)
     # Threads share what is kept from one block row to the next.
     kept, most_kept = engine.kept_bytes if isinstance(engine, LayeredEngine) else (0, 0)
     return Cost(

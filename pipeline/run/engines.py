@@ -1,22 +1,26 @@
-"""Which engine computes a problem's Hessian, or its Gauss-Newton matrix."""
+"""Which engine computes a problem's Hessian, or its Gauss-Newton matrix, or which two do both."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from hessian_tasks.autodiff import AutodiffEngine
-from hessian_tasks.autodiff.generalised import find_kinds
+from hessian_tasks.autodiff.generalised import Kinds, find_kinds
 from hessian_tasks.autodiff.matrices import AutodiffCurvature, AutodiffJacobian
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.gauss_newton import GaussNewtonEngine
 from hessian_tasks.layered.engine import LayeredEngine
+from hessian_tasks.layered.expand.network import Network
 from hessian_tasks.layered.gauss_newton import layered_matrices
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.process import gpu_names
-from hessian_tasks.reading import read_terms
+from hessian_tasks.reading import Reading, read_terms
 from hessian_tasks.spec import EngineChoice, EngineName
 from pipeline.errors import PlanError
 
-__all__ = ["AnyEngine", "choose_engine", "uses_numpy"]
+__all__ = ["AnyEngine", "choose_engine", "choose_engines", "uses_numpy"]
 
 AnyEngine = AutodiffEngine | LayeredEngine | GaussNewtonEngine
 
@@ -37,13 +41,75 @@ def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, Engine
         >>> choose_engine(problem(width=4, depth=2), "auto")[1].name
         'layered'
     """
-    devices = DevicePool(gpu_names())
+    devices, readings = DevicePool(gpu_names()), read_terms(problem)
     if name == "ggn":
-        return _choose_matrices(problem, devices)
+        return _choose_matrices(readings, find_kinds(readings), devices)
+    return _choose_hessian(readings, name, devices)
+
+
+def choose_engines(
+    problem: Problem, name: EngineName, *, with_ggn: bool = False
+) -> tuple[tuple[AnyEngine, ...], EngineChoice]:
+    """The engine of the Hessian, and that of the Gauss-Newton matrix beside it, if that is wanted.
+
+    Networks and terms are read once for both.
+
+    Args:
+        problem: The problem, its model resolved to a Keras model.
+        name: An engine, as :func:`choose_engine` takes it.
+        with_ggn: Whether the Gauss-Newton matrix is wanted beside the Hessian.
+
+    Raises:
+        PlanError: As :func:`choose_engine` does; or if a term has no Gauss-Newton matrix, or that
+            was asked for alone.
+
+    Example:
+        >>> from hessian_tasks.problems.poisson import problem
+        >>> engines, choice = choose_engines(problem(width=4, depth=2), "auto", with_ggn=True)
+        >>> [engine.name for engine in engines], choice.name
+        (['layered', 'ggn'], 'layered')
+    """
+    if not with_ggn:
+        engine, choice = choose_engine(problem, name)
+        return (engine,), choice
+    if name == "ggn":
+        raise PlanError(
+            "--engine ggn computes the Gauss-Newton matrix alone, and --with-ggn computes it "
+            "beside the Hessian. Leave one of them out."
+        )
+    devices, readings = DevicePool(gpu_names()), read_terms(problem)
+    kinds = find_kinds(readings)
+    if kinds.left_out:
+        raise PlanError(
+            f"Not every term has a Gauss-Newton matrix: {_reasons(kinds)}. Leave --with-ggn out, "
+            "or compute that of the other terms, if there are any, into another --store with "
+            "--engine ggn."
+        )
+    first, choice = _choose_hessian(readings, name, devices)
+    network = first.network if isinstance(first, LayeredEngine) else None
+    second, beside = _choose_matrices(readings, kinds, devices, network)
+    reasons = [choice.reason, beside.reason and f"Gauss-Newton matrix: {beside.reason}"]
+    return (first, second), replace(
+        choice,
+        reason="; ".join(filter(None, reasons)),
+        residuals=beside.residuals,
+        readings={**beside.readings, **choice.readings},
+        with_ggn=True,
+    )
+
+
+def _reasons(kinds: Kinds) -> str:
+    return "; ".join(f"term {name!r} {reason}" for name, reason in kinds.left_out.items())
+
+
+def _choose_hessian(
+    readings: Sequence[Reading], name: EngineName, devices: DevicePool
+) -> tuple[AnyEngine, EngineChoice]:
+    problem = readings[0].problem
     if name == "autodiff":
         return AutodiffEngine(problem, devices=devices), EngineChoice("autodiff", "asked for")
     try:
-        engine = LayeredEngine(problem, devices)
+        engine = LayeredEngine(problem, devices, readings)
     except NotLayeredError as error:
         if name == "layered":
             raise PlanError(
@@ -58,16 +124,14 @@ def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, Engine
 
 
 def _choose_matrices(
-    problem: Problem, devices: DevicePool
+    readings: Sequence[Reading], kinds: Kinds, devices: DevicePool, network: Network | None = None
 ) -> tuple[GaussNewtonEngine, EngineChoice]:
-    kinds = find_kinds(readings := read_terms(problem))
-    missing = kinds.left_out
+    problem, missing = readings[0].problem, kinds.left_out
     chosen = [reading for reading in readings if reading.term.name not in missing]
     if not chosen:
-        reasons = "; ".join(f"term {name!r} {reason}" for name, reason in missing.items())
         raise PlanError(
-            f"No term has a Gauss-Newton matrix: {reasons}. Declare them as ResidualTerm or "
-            "DensityTerm, or compute the Hessian: leave --engine out."
+            f"No term has a Gauss-Newton matrix: {_reasons(kinds)}. Declare them as ResidualTerm "
+            "or DensityTerm, or compute the Hessian: leave --engine out."
         )
     notes = [
         f"term {name!r} with the loss kept, {'convex' if convex else 'not convex'} in the jets"
@@ -75,7 +139,7 @@ def _choose_matrices(
     ]
     notes += [f"without term {name!r}, which {reason}" for name, reason in missing.items()]
     try:
-        engine = GaussNewtonEngine(problem, layered_matrices(chosen), by_layers=True)
+        engine = GaussNewtonEngine(problem, layered_matrices(chosen, network), by_layers=True)
     except NotLayeredError as error:
         notes.insert(0, f"by autodiff because {error}")
         matrices = [
@@ -90,8 +154,11 @@ def _choose_matrices(
     return engine, EngineChoice("ggn", "; ".join(notes), engine.residuals, missing, words)
 
 
-def uses_numpy(engine: AnyEngine) -> bool:
+def uses_numpy(*engines: AnyEngine) -> bool:
     """Whether a block row is NumPy on one core, rather than TensorFlow on all."""
-    if isinstance(engine, GaussNewtonEngine):
-        return engine.by_layers
-    return isinstance(engine, LayeredEngine) and not engine.devices
+    return all(
+        engine.by_layers
+        if isinstance(engine, GaussNewtonEngine)
+        else isinstance(engine, LayeredEngine) and not engine.devices
+        for engine in engines
+    )

@@ -105,7 +105,7 @@ class _Run:
         prepared = prepare(self.frozen, self.options, None)
         with self.location.writing():
             _check_space(self.location, prepared.plan)
-            fixed = fixed_parts(prepared.engine.problem.model)
+            fixed = fixed_parts(prepared.engines[0].problem.model)
             create_template(
                 self.location, self.frozen, prepared.plan.tiling, prepared.choice, fixed
             )
@@ -143,7 +143,7 @@ class _Run:
             self.workers.compute(job, pending, on_stored, self.stop)
             self.location.sweep()  # what workers have left that were killed meanwhile
             return
-        task = BlockTask(prepared.engine, store, self.stop, on_stored)
+        task = BlockTask(prepared.engines, store, self.stop, on_stored)
         # Block rows fill the cores, so that a matrix product gets one.
         with threadpool_limits(1, "blas"):
             get_executor(self.options.executor)(task, pending, prepared.plan.num_threads)

@@ -25,6 +25,8 @@ class RunOptions:
         engine: Name of the engine, or ``"auto"``: what an existing store was begun with,
             or the fastest one that applies. ``"ggn"`` computes the Gauss-Newton matrix instead
             of the Hessian, and the Jacobians of residuals.
+        with_ggn: Also compute the Gauss-Newton matrix and these Jacobians, beside the Hessian in
+            one store; by default what an existing store has, or no.
 
     Example:
         >>> import tempfile
@@ -35,6 +37,11 @@ class RunOptions:
         ...     stored = compute_hessian(small, f"{directory}/g.zarr", options=options)
         >>> sorted(name for name in stored if name.startswith("ggn"))
         ['ggn', 'ggn_dirichlet', 'ggn_pde']
+        >>> options = RunOptions(with_ggn=True, num_threads=1)
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     stored = compute_hessian(small, f"{directory}/both.zarr", options=options)
+        >>> {"hessian", "ggn", "jacobian_pde"} <= set(stored)
+        True
     """
 
     executor: ExecutorName = "threads"
@@ -44,3 +51,4 @@ class RunOptions:
     tile: int | None = None
     per_term: bool | None = None
     engine: EngineName = "auto"
+    with_ggn: bool | None = None

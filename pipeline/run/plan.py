@@ -39,7 +39,7 @@ class Request:
     Attributes:
         num_params: P.
         itemsize: Bytes of one entry, 4 or 8.
-        num_arrays: Matrices to compute: 1, and one a loss term if wanted.
+        num_arrays: Arrays to compute: one of each matrix, and one a loss term if wanted.
         num_threads: Block rows computed at once.
         allowed_bytes: Budget for the resident memory of the process.
         tile: Side of a tile, or None to choose.
@@ -47,7 +47,7 @@ class Request:
         tile_multiple: Of what the tile side should be a multiple; for small ones a larger
             multiple is chosen.
         num_residuals: Rows of all Jacobians that are stored beside, with a Gauss-Newton matrix.
-        matrix: Which matrix.
+        matrices: Which matrices.
     """
 
     num_params: int
@@ -59,7 +59,7 @@ class Request:
     num_block_rows: int = WANTED_BLOCK_ROWS
     tile_multiple: int = 1
     num_residuals: int = 0
-    matrix: Matrix = HESSIAN
+    matrices: tuple[Matrix, ...] = (HESSIAN,)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Plan:
     @property
     def tiling(self) -> Tiling:
         """How the store's matrices are cut."""
-        return Tiling(self.tile, per_term=self.request.num_arrays > 1)
+        return Tiling(self.tile, per_term=self.request.num_arrays > len(self.request.matrices))
 
     @property
     def block_rows(self) -> list[BlockRow]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import psutil
 from threadpoolctl import threadpool_limits
@@ -10,11 +11,11 @@ from threadpoolctl import threadpool_limits
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.rebuild import rebuild
-from hessian_tasks.spec import EngineChoice, EngineName, matrix_of
+from hessian_tasks.spec import EngineChoice, Matrix
 from pipeline.errors import StoreMismatchError
 from pipeline.run._references import References
 from pipeline.run._trial import measure, num_threads_of, wanted_block_rows
-from pipeline.run.engines import AnyEngine, choose_engine
+from pipeline.run.engines import AnyEngine, choose_engines
 from pipeline.run.options import RunOptions
 from pipeline.run.plan import Plan, Request, make_plan
 from pipeline.store.store import HessianStore
@@ -24,19 +25,19 @@ __all__ = ["Prepared", "prepare"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to start: the engine is compiled and the plan is made.
+    """A run that is ready to start: the engines are compiled and the plan is made.
 
     Attributes:
-        engine: Computes block rows.
-        choice: Which engine that is, and why.
+        engines: Compute block rows.
+        choice: Which engines these are, and why.
         plan: The plan.
-        references: Products to check the result with, or None if it is checked already.
+        references: Products to check the result with, by matrix, or None if it is checked already.
     """
 
-    engine: AnyEngine
+    engines: tuple[AnyEngine, ...]
     choice: EngineChoice
     plan: Plan
-    references: References | None
+    references: Mapping[Matrix, References] | None
 
 
 def prepare(
@@ -56,38 +57,47 @@ def prepare(
         StoreMismatchError: If the options contradict the store.
     """
     num_threads = configure_tensorflow(options.num_threads)
-    name, tile, per_term = options.engine, options.tile, bool(options.per_term)
     if store is not None:
-        name, tile, per_term = _keep(store, options)
-    problem = rebuild(frozen)
-    engine, choice = choose_engine(problem, name)
+        options = _keep(store, options)
+    problem, per_term = rebuild(frozen), bool(options.per_term)
+    engines, choice = choose_engines(problem, options.engine, with_ggn=bool(options.with_ggn))
     # Before memory is measured, so that it is planned for.
-    references = None if checked else References(problem, matrix_of(choice.name), choice.left_out)
-    num_threads = num_threads_of(engine, options.executor, options.num_threads, num_threads)
+    references = None
+    if not checked:
+        references = {m: References(problem, m, choice.left_out) for m in choice.matrices}
+    num_threads = num_threads_of(engines, options.executor, options.num_threads, num_threads)
     with threadpool_limits(1, "blas"):
-        cost = measure(engine, per_term, num_threads, options.num_workers)
+        cost = measure(engines, per_term, num_threads, options.num_workers)
+    num_terms = len(frozen.terms) - len(choice.left_out) if per_term else 0
     request = Request(
         num_params=frozen.layout.num_params,
         itemsize=frozen.dtype.itemsize,
-        num_arrays=1 + (len(frozen.terms) - len(choice.left_out) if per_term else 0),
+        num_arrays=len(choice.matrices) * (1 + num_terms),
         num_threads=num_threads,
         allowed_bytes=options.allowed_bytes or psutil.virtual_memory().available // 2,
-        tile=tile,
-        num_block_rows=wanted_block_rows(engine, num_threads, options.num_workers),
-        tile_multiple=engine.tile_multiple,
+        tile=options.tile,
+        num_block_rows=wanted_block_rows(engines, num_threads, options.num_workers),
+        tile_multiple=engines[0].tile_multiple,
         num_residuals=sum(residuals.count for residuals in choice.residuals),
-        matrix=matrix_of(choice.name),
+        matrices=choice.matrices,
     )
-    return Prepared(engine, choice, make_plan(request, cost), references)
+    return Prepared(engines, choice, make_plan(request, cost), references)
 
 
-def _keep(store: HessianStore, options: RunOptions) -> tuple[EngineName, int, bool]:
-    per_term = len(store.arrays) > 1
+def _keep(store: HessianStore, options: RunOptions) -> RunOptions:
+    """The options with what the store decides."""
+    per_term, with_ggn = len(store.arrays) > 1, len(store.matrices) > 1
     if options.engine not in ("auto", store.engine):
         raise StoreMismatchError(
             f"{store.location} was begun with engine {store.engine}, but --engine "
             f"{options.engine} was asked for. Leave --engine out to resume, or give another "
             "--store."
+        )
+    if options.with_ggn not in (None, with_ggn):
+        raise StoreMismatchError(
+            f"{store.location} was made for the {' and the '.join(m.title for m in store.matrices)}"
+            f", but {'--with-ggn' if options.with_ggn else '--without-ggn'} was asked for. Resume "
+            "it without that, or give another --store."
         )
     if options.tile not in (None, store.tile):
         raise StoreMismatchError(
@@ -100,4 +110,6 @@ def _keep(store: HessianStore, options: RunOptions) -> tuple[EngineName, int, bo
             f"{store.matrix.plural} of the single loss terms. Resume it that way, or give another "
             "--store."
         )
-    return store.engine, store.tile, per_term
+    return replace(
+        options, engine=store.engine, tile=store.tile, per_term=per_term, with_ggn=with_ggn
+    )

@@ -17,12 +17,20 @@ from pipeline.store.store import HessianStore
 __all__ = ["jacobian_products", "matrix_products"]
 
 
-def matrix_products(store: HessianStore, problem: Problem) -> dict[str | None, Product]:
-    """Products with each of a store's matrices, by term, from the problem alone.
+def matrix_products(store: HessianStore, problem: Problem) -> dict[str, Product]:
+    """Products with each of a store's matrices, by array, from the problem alone.
 
     Raises:
         StoreError: If the store leaves out other terms than have no such matrix.
     """
+    return {
+        one.arrays[term]: product
+        for one in store.each()
+        for term, product in _products(one, problem).items()
+    }
+
+
+def _products(store: HessianStore, problem: Problem) -> dict[str | None, Product]:
     if store.matrix != GAUSS_NEWTON:
         return {term: compile_product(problem, term) for term in store.arrays}
     left_out = find_kinds([Reading(problem, term) for term in problem.terms]).left_out

@@ -37,13 +37,14 @@ class Certificate:
     """The result of a verification.
 
     Attributes:
-        matrix: Name of the matrix, ``"hessian"`` or ``"ggn"``.
+        matrix: Name of the matrix, ``"hessian"`` or ``"ggn"``; of both, ``"hessian"``.
         passed: Whether everything below is as it should be.
         num_missing: Block rows that are not stored.
         damaged: Keys of stored objects that are missing or altered.
         misstated: Indices of block rows whose recorded sums are not those of their tiles.
         product_errors: Relative error of ``H v`` for each random ``v``, the largest of all
-            matrices; empty if block rows are missing or damaged.
+            arrays; empty if block rows are missing or damaged.
+        matrix_errors: The same of each matrix's arrays, by its name.
         jacobian_errors: Relative error of ``J v``, the largest of all terms; empty without
             Jacobians.
         tolerance: Largest error that passes.
@@ -61,6 +62,7 @@ class Certificate:
     damaged: list[str]
     misstated: list[int]
     product_errors: list[float]
+    matrix_errors: dict[str, list[float]]
     jacobian_errors: list[float]
     tolerance: float
     symmetry_defect: float | None
@@ -75,7 +77,7 @@ class Certificate:
 
 def certify(
     store: HessianStore,
-    products: Mapping[str | None, Product],
+    products: Mapping[str, Product],
     num_vectors: int = 3,
     jacobian_product: JacobianProduct | None = None,
 ) -> Certificate:
@@ -83,8 +85,8 @@ def certify(
 
     Args:
         store: The store; it is not changed.
-        products: For every matrix, by its term, what maps vectors ``[K, P]``, one a row, to
-            ``H v`` ``[K, P]``.
+        products: For every array of a matrix, by its name, what maps vectors ``[K, P]``, one a
+            row, to ``H v`` ``[K, P]``.
         num_vectors: Number K of random vectors.
         jacobian_product: Maps them to ``J v`` ``[K, N C]`` by term, if the store has Jacobians.
     """
@@ -93,33 +95,34 @@ def certify(
     examined = examine(store, records.values())
     damaged = sorted(examined.damaged)
     tolerance = float(np.sqrt(np.finfo(store.dtype).eps))
-    errors: list[float] = []
+    errors: dict[str, list[float]] = {}
     jacobian_errors: list[float] = []
     symmetry_defect: float | None = None
     seed = int(np.random.SeedSequence().generate_state(1)[0])
     if not num_missing and not damaged:
         vectors = np.random.default_rng(seed).standard_normal((num_vectors, store.num_params))
         vectors = vectors.astype(store.dtype)
-        found, defects = [], []
-        for term, product in products.items():
-            stored, defect = _read_once(store, vectors, store.arrays[term])
-            found.append(_relative(stored, product(vectors)))
+        found, defects = {}, []
+        for name, product in products.items():
+            stored, defect = _read_once(store, vectors, name)
+            found[name] = _relative(stored, product(vectors))
             defects.append(defect)
-        # NaN stays.
-        errors = np.max(found, axis=0).tolist()
+        errors = {one.matrix.name: _largest(found, one) for one in store.each()}
         symmetry_defect = float(np.max(defects))
         jacobian_errors = _jacobian_errors(store, vectors, jacobian_product)
     # NaN compares false, so a NaN error or defect does not pass.
-    off = [*errors, *jacobian_errors, symmetry_defect or 0.0]
+    largest = np.max(list(errors.values()), axis=0).tolist() if errors else []
+    off = [*largest, *jacobian_errors, symmetry_defect or 0.0]
     return Certificate(
         matrix=store.matrix.name,
-        passed=bool(errors)
+        passed=bool(largest)
         and not examined.misstated
         and all(defect <= tolerance for defect in off),
         num_missing=num_missing,
         damaged=damaged,
         misstated=[row.index for row in examined.misstated],
-        product_errors=errors,
+        product_errors=largest,
+        matrix_errors=errors,
         jacobian_errors=jacobian_errors,
         tolerance=tolerance,
         symmetry_defect=symmetry_defect,
@@ -127,6 +130,12 @@ def certify(
         dtype=str(store.dtype),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _largest(found: Mapping[str, list[float]], store: HessianStore) -> list[float]:
+    # NaN stays.
+    errors: list[float] = np.max([found[name] for name in store.arrays.values()], axis=0).tolist()
+    return errors
 
 
 def _read_once(

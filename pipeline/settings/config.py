@@ -71,6 +71,9 @@ class Settings(BaseModel):
         description="layered (dense networks), autodiff (any), auto (the fastest that applies); "
         "or ggn, for the Gauss-Newton matrix.",
     )
+    with_ggn: bool | None = Field(
+        None, description="Also compute the Gauss-Newton matrix, into the same store."
+    )
     per_term: bool | None = Field(
         None, description="Also store the matrix of every loss term, beside that of the total."
     )

@@ -17,7 +17,7 @@ class Recorded(Protocol):
     """What is asked of a store."""
 
     location: Location
-    arrays: dict[str | None, str]
+    all_arrays: tuple[str, ...]
 
     @property
     def template(self) -> int | None:
@@ -83,7 +83,7 @@ class Ledger:
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{key} is no record") from error
         fits = record.row == row and set(record.checksums) == set(store.object_keys(row))
-        fits &= set(record.statistics) == set(store.arrays.values())
+        fits &= set(record.statistics) == set(store.all_arrays)
         if not fits or record.template != store.template:
             raise ValueError(f"{key} is not the record of {row} of this store")
         return record

@@ -10,7 +10,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
-from hessian_tasks.spec import GAUSS_NEWTON, StoredEngine, TermResiduals, matrix_of
+from hessian_tasks.spec import (
+    GAUSS_NEWTON,
+    HESSIAN,
+    Matrix,
+    StoredEngine,
+    TermResiduals,
+    matrix_of,
+)
 from pipeline.errors import StoreError
 from pipeline.store.names import array_names, jacobian_name
 from pipeline.store.places import Location
@@ -82,6 +89,8 @@ class _LeftOut(Strict):
 class _Certificate(Strict):
     passed: bool
     product_errors: list[float]
+    # Stores from before there could be two matrices do not have them by matrix.
+    matrix_errors: dict[Literal["hessian", "ggn"], list[float]] = Field({})
     damaged: list[Line] = Field([])
     num_missing: NonNegativeInt = 0
     symmetry_defect: float | None = None
@@ -90,6 +99,7 @@ class _Certificate(Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         errors = [*self.product_errors, self.symmetry_defect or 0.0]
+        errors += itertools.chain.from_iterable(self.matrix_errors.values())
         if self.passed and not all(0 <= error < math.inf for error in errors):
             raise ValueError("its errors are no errors of one that has passed")
         return self
@@ -150,18 +160,17 @@ class Attributes(RecordedInputs):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        matrix = matrix_of(self.engine)
         missing = {term.term for term in self.left_out}
         names = {term.name for term in self.terms}
-        if not missing < names or (missing and matrix != GAUSS_NEWTON):
+        if not missing < names or (missing and self.matrices != (GAUSS_NEWTON,)):
             raise ValueError("the terms that are left out are not some of the matrix's")
         terms = [term for term in self.terms if term.name not in missing]
-        arrays = {array.term: array.name for array in self.arrays}
+        arrays = {(array.term, array.name) for array in self.arrays}
         each = [term.name for term in terms]
-        if arrays not in (array_names(matrix.name, []), array_names(matrix.name, each)):
+        if arrays not in (self._expected([]), self._expected(each)):
             raise ValueError("the arrays are not those of the matrix, or of it and its terms")
         residual = [term.name for term in terms if term.kind == "residual"]
-        expected = {name: jacobian_name(name) for name in residual if matrix == GAUSS_NEWTON}
+        expected = {name: jacobian_name(name) for name in residual if GAUSS_NEWTON in self.matrices}
         if {jacobian.term: jacobian.name for jacobian in self.jacobians} != expected:
             raise ValueError("the Jacobians are not those of the residuals")
         return self
@@ -185,6 +194,21 @@ class Attributes(RecordedInputs):
             if (jacobian.weight, jacobian.num_points) != (weights[jacobian.term], points):
                 raise ValueError(f"{jacobian.name} has not the weight or the points of its term")
         return self
+
+    def _expected(self, terms: list[str]) -> set[tuple[str | None, str]]:
+        return {pair for m in self.matrices for pair in array_names(m.name, terms).items()}
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """Which matrices there are: that of the engine, and beside a Hessian maybe G."""
+        own = matrix_of(self.engine)
+        both = own == HESSIAN and any(array.name == GAUSS_NEWTON.name for array in self.arrays)
+        return (own, GAUSS_NEWTON) if both else (own,)
+
+    def arrays_of(self, matrix: Matrix) -> dict[str | None, str]:
+        """Names of a matrix's arrays, by loss term; the total's term is None."""
+        known = array_names(matrix.name, [term.name for term in self.terms])
+        return {a.term: a.name for a in self.arrays if a.name == known.get(a.term)}
 
     @property
     def inputs(self) -> dict[str, int | None]:

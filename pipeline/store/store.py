@@ -6,18 +6,19 @@ store is data: opening one runs no code from it.
 
 from __future__ import annotations
 
+import copy
 import shlex
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 
 from hessian_tasks.frozen import FrozenInputs
-from hessian_tasks.spec import BlockRow, EngineName, matrix_of
+from hessian_tasks.spec import BlockRow, EngineName, Matrix
 from pipeline.errors import StoreError, StoreMismatchError, StoreWarning
 from pipeline.store._ledger import Ledger
 from pipeline.store.agreement import differing_inputs
@@ -44,10 +45,12 @@ class HessianStore(HoldsInputs):
         tile: Side of the square tiles.
         dtype: Dtype of the matrices.
         engine: Name of the engine that computes it.
-        matrix: Which matrix it holds.
-        arrays: Names of the matrix's arrays, by loss term; the total's term is None.
+        matrices: Which matrices it holds: one, or the Hessian and the Gauss-Newton matrix.
+        matrix: Of which of them questions are; the first, see :meth:`select`.
+        arrays: Names of that matrix's arrays, by loss term; the total's term is None.
+        all_arrays: Names of the arrays of all of them.
         jacobians: Names of the arrays of the residuals' Jacobians, by loss term; none beside a
-            Hessian.
+            Hessian alone.
         self_check: What the run that completed it found when it checked itself, or that failed.
         left_out: Terms that have no such matrix, and why; the total's is the sum of the others.
     """
@@ -68,11 +71,14 @@ class HessianStore(HoldsInputs):
         checked, attributes = read_attributes(location)
         self.tile = checked.tile
         self.engine: EngineName = checked.engine
-        self.matrix = matrix_of(checked.engine)
-        self.arrays: dict[str | None, str] = {a.term: a.name for a in checked.arrays}
+        self.matrices = checked.matrices
+        self.matrix = self.matrices[0]
+        self._tables = {matrix: checked.arrays_of(matrix) for matrix in self.matrices}
+        self.arrays = self._tables[self.matrix]
+        self.all_arrays = tuple(array.name for array in checked.arrays)
         self.jacobians = {a.term: a.name for a in checked.jacobians}
         self.left_out = {t.term: t.reason for t in checked.left_out}
-        names = [*self.arrays.values(), *self.jacobians.values()]
+        names = [*self.all_arrays, *self.jacobians.values()]
         super().__init__(location, attributes, checked, names)
         check_arrays(location, checked, self.metadata)
         self.check_contents()
@@ -102,6 +108,23 @@ class HessianStore(HoldsInputs):
                 fits = np.array_equal(self.read(name), content.data)
             if not fits:
                 raise StoreError(f"{name} of {self.location} does not name the parameters' rows.")
+
+    def select(self, matrix: Matrix) -> Self:
+        """The same store as one of a single matrix that it holds, for questions to that.
+
+        Raises:
+            StoreError: If it does not hold it.
+        """
+        if matrix not in self.matrices:
+            raise StoreError(f"{self.location} holds no {matrix.title}.")
+        found = copy.copy(self)
+        found.matrices, found.matrix = (matrix,), matrix
+        found.arrays = self._tables[matrix]
+        return found
+
+    def each(self) -> list[Self]:
+        """The same store as one of each matrix that it holds."""
+        return [self.select(matrix) for matrix in self.matrices]
 
     def hessian(self, name: str | None = None) -> zarr.Array[Any]:
         """One of the arrays by name, by default the total loss's matrix ``[P, P]``.
@@ -164,7 +187,7 @@ class HessianStore(HoldsInputs):
             ValueError: If that record is damaged, or of another store.
         """
         name, _, place = key.partition("/c/")
-        if name not in (*self.arrays.values(), *self.jacobians.values()):
+        if name not in (*self.all_arrays, *self.jacobians.values()):
             return super().recorded(key, found)
         tiles = [int(number) for number in place.split("/")]
         index = tiles[1] if name in self.jacobians.values() else min(tiles)
@@ -188,7 +211,7 @@ class HessianStore(HoldsInputs):
         """Keys of the objects that its task writes: tiles, and chunks of Jacobians."""
         tiles = [(row.index, other) for other in range(row.index, self.num_block_rows)]
         tiles += [(other, row.index) for other in range(row.index + 1, self.num_block_rows)]
-        keys = [object_key(name, tile) for name in self.arrays.values() for tile in tiles]
+        keys = [object_key(name, tile) for name in self.all_arrays for tile in tiles]
         for name in self.jacobians.values():
             chunks = range(self.metadata[name].grid()[0])
             keys += [object_key(name, (chunk, row.index)) for chunk in chunks]

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from hessian_tasks.frozen import FrozenInputs, FrozenTerm
 from hessian_tasks.networks.fixed import FixedParts
 from hessian_tasks.parameters import ParameterLayout
-from hessian_tasks.spec import EngineChoice, matrix_of
+from hessian_tasks.spec import EngineChoice
 from pipeline.errors import StoreError
 from pipeline.store.arrays import Content, encode
 from pipeline.store.expected import expected_arrays, label_attributes
@@ -100,12 +100,12 @@ def label_contents(layout: ParameterLayout) -> dict[str, Content]:
 
 
 def _attributes(frozen: FrozenInputs, tiling: Tiling, choice: EngineChoice) -> dict[str, Any]:
-    matrix = matrix_of(choice.name)
     chosen = frozen.terms if tiling.per_term else ()
     terms = [term.name for term in chosen if term.name not in choice.left_out]
-    names = array_names(matrix.name, terms)
+    names = [pair for m in choice.matrices for pair in array_names(m.name, terms).items()]
+    titles = " and ".join(matrix.title for matrix in choice.matrices)
     return {
-        "title": f"{matrix.title} of a training loss with respect to all trainable weights",
+        "title": f"{titles} of a training loss with respect to all trainable weights",
         "format_version": FORMAT_VERSION,
         "coordinates": " ".join(LABEL_ARRAYS),
         "engine": choice.name,
@@ -113,7 +113,7 @@ def _attributes(frozen: FrozenInputs, tiling: Tiling, choice: EngineChoice) -> d
         "readings": dict(choice.readings),
         "left_out": [{"term": term, "reason": why} for term, why in choice.left_out.items()],
         "tile": tiling.tile,
-        "arrays": [{"name": name, "term": term} for term, name in names.items()],
+        "arrays": [{"name": name, "term": term} for term, name in names],
         "jacobians": [{"name": jacobian_name(r.term), **asdict(r)} for r in choice.residuals],
         "data_type": frozen.dtype.name,
     }

@@ -84,7 +84,7 @@ def store_matrix(
     create_template(locate(path), frozen, tiling, EngineChoice("autodiff", ""))
     store = HessianStore(path)
     engine = _Rows({None: matrix, **terms})
-    task = BlockTask(engine, store, threading.Event(), lambda record: None)
+    task = BlockTask([engine], store, threading.Event(), lambda record: None)
     for row in store.block_rows:
         task(row)
     return HessianStore(path)

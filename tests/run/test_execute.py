@@ -150,7 +150,7 @@ def test_any_cut_on_any_threads_gives_the_dense_hessian(
         plan = Plan(request, tile, num_threads, 0, 0, 0, 0.0)
         create_template(locate(path), frozen, plan.tiling, EngineChoice("autodiff", ""))
         store = HessianStore(path)
-        task = BlockTask(engine_of(row_batch), store, threading.Event(), lambda record: None)
+        task = BlockTask([engine_of(row_batch)], store, threading.Event(), lambda record: None)
         get_executor(executor)(task, store.pending(), num_threads)
         assert_equal_to_rounding(store.hessian()[...], expected["total"])
         assert store.pending() == []

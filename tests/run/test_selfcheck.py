@@ -32,7 +32,7 @@ from pipeline.errors import SelfCheckError, StoreWarning
 from pipeline.run import _references as references
 from pipeline.run import _selfcheck as selfcheck
 from pipeline.run._references import References
-from pipeline.run.engines import choose_engine
+from pipeline.run.engines import choose_engines
 from pipeline.run.events import BlockRowStored, RunFinished
 from pipeline.run.inputs import freeze_source
 from pipeline.run.options import RunOptions
@@ -196,10 +196,11 @@ def free_boundary(held: bool) -> Problem:
 def test_a_point_that_is_held_is_caught(
     engine: EngineName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def choose(problem: Problem, name: EngineName) -> Any:
-        return choose_engine(replace(problem, terms=free_boundary(held=True).terms), name)
+    def choose(problem: Problem, name: EngineName, **options: Any) -> Any:
+        held = replace(problem, terms=free_boundary(held=True).terms)
+        return choose_engines(held, name, **options)
 
-    monkeypatch.setattr(pipeline.run.prepare, "choose_engine", choose)
+    monkeypatch.setattr(pipeline.run.prepare, "choose_engines", choose)
     options = RunOptions(num_threads=2, tile=16, engine=engine)
     with pytest.raises(SelfCheckError, match="of the total loss is wrong"):
         compute_hessian(free_boundary(held=False), tmp_path / "h.zarr", options=options)

@@ -61,14 +61,14 @@ def test_damaged_tile_is_found_and_repaired(
     product: Product,
 ) -> None:
     DAMAGES[damage](store / key)
-    certificate = certify(HessianStore(store), {None: product})
+    certificate = certify(HessianStore(store), {"hessian": product})
     assert not certificate.passed
     assert (certificate.damaged, certificate.num_missing) == ([key], 0)
     events = run(store, inputs)
     # The writer of a tile is the block row of its smaller index.
     assert computed(events) == [min(int(i) for i in key.split("/")[2:])]
     assert objects(store) == objects(complete)
-    assert certify(HessianStore(store), {None: product}).passed
+    assert certify(HessianStore(store), {"hessian": product}).passed
 
 
 def test_verification_is_recorded_until_the_store_changes(
@@ -93,7 +93,7 @@ def test_wrong_entry_with_a_right_checksum_is_found(store: Path, product: Produc
     block[36 - rows.start, 36 - rows.start] *= 1.01
     sums = opened.write_block_row(record.row, "hessian", block)
     replace(record, checksums=sums).save(opened.location)
-    certificate = certify(HessianStore(store), {None: product})
+    certificate = certify(HessianStore(store), {"hessian": product})
     assert certificate.damaged == []
     assert not certificate.passed
     assert min(certificate.product_errors) > certificate.tolerance
@@ -109,11 +109,11 @@ def test_damaged_record_is_computed_again(
         record.write_bytes(record.read_bytes().replace(b'"checksums"', b'"chekksums"'))
     else:
         DAMAGES[damage](record)
-    certificate = certify(HessianStore(store), {None: product})
+    certificate = certify(HessianStore(store), {"hessian": product})
     assert (certificate.passed, certificate.num_missing) == (False, 1)
     assert computed(run(store, inputs)) == [1]
     assert objects(store) == objects(complete)
-    assert certify(HessianStore(store), {None: product}).passed
+    assert certify(HessianStore(store), {"hessian": product}).passed
 
 
 def test_no_flipped_bit_in_a_record_raises_or_hides_damage(store: Path) -> None:

@@ -113,7 +113,7 @@ def info(store: HessianStore) -> str:
         ("problem", f"{source['reference']}{f' ({options})' if options else ''}"),
         *subject(store),
         *variable_rows(store.layout),
-        (store.matrix.plural, ", ".join(store.arrays.values())),
+        *((one.matrix.plural, ", ".join(one.arrays.values())) for one in store.each()),
         *((f"  {name}", _jacobian(store, name)) for name in store.jacobians.values()),
         ("created", f"{provenance['created']} by Python {provenance['python']}, {packages}"),
     ]
@@ -129,6 +129,7 @@ def subject(store: HessianStore) -> list[tuple[str, str]]:
     rows = [
         *evaluated_rows(attributes["loss"], terms, store.gradient_norm),
         ("engine", ", ".join(filter(None, [store.engine, attributes.get("engine_reason")]))),
+        *(("also", f"the {matrix.title}") for matrix in store.matrices[1:]),
         ("parameters", f"{store.layout.count} trainable, {store.dtype}"),
     ]
     if weights:

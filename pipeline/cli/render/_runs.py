@@ -19,9 +19,10 @@ __all__ = ["certificate", "plan_data", "plan_rows", "status", "status_data"]
 def plan_rows(plan: Plan) -> list[tuple[str, str]]:
     """A plan, for people: names and values."""
     request, residuals = plan.request, plan.request.num_residuals
+    each = request.num_arrays // len(request.matrices)
     return [
         ("parameters", f"{request.num_params:,}"),
-        (request.matrix.plural, f"{request.num_arrays}, {_dtype(plan)}"),
+        *((matrix.plural, f"{each}, {_dtype(plan)}") for matrix in request.matrices),
         *([("Jacobians", f"{residuals:,} residuals")] if residuals else []),
         ("stored", format_bytes(plan.padded_bytes)),
         ("tiles", f"{plan.tile} × {plan.tile}, {plan.num_block_rows} block rows"),
@@ -47,6 +48,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
     """A plan, for scripts; bytes and seconds."""
     return {
         "num_params": plan.request.num_params,
+        "matrices": [matrix.name for matrix in plan.request.matrices],
         "num_arrays": plan.request.num_arrays,
         "num_residuals": plan.request.num_residuals,
         "dtype": _dtype(plan),
@@ -70,6 +72,7 @@ def status_data(store: HessianStore) -> dict[str, Any]:
     done = sum(r.row.num_rows * (store.num_params - r.row.start) for r in records)
     stored = {record.row.index for record in records}
     return {
+        "matrices": [matrix.name for matrix in store.matrices],
         "num_params": store.num_params,
         "num_block_rows": len(rows),
         "num_stored": len(stored),
@@ -93,6 +96,7 @@ def status(store: HessianStore) -> str:
     return table(
         [
             ("store", str(store.location)),
+            ("holds", " and ".join(matrix.title for matrix in store.matrices)),
             ("block rows", f"{data['num_stored']} of {data['num_block_rows']} stored"),
             ("entries", f"{data['fraction']:.1%} computed"),
             (
@@ -112,13 +116,15 @@ def _verdict(passed: bool) -> str:
 def certificate(certificate: Certificate) -> str:
     """A certificate, for people."""
     defect = certificate.symmetry_defect
-    symbol = MATRICES[certificate.matrix].symbol
     rows = [
         ("verdict", _verdict(certificate.passed)),
         ("missing block rows", str(certificate.num_missing)),
         ("damaged objects", ", ".join(certificate.damaged) or "none"),
         ("wrong sums", ", ".join(f"block row {i}" for i in certificate.misstated)),
-        (f"error of {symbol} v", _errors(certificate.product_errors, certificate.tolerance)),
+        *(
+            (f"error of {MATRICES[name].symbol} v", _errors(errors, certificate.tolerance))
+            for name, errors in certificate.matrix_errors.items()
+        ),
         ("error of J v", _errors(certificate.jacobian_errors, certificate.tolerance)),
         ("symmetry defect", "" if defect is None else f"{defect:.1e}"),
     ]

@@ -92,15 +92,16 @@ def _prepare(job: Job) -> _Ready:
     # It may have been started by others before, with operations as wide as the machine.
     num_threads = configure_tensorflow(job.num_threads, job.num_gpus)
     from hessian_tasks.rebuild import rebuild
-    from pipeline.run.engines import choose_engine
+    from pipeline.run.engines import choose_engines
     from pipeline.run.inputs import stored_inputs
 
     store = HessianStore(job.store, warn=False)  # the client does
     frozen = stored_inputs(store, job.sent.receive())
     store.check_inputs(frozen)
-    engine, _ = choose_engine(rebuild(frozen), store.engine)
-    task = BlockTask(engine, store, threading.Event(), lambda record: None)
-    first, short, _ = engine.trial_rows()
+    with_ggn = len(store.matrices) > 1
+    engines, _ = choose_engines(rebuild(frozen), store.engine, with_ggn=with_ggn)
+    task = BlockTask(engines, store, threading.Event(), lambda record: None)
+    first, short, _ = engines[0].trial_rows()
     task.warm_up([first, short])
     slots = threading.Semaphore(min(num_threads, job.num_threads))
     return _Ready(job.token, task, slots, threadpool_limits(1, "blas"))

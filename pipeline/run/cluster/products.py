@@ -52,9 +52,9 @@ class _Job:
     num_threads: int
     versions: Mapping[str, str]
 
-    def multiply(self, term: str | None, vector: Array) -> Array:
-        """``H v`` of one matrix, on a worker."""
-        product: Array = self.ready().matrices[term](vector[None])
+    def multiply(self, name: str, vector: Array) -> Array:
+        """``H v`` of one array, on a worker."""
+        product: Array = self.ready().matrices[name](vector[None])
         return np.asarray(product[0])
 
     def map(self, vector: Array) -> dict[str, Array]:
@@ -75,7 +75,7 @@ class _Ready:
     """A job whose products are compiled."""
 
     token: str
-    matrices: dict[str | None, Product]
+    matrices: dict[str, Product]
     jacobians: JacobianProduct | None
 
 
@@ -105,8 +105,8 @@ def _forget(token: str) -> None:
 @contextmanager
 def products_on(
     workers: Workers, store: HessianStore, source: ProblemSource
-) -> Iterator[tuple[dict[str | None, Product], JacobianProduct | None]]:
-    """Products with each of a store's matrices, by term, and with its Jacobians, if it has any.
+) -> Iterator[tuple[dict[str, Product], JacobianProduct | None]]:
+    """Products with each of a store's matrices, by array, and with its Jacobians, if it has any.
 
     Workers keep what is compiled for them until this is left.
 
@@ -118,8 +118,8 @@ def products_on(
     location, token = workers.check_sees(store), uuid.uuid4().hex[:8]
     with carried(client, sent) as there:
         job = _Job(token, location, there, workers.num_threads, own_versions())
-        matrices: dict[str | None, Product] = {
-            term: partial(_multiply, client, job, term) for term in store.arrays
+        matrices: dict[str, Product] = {
+            name: partial(_multiply, client, job, name) for name in store.all_arrays
         }
         images = partial(_map, client, job) if store.jacobians else None
         try:
@@ -128,8 +128,8 @@ def products_on(
             workers.clean_up(_forget, token)
 
 
-def _multiply(client: Client, job: _Job, term: str | None, vectors: Array) -> Array:
-    return np.stack(_each(client, partial(job.multiply, term), vectors))
+def _multiply(client: Client, job: _Job, name: str, vectors: Array) -> Array:
+    return np.stack(_each(client, partial(job.multiply, name), vectors))
 
 
 def _map(client: Client, job: _Job, vectors: Array) -> dict[str, Array]:

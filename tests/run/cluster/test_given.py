@@ -84,10 +84,12 @@ def test_a_client_computes_the_same_bytes_and_is_left_as_it_was(
 def test_a_store_is_verified_by_a_client(
     client: Client, tiny_problem: Callable[..., Problem], tmp_path: Path
 ) -> None:
-    problem, path = tiny_problem(), tmp_path / "g.zarr"
-    compute_hessian(problem, path, options=RunOptions(engine="ggn", per_term=True), client=client)
+    problem, path = tiny_problem(), tmp_path / "both.zarr"
+    options = RunOptions(with_ggn=True, per_term=True)
+    compute_hessian(problem, path, options=options, client=client)
     found = verify_hessian(path, problem, client=client)
     assert found.passed
+    assert set(found.matrix_errors) == {"hessian", "ggn"}
     assert len(found.product_errors) == len(found.jacobian_errors) == 3
     assert found.to_json() == HessianStore(path).attributes["certificate"]
     assert set(client.run(jobs).values()) == {0}
@@ -104,9 +106,9 @@ def test_products_that_verify_are_those_of_this_process(
     source = ProblemSource("live object", live=problem)
     with given_workers(client) as workers, products_on(workers, store, source) as (found, images):
         assert images is None
-        assert set(found) == {None, "pde", "dirichlet"}
-        for term, product in found.items():
-            expected = compile_product(rebuilt, term)(vectors)
+        assert set(found) == {"hessian", "hessian_pde", "hessian_dirichlet"}
+        for term, name in store.arrays.items():
+            product, expected = found[name], compile_product(rebuilt, term)(vectors)
             # Rounding of float64, where threads of TensorFlow add in another order.
             np.testing.assert_allclose(product(vectors), expected, rtol=1e-11, atol=1e-11)
 
