@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipeline.analysis._lanczos import Search, basis_size
 from pipeline.analysis.operator import HessianOperator
 
-__all__ = ["Eigenpairs", "SearchCost", "extreme_eigenpairs", "tolerance_of"]
+__all__ = ["Eigenpairs", "extreme_eigenpairs", "tolerance_of"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -64,37 +64,6 @@ class Eigenpairs:
         )
 
 
-@dataclass(frozen=True)
-class SearchCost:
-    """What :func:`extreme_eigenpairs` takes at most.
-
-    Attributes:
-        num_products: Products with single vectors.
-        num_vectors: Vectors ``[P]`` in float64 that are in memory together: the basis, and when the
-            wanted ones are multiplied out, these, and of some their images and residuals.
-
-    Example:
-        >>> SearchCost.of(81_201, 300, block=4, max_passes=1500)
-        SearchCost(num_products=6604, num_vectors=2068)
-        >>> SearchCost.of(100, 300, block=4, max_passes=1500)  # the matrix and its eigenvectors
-        SearchCost(num_products=100, num_vectors=500)
-    """
-
-    num_products: int
-    num_vectors: int
-
-    @classmethod
-    def of(cls, num_params: int, num_extreme: int, block: int, max_passes: int) -> SearchCost:
-        """For a matrix of that many rows; the other arguments are those of the search."""
-        basis = basis_size(num_extreme, block)
-        if basis >= num_params:
-            return cls(num_params, 5 * num_params)
-        # Once the first ones are found, blocks are twice as large; one may be begun at the end.
-        wanted = 2 * num_extreme
-        images = 2 * min(TOGETHER, wanted)
-        return cls((max_passes + 1) * block + wanted, basis + wanted + images)
-
-
 def extreme_eigenpairs(
     operator: HessianOperator,
     num_extreme: int = 10,
@@ -116,8 +85,9 @@ def extreme_eigenpairs(
     small, as many new ones join for a pass: what then appears at the ends was missing, and it goes
     on. Of a multiplicity above ``block`` copies may still be missing.
 
-    Memory and products: at most those of :class:`SearchCost`. Of many eigenpairs each takes some 2
-    to 4 products, about as many as ARPACK takes (``docs/howto/matrix_free.md`` compares).
+    Memory: ``[P, K]`` in float64, K being ``6 num_extreme + 3 block`` or ``4 num_extreme +
+    15 block``, the larger one, and 256 more at most. Products: at most ``max_passes`` blocks and
+    two more, and one of each eigenvector.
 
     Args:
         operator: The matrix.

@@ -53,9 +53,10 @@ def estimate_trace(
       vectors normalised on the complement. The best of the three where eigenvalues decay, as
       those of networks do. Its standard error is an upper bound, see below.
     - ``xnystrace``: the same idea with Nyström's approximation, for positive semidefinite matrices
-      alone; of m products all m give a sample and a direction. Its standard error is that of
-      the jackknife, an upper bound too. A matrix that is known not to be one, as a :class:`~pipeline.HessianOperator` knows,
-      is refused, and so are products that show it; that an array is one, the caller says.
+      alone; of m products all m give a sample and a direction. Its standard error is that of the
+      jackknife, an upper bound as well. A matrix that is not known to be one, as a
+      :class:`~pipeline.HessianOperator` knows, is refused, and so is one whose products show it;
+      that an array is one, the caller says.
 
     All are unbiased for a fixed number of products.
 
