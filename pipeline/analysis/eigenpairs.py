@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.analysis._lanczos import Search, basis_size
 from pipeline.analysis.operator import HessianOperator
 
 __all__ = ["Eigenpairs", "extreme_eigenpairs", "tolerance_of"]
@@ -16,10 +17,8 @@ Array: TypeAlias = npt.NDArray[Any]
 
 # Out of core a pass costs what reading does, up to about this many vectors.
 BLOCK = 32
-# Basis vectors beyond the wanted ones; a restart throws that much away.
-SPARE_BLOCKS = 12
-# Of a first block of known vectors, the share that is random.
-START_NOISE = 1e-3
+# Eigenvectors that are multiplied together in the end.
+TOGETHER = 128
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,9 @@ def extreme_eigenpairs(
     small, as many new ones join for a pass: what then appears at the ends was missing, and it goes
     on. Of a multiplicity above ``block`` copies may still be missing.
 
-    Memory: ``[P, 3 num_extreme + 20 block]`` in float64.
+    Memory: ``[P, K]`` in float64, K being ``6 num_extreme + 3 block`` or ``4 num_extreme +
+    15 block``, the larger one, and 256 more at most. Products: at most ``max_passes`` blocks and
+    two more, and one of each eigenvector.
 
     Args:
         operator: The matrix.
@@ -115,25 +116,28 @@ def extreme_eigenpairs(
     """
     if num_extreme < 1 or block < 1:
         raise ValueError(f"num_extreme is {num_extreme} and block {block}; expected 1 or more")
-    size = operator.shape[0]
-    most = 2 * num_extreme + SPARE_BLOCKS * block
-    if most + 3 * block >= size:
+    if basis_size(num_extreme, block) >= operator.shape[0]:
         return _all_of_small(operator, num_extreme, tolerance)
-    search = _Search(operator, num_extreme, block, np.random.default_rng(seed))
+    search = Search(operator, num_extreme, block, np.random.default_rng(seed))
     if start is not None:
         search.begin(start)
-    # One pass is for the residuals in the end.
+    # One block is for the residuals in the end.
     confirmed = False
-    while search.num_passes < max_passes - 1:
+    while search.num_products < (max_passes - 1) * block:
         search.extend()
-        if search.reached(tolerance):
+        if not search.due:
+            continue
+        search.look()
+        if search.reached(_tolerance(operator, search.values, tolerance)):
             if confirmed:
                 break
             confirmed = True
             search.add_random_vectors(block)
-        if search.used > most:
-            search.restart(num_extreme + block)
-    return _multiplied_out(operator, search.wanted(), tolerance, search.num_passes + 1)
+        if search.full:
+            search.restart()
+    search.look()
+    passes = search.num_passes + -(-2 * num_extreme // TOGETHER)
+    return _multiplied_out(operator, operator, search.wanted(), tolerance, passes)
 
 
 def tolerance_of(operator: HessianOperator, largest: float) -> float:
@@ -144,129 +148,41 @@ def tolerance_of(operator: HessianOperator, largest: float) -> float:
     return float(max(operator.noise_floor or 0.0, 1e-10 * largest))
 
 
+def _tolerance(operator: HessianOperator, values: Array, tolerance: float | None) -> float:
+    largest = float(np.abs(values).max())
+    return tolerance_of(operator, largest) if tolerance is None else tolerance
+
+
 def _all_of_small(
     operator: HessianOperator, num_extreme: int, tolerance: float | None
 ) -> Eigenpairs:
     size = operator.shape[0]
-    matrix = operator @ np.eye(size)
+    matrix = np.asarray(operator @ np.eye(size), np.float64)
     _, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     if 2 * num_extreme < size:
         vectors = np.delete(vectors, slice(num_extreme, size - num_extreme), axis=1)
-    return _multiplied_out(operator, vectors, tolerance, 2)
+    return _multiplied_out(operator, matrix, vectors, tolerance, 1)
 
 
 def _multiplied_out(
-    operator: HessianOperator, vectors: Array, tolerance: float | None, num_passes: int
+    operator: HessianOperator,
+    matrix: HessianOperator | Array,
+    vectors: Array,
+    tolerance: float | None,
+    num_passes: int,
 ) -> Eigenpairs:
-    products = np.asarray(operator @ vectors, np.float64)
-    values = np.einsum("ij,ij->j", vectors, products)
+    number = vectors.shape[1]
+    values, residuals = np.empty((2, number))
+    for start in range(0, number, TOGETHER):
+        some = slice(start, start + TOGETHER)
+        products = np.asarray(matrix @ vectors[:, some], np.float64)
+        values[some] = np.einsum("ij,ij->j", vectors[:, some], products)
+        residuals[some] = np.linalg.norm(products - vectors[:, some] * values[some], axis=0)
     order = np.argsort(values)
-    residuals = np.linalg.norm(products - vectors * values, axis=0)
-    reached = tolerance_of(operator, float(np.abs(values).max()))
     return Eigenpairs(
         values=values[order],
         vectors=vectors[:, order],
         residuals=residuals[order],
-        tolerance=reached if tolerance is None else tolerance,
+        tolerance=_tolerance(operator, values, tolerance),
         num_passes=num_passes,
     )
-
-
-class _Search:
-    """The basis V, the block that is to join it, and ``Vᵀ A V``."""
-
-    def __init__(
-        self, operator: HessianOperator, num_extreme: int, block: int, rng: np.random.Generator
-    ) -> None:
-        size = operator.shape[0]
-        self.operator, self.num_extreme, self.rng = operator, num_extreme, rng
-        # A full basis, and a block to which random vectors have come.
-        self._space = np.empty((size, 2 * num_extreme + (SPARE_BLOCKS + 2) * block), order="F")
-        self.used = 0
-        self.projected = np.zeros((0, 0))
-        self.block = self._random(block)
-        self.coupling = np.zeros((block, block))
-        self.num_passes = 0
-
-    def begin(self, start: Array) -> None:
-        """Make the first block of random sums of vectors."""
-        mixed = start @ self.rng.standard_normal((start.shape[1], self.block.shape[1]))
-        # Fewer vectors than the block has leave it short of directions, which are then random.
-        noise = START_NOISE * np.linalg.norm(mixed, axis=0) * self.block
-        self.block = np.linalg.qr(mixed + noise)[0]
-
-    @property
-    def basis(self) -> Array:
-        """V ``[P, used]``."""
-        return self._space[:, : self.used]
-
-    def extend(self) -> None:
-        """Let the block join the basis; what its product has outside is the next block."""
-        product = np.asarray(self.operator @ self.block, np.float64)
-        self.num_passes += 1
-        old, self.used = self.used, self.used + self.block.shape[1]
-        self.basis[:, old:] = self.block
-        overlap = self.basis.T @ product
-        projected = np.zeros((self.used, self.used))
-        projected[:old, :old] = self.projected
-        projected[:, old:], projected[old:, :] = overlap, overlap.T
-        projected[old:, old:] = (overlap[old:] + overlap[old:].T) / 2
-        self.projected = projected
-        product -= self.basis @ overlap
-        # Twice is enough (B. Parlett, section 6.9).
-        product -= self.basis @ (self.basis.T @ product)
-        self.block, self.coupling = self._orthonormal(product)
-        self.values, self.ritz = np.linalg.eigh(projected)
-        # A V s = V T s + block coupling s', with s' the last rows of s.
-        self.residuals = np.linalg.norm(self.coupling @ self.ritz[old:], axis=0)
-
-    def add_random_vectors(self, number: int) -> None:
-        """Let random vectors join the next block, to look where nothing has looked."""
-        self.block = np.hstack([self.block, self._random(number, self.block)])
-        self.coupling = np.vstack([self.coupling, np.zeros((number, self.coupling.shape[1]))])
-
-    def _random(self, number: int, beside: Array | None = None) -> Array:
-        # Orthonormal, and orthogonal to the basis and to what is beside it.
-        fresh = self.rng.standard_normal((len(self._space), number))
-        for _ in range(2):
-            for known in (self.basis, beside):
-                if known is not None:
-                    fresh -= known @ (known.T @ fresh)
-            fresh = np.linalg.qr(fresh)[0]
-        return np.asarray(fresh)
-
-    def _orthonormal(self, rest: Array) -> tuple[Array, Array]:
-        # Directions in which nothing is left, as when the rank of A is reached, go on at random.
-        left, sizes, right = np.linalg.svd(rest, full_matrices=False)
-        lost = sizes <= 1e-14 * np.abs(self.projected).max() * np.sqrt(len(rest))
-        if lost.any():
-            left[:, lost] = self._random(int(lost.sum()), left[:, ~lost])
-            sizes[lost] = 0.0
-        return left, sizes[:, np.newaxis] * right
-
-    def ends(self, number: int) -> Array:
-        """Positions of the Ritz values nearest to both ends."""
-        count = len(self.values)
-        if 2 * number >= count:
-            return np.arange(count)
-        return np.delete(np.arange(count), slice(number, count - number))
-
-    def reached(self, tolerance: float | None) -> bool:
-        """Whether all wanted residuals are small enough."""
-        if len(self.values) < 2 * self.num_extreme:
-            return False
-        if tolerance is None:
-            tolerance = tolerance_of(self.operator, float(np.abs(self.values).max()))
-        return bool((self.residuals[self.ends(self.num_extreme)] <= tolerance).all())
-
-    def wanted(self) -> Array:
-        """Ritz vectors at both ends, ``[P, 2 num_extreme]``."""
-        return np.asarray(self.basis @ self.ritz[:, self.ends(self.num_extreme)])
-
-    def restart(self, number: int) -> None:
-        """Keep that many Ritz vectors at each end."""
-        kept = self.ends(number)
-        self._space[:, : len(kept)] = self.basis @ self.ritz[:, kept]
-        self.used = len(kept)
-        self.values, self.residuals = self.values[kept], self.residuals[kept]
-        self.projected, self.ritz = np.diag(self.values), np.eye(len(kept))

@@ -57,6 +57,7 @@ class HessianOperator(SymmetricOperator):
         layout: Which parameter each row is.
         relative_error: Estimate of ``‖E‖_F / ‖A‖_F``, if the products are those of A + E.
         norm: ``‖A‖_F``, or None where it is not known.
+        semidefinite: Whether A is known to have no negative eigenvalue.
         title: Name of the matrix in a sentence.
         num_products: How many vectors have been multiplied so far.
 
@@ -76,6 +77,7 @@ class HessianOperator(SymmetricOperator):
         dtype: npt.DTypeLike = np.float64,
         relative_error: float,
         norm: float | None = None,
+        semidefinite: bool = False,
         title: str = "Hessian",
     ) -> None:
         """Wrap ``product``, which maps V ``[P, K]`` to A V ``[P, K]``, both of ``dtype``."""
@@ -84,6 +86,7 @@ class HessianOperator(SymmetricOperator):
         self.layout = layout
         self.relative_error = relative_error
         self.norm = norm
+        self.semidefinite = semidefinite
         self.title = title
         self.num_products = 0
 

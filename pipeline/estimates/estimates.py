@@ -176,7 +176,13 @@ def estimate(
     diagonal = None
     if options.num_diagonal:
         report("diagonal")
-        diagonal = estimate_diagonal(operator, num_products=options.num_diagonal, seed=options.seed)
+        diagonal = estimate_diagonal(
+            operator,
+            # XDiag keeps its vectors, as XTrace does.
+            "hutchinson" if method == "hutchinson" else "xdiag",
+            num_products=options.num_diagonal,
+            seed=options.seed,
+        )
     report("eigenpairs")
     pairs = extreme_eigenpairs(
         operator,

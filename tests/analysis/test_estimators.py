@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.analysis.estimators import (
+    DiagonalMethod,
     Estimate,
     TraceMethod,
     estimate_diagonal,
@@ -23,6 +24,7 @@ Array = npt.NDArray[Any]
 SIZE = 120
 NUM_SEEDS = 200
 METHODS: list[TraceMethod] = ["hutchinson", "hutch++", "xtrace"]
+DIAGONALS: list[DiagonalMethod] = ["hutchinson", "xdiag"]
 
 
 class Counted:
@@ -51,6 +53,10 @@ SPECTRA = {
 
 def trace_by(method: TraceMethod) -> Callable[..., Estimate]:
     return lambda operator, **given: estimate_trace(operator, method, **given)
+
+
+def diagonal_by(method: DiagonalMethod) -> Callable[..., Estimate]:
+    return lambda operator, **given: estimate_diagonal(operator, method, **given)
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
@@ -84,16 +90,21 @@ def test_norms_are_inside_their_error_bars(method: TraceMethod, spectrum: str) -
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
-def test_diagonals_are_unbiased_and_inside_their_error_bars(spectrum: str) -> None:
+@pytest.mark.parametrize("method", DIAGONALS)
+def test_diagonals_are_unbiased_and_inside_their_error_bars(
+    method: DiagonalMethod, spectrum: str
+) -> None:
     matrix = SPECTRA[spectrum]
     found = [
-        estimate_diagonal(Counted(matrix), num_products=40, seed=seed) for seed in range(NUM_SEEDS)
+        estimate_diagonal(Counted(matrix), method, num_products=40, seed=seed)
+        for seed in range(NUM_SEEDS)
     ]
+    bound = np.sqrt(2) if method == "xdiag" else 1.0
     for entry in range(0, SIZE, 30):
         values, errors = (
             [getattr(f, k)[entry] for f in found] for k in ("value", "standard_error")
         )
-        assert_calibrated(values, errors, matrix[entry, entry])
+        assert_calibrated(values, errors, matrix[entry, entry], bound=bound)
 
 
 def assert_calibrated(
@@ -152,8 +163,12 @@ def test_as_many_products_as_parameters_and_more(method: TraceMethod) -> None:
 
 @pytest.mark.parametrize(
     "estimate",
-    [*(trace_by(m) for m in METHODS), estimate_frobenius_norm, estimate_diagonal],
-    ids=[*METHODS, "norm", "diagonal"],
+    [
+        *(trace_by(m) for m in METHODS),
+        estimate_frobenius_norm,
+        *(diagonal_by(m) for m in DIAGONALS),
+    ],
+    ids=[*METHODS, "norm", *(f"diagonal by {m}" for m in DIAGONALS)],
 )
 def test_to_a_stated_error(estimate: Callable[..., Estimate]) -> None:
     operator = Counted(SPECTRA["indefinite"])
