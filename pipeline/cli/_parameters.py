@@ -84,6 +84,10 @@ _FLAGS: dict[str, tuple[Any, Any]] = {
         str | None,
         typer.Option(help="What θ consists of: hidden_1,output/bias, or a parameter (all)."),
     ),
+    "blocks": (
+        str | None,
+        typer.Option(help="layers: each layer's diagonal block alone, in a store of its own."),
+    ),
     "store": (
         str | None, typer.Option("--store", help="Path or URL of the store (runs/<problem>.zarr)."),
     ),
@@ -109,7 +113,7 @@ _FLAGS: dict[str, tuple[Any, Any]] = {
 # What is computed, where it is kept and computed, and how.
 INPUTS = ("problem", "option", "weights", "take_network", "only")
 PLACES = ("store", "config", "profile", "assignments")
-COMPUTING = ("threads", "memory", "tile", "per_term", "engine")
+COMPUTING = ("threads", "memory", "tile", "per_term", "engine", "blocks")
 
 
 def named_source(problem: str | None, option: Sequence[str] | None) -> ProblemSource | None:

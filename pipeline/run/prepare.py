@@ -16,10 +16,12 @@ from pipeline.run._references import References
 from pipeline.run._trial import measure, num_threads_of, wanted_block_rows
 from pipeline.run.engines import AnyEngine, choose_engine
 from pipeline.run.options import RunOptions
-from pipeline.run.plan import Plan, Request, make_plan
+from pipeline.run.plan import COPIES, MIN_TILE_SIDE, Plan, Request, make_plan
+from pipeline.store.places import Location
 from pipeline.store.store import HessianStore
+from pipeline.units import format_bytes
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "find_obstacle", "kept_options", "least_bytes", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def prepare(
     num_threads = configure_tensorflow(options.num_threads)
     name, tile, per_term = options.engine, options.tile, bool(options.per_term)
     if store is not None:
-        name, tile, per_term = _keep(store, options)
+        name, tile, per_term = kept_options(store, options)
     problem = rebuild(frozen)
     engine, choice = choose_engine(problem, name)
     # Before memory is measured, so that it is planned for.
@@ -81,7 +83,38 @@ def prepare(
     return Prepared(engine, choice, make_plan(request, cost), references)
 
 
-def _keep(store: HessianStore, options: RunOptions) -> tuple[EngineName, int, bool]:
+def least_bytes(frozen: FrozenInputs, options: RunOptions) -> int:
+    """Bytes of the matrices that a run stores, without padding and Jacobians.
+
+    Of the Gauss-Newton matrix it is not known yet which terms have one.
+    """
+    per_term = options.per_term and options.engine != "ggn"
+    num_entries = len(frozen.theta) ** 2 * (1 + (len(frozen.terms) if per_term else 0))
+    return num_entries * frozen.dtype.itemsize
+
+
+def find_obstacle(frozen: FrozenInputs, options: RunOptions, location: Location) -> str:
+    """What speaks against the matrix before a row of it is tried, or nothing."""
+    stored, free = least_bytes(frozen, options), location.free_bytes()
+    if free is not None and stored > free:
+        return f"only {format_bytes(free)} are free for {location}"
+    num_params = len(frozen.theta)
+    smallest = COPIES * min(MIN_TILE_SIDE, num_params) * (stored // num_params)
+    allowed = options.allowed_bytes or psutil.virtual_memory().available // 2
+    if smallest > allowed:
+        return (
+            f"the smallest block row takes {format_bytes(smallest)} of memory, and "
+            f"{format_bytes(allowed)} are allowed"
+        )
+    return ""
+
+
+def kept_options(store: HessianStore, options: RunOptions) -> tuple[EngineName, int, bool]:
+    """Engine, tile side and whether there are matrices of terms, which a resumed run keeps.
+
+    Raises:
+        StoreMismatchError: If the options contradict the store.
+    """
     per_term = len(store.arrays) > 1
     if options.engine not in ("auto", store.engine):
         raise StoreMismatchError(
