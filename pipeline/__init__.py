@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pipeline.analysis.terms import analyse_terms
     from pipeline.api import (
         compute_hessian,
+        compute_layer_blocks,
         matrix_free_operator,
         open_hessian,
         open_store,
@@ -102,6 +103,7 @@ __all__ = [
     "cluster_spec",
     "compare_approximations",
     "compute_hessian",
+    "compute_layer_blocks",
     "connect",
     "effective_dimension",
     "eigenvalues_between",
@@ -152,6 +154,7 @@ _LAZY = {
     "cluster_spec": "pipeline.run.cluster.kubernetes",
     "compare_approximations": "pipeline.analysis.approximations",
     "compute_hessian": "pipeline.api",
+    "compute_layer_blocks": "pipeline.api",
     "connect": "pipeline.run.cluster.connect",
     "effective_dimension": "pipeline.analysis.steps",
     "eigenvalues_between": "pipeline.analysis.spectrum",

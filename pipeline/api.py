@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "compute_hessian",
+    "compute_layer_blocks",
     "matrix_free_operator",
     "open_hessian",
     "open_store",
@@ -99,6 +100,69 @@ def compute_hessian(
         stop.set()
         raise
     return open_store(store)
+
+
+def compute_layer_blocks(
+    problem: Problem | str | Path,
+    store: Place,
+    *,
+    weights: str | Path | None = None,
+    take_network: bool = False,
+    options: RunOptions | None = None,
+    callbacks: Sequence[Callback] = (),
+    client: AnyClient | None = None,
+) -> dict[str, xr.Dataset]:
+    """Compute only the diagonal blocks of the layers of the Hessian, a store each.
+
+    Block l is ∂²L/∂θ_l∂θ_l ``[P_l, P_l]``, of the weights θ_l of one layer, all others held fixed:
+    the rows and columns of these in the whole matrix, of which Σ P_l² entries are computed instead
+    of (Σ P_l)². Each store is one like any other, by itself, in the directory ``store``. What
+    earlier calls have stored is not computed again, and before anything is computed it is seen that
+    all blocks fit.
+
+    Args:
+        problem: As :func:`compute_hessian` takes it, and the following. With ``only`` it says of
+            which layers.
+        store: The directory, or prefix of an URL, of the stores, ``<layer>.zarr``.
+        weights: Likewise.
+        take_network: Likewise.
+        options: Likewise.
+        callbacks: Likewise; they are told of the runs of all layers, one after the other.
+        client: Likewise.
+
+    Returns:
+        The stores by layer, in the order of θ, as :func:`open_store` gives them.
+
+    Raises:
+        DoesNotFitError: If a block does not fit, or all together do not; nothing is computed then.
+        HessianError: Of another kind that tells the cause; what was stored stays.
+
+    Example:
+        >>> import tempfile
+        >>> from hessian_tasks import load_problem
+        >>> small = load_problem("regression", width=4, depth=2, num_samples=10)
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     found = compute_layer_blocks(small, f"{directory}/blocks")
+        >>> {layer: block.hessian.shape for layer, block in found.items()}
+        {'hidden_1': (8, 8), 'hidden_2': (20, 20), 'output': (5, 5)}
+    """
+    from pipeline.run.by_layer import freeze_blocks, missing_blocks
+    from pipeline.run.execute import execute
+    from pipeline.run.options import RunOptions
+
+    source, options = source_of(problem), options or RunOptions()
+    blocks = freeze_blocks(source, store, weights, take_network=take_network)
+    missing = missing_blocks(blocks, options)
+    stop = threading.Event()
+    try:
+        with _workers(client if missing else None, stop) as workers:
+            for block in missing:
+                fitted = block.fit(options)
+                execute(block.location, block.frozen, fitted, callbacks, stop, workers)
+    except KeyboardInterrupt:
+        stop.set()
+        raise
+    return {block.layer: open_store(block.location) for block in blocks}
 
 
 def open_store(store: Place) -> xr.Dataset:

@@ -54,8 +54,8 @@ class ConfigError(HessianError, ValueError):
         Traceback (most recent call last):
             ...
         pipeline.errors.ConfigError: --set tiles: unknown key 'tiles'; the keys are problem, \
-options, weights, take_network, only, store, profile, threads, memory, tile, engine, per_term, \
-profiles.
+options, weights, take_network, only, blocks, store, profile, threads, memory, tile, engine, \
+per_term, profiles.
     """
 
 

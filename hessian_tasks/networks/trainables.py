@@ -11,7 +11,7 @@ see them whole, and the loss is the same function.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from hessian_tasks.problem import Problem
 __all__ = [
     "UNNAMED",
     "Trainables",
+    "choose",
     "every_weight",
     "held_of",
     "networks_of",
@@ -251,6 +252,18 @@ def resolve(problem: Problem, held: Collection[int] | None = None) -> Problem:
         held = positions_held(model.paths, problem.only)
     model.hold(held or ())
     return replace(problem, model=model)
+
+
+def choose(problem: Problem, only: Sequence[str]) -> Problem:
+    """The problem with θ consisting of these, whether it is resolved already or not.
+
+    Raises:
+        ProblemError: If there is nothing of a name in ``only``.
+    """
+    problem = replace(problem, only=only)
+    if isinstance(problem.model, Trainables):
+        problem.model.hold(positions_held(problem.model.paths, problem.only or ()))
+    return problem
 
 
 def every_weight(model: Any) -> list[Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from hessian_tasks.source import ProblemSource
 from pipeline.cli import render
 from pipeline.cli._progress import ProgressDisplay
 from pipeline.errors import ConfigError, StoppedError
-from pipeline.run.events import Event, RunStarted
+from pipeline.run.events import Callback, Event, RunStarted
 from pipeline.run.execute import execute
 from pipeline.run.inputs import freeze_source, stored_inputs
 from pipeline.run.options import RunOptions
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
     from pipeline.run.cluster.workers import Workers
 
 __all__ = [
+    "Running",
     "estimate_settings",
     "problem_inputs",
     "problem_source",
     "run_options",
     "run_settings",
+    "run_store",
+    "running",
     "settings_inputs",
 ]
 
@@ -100,18 +104,44 @@ def run_settings(settings: Settings, console: Console, stop: threading.Event) ->
         StoppedError: Saying how far the run came and how to resume it.
     """
     inputs = settings_inputs(settings)
-    location = settings.location
-    display = ProgressDisplay(console)
+    with running(settings, console, stop) as now:
+        run_store(settings.location, inputs, run_options(settings), now)
+    return settings.location
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where a run is shown, what stops it, and whose workers compute."""
+
+    console: Console
+    stop: threading.Event
+    workers: Workers | None
+
+
+@contextmanager
+def running(settings: Settings, console: Console, stop: threading.Event) -> Iterator[Running]:
+    """The workers of the profile, if it has any, while it is entered."""
+    with _workers(settings, stop) as workers:
+        if workers is not None and workers.dashboard is not None:
+            console.print(f"dashboard: {workers.dashboard}")
+        yield Running(console, stop, workers)
+
+
+def run_store(location: Location, inputs: FrozenInputs, options: RunOptions, now: Running) -> None:
+    """Compute what is missing in one store, showing progress.
+
+    Raises:
+        StoppedError: Saying how far the run came and how to resume it.
+    """
+    display = ProgressDisplay(now.console)
 
     def describe(event: Event) -> None:
         if isinstance(event, RunStarted):
-            console.print(render.table(render.subject(HessianStore(location, warn=False))))
+            now.console.print(render.table(render.subject(HessianStore(location, warn=False))))
 
+    callbacks: list[Callback] = [describe, display]
     try:
-        with _workers(settings, stop) as workers:
-            if workers is not None and workers.dashboard is not None:
-                console.print(f"dashboard: {workers.dashboard}")
-            execute(location, inputs, run_options(settings), [describe, display], stop, workers)
+        execute(location, inputs, options, callbacks, now.stop, now.workers)
     except StoppedError as error:
         if not location.exists():
             raise
@@ -122,7 +152,6 @@ def run_settings(settings: Settings, console: Console, stop: threading.Event) ->
         ) from error
     finally:
         display.close()
-    return location
 
 
 def estimate_settings(

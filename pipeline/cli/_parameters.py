@@ -89,6 +89,10 @@ _FLAGS: dict[str, tuple[Any, Any]] = {
         str | None,
         typer.Option(help="What θ consists of: hidden_1,output/bias, or a parameter (all)."),
     ),
+    "blocks": (
+        str | None,
+        typer.Option(help="layers: each layer's diagonal block alone, in a store of its own."),
+    ),
     "store": (
         str | None, typer.Option("--store", help="Path or URL of the store (runs/<problem>.zarr)."),
     ),
@@ -118,7 +122,7 @@ _FLAGS: dict[str, tuple[Any, Any]] = {
 # What is computed, where it is kept and computed, and how.
 INPUTS = ("problem", "option", "weights", "take_network", "only")
 PLACES = ("store", "config", "profile", "assignments")
-COMPUTING = ("threads", "memory", "tile", "per_term", "engine", "with_ggn")
+COMPUTING = ("threads", "memory", "tile", "per_term", "engine", "with_ggn", "blocks")
 
 
 def named_source(problem: str | None, option: Sequence[str] | None) -> ProblemSource | None:

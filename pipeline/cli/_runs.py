@@ -43,9 +43,13 @@ def plan(settings: Settings, as_json: Json = False) -> None:
     Computes a few rows and a few products to know.
     """
     configure_tensorflow(settings.threads)
+    from pipeline.cli._blocks import plan_layers
     from pipeline.cli._calls import run_options, settings_inputs
     from pipeline.estimates.outlook import look_ahead
 
+    if settings.blocks is not None:
+        plan_layers(settings, as_json)
+        return
     found = look_ahead(settings_inputs(settings), run_options(settings), settings.location)
     print_result(render.outlook(found), render.outlook_data(found), as_json)
 
@@ -72,11 +76,13 @@ def run(settings: Settings) -> None:
     The same command resumes an interrupted run.
     """
     _configure_client(settings)
+    from pipeline.cli._blocks import run_layers
     from pipeline.cli._calls import run_settings
 
+    whole = settings.blocks is None
     with _stop_on_signals() as stop:
-        place = run_settings(settings, Terminal(), stop)
-    say(f"stored in {place}; next: hessian verify {place}")
+        place = (run_settings if whole else run_layers)(settings, Terminal(), stop)
+    say(f"stored in {place}; next: hessian {'verify' if whole else 'status'} {place}")
 
 
 @app.command()
@@ -171,6 +177,7 @@ def cancel(store: Store) -> None:
 def status(store: Store, as_json: Json = False) -> None:
     """Say how much of a store is computed, from its records alone."""
     from pipeline.run.cluster.submit import find_job
+    from pipeline.store.below import is_store, stores_below
     from pipeline.store.places import locate
     from pipeline.store.store import HessianStore
 
@@ -178,7 +185,10 @@ def status(store: Store, as_json: Json = False) -> None:
     job = None if place.directory is None else find_job(place.directory)
     text = [] if job is None else [f"submitted as {job}"]
     data: dict[str, Any] = {} if job is None else {"job": asdict(job)}
-    if job is None or place.exists():
+    if not is_store(place) and stores_below(place):
+        text.append(render.stores(place))
+        data.update(render.stores_data(place))
+    elif job is None or place.exists():
         opened = HessianStore(place)
         text.append(render.status(opened))
         data.update(render.status_data(opened))

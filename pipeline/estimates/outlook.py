@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import psutil
 
 from hessian_tasks.autodiff.products import ShardProducts, cut_points
 from hessian_tasks.frozen import FrozenInputs
@@ -19,10 +18,10 @@ from pipeline.errors import DoesNotFitError
 from pipeline.estimates._products import threaded_product
 from pipeline.estimates.operator import SHARDS_PER_THREAD
 from pipeline.run.options import RunOptions
-from pipeline.run.plan import COPIES, MIN_TILE_SIDE, Plan
-from pipeline.run.prepare import prepare
+from pipeline.run.plan import Plan
+from pipeline.run.prepare import find_obstacle, least_bytes, prepare
 from pipeline.store.places import Location
-from pipeline.units import format_bytes, format_seconds
+from pipeline.units import format_seconds
 
 __all__ = ["Outlook", "look_ahead"]
 
@@ -112,12 +111,7 @@ def look_ahead(frozen: FrozenInputs, options: RunOptions, location: Location) ->
     Raises:
         PlanError: If the engine, the tile side or the like does not apply.
     """
-    num_arrays = 1 + (len(frozen.terms) if options.per_term else 0)
-    num_arrays *= 2 if options.with_ggn else 1
-    row_bytes = num_arrays * frozen.layout.num_params * frozen.dtype.itemsize
-    stored_bytes = frozen.layout.num_params * row_bytes
-    allowed = options.allowed_bytes or psutil.virtual_memory().available // 2
-    plan, choice, obstacle = None, None, _obstacle(stored_bytes, row_bytes, allowed, location)
+    plan, choice, obstacle = None, None, find_obstacle(frozen, options, location)
     if not obstacle:
         try:
             prepared = prepare(frozen, options, None)
@@ -126,21 +120,9 @@ def look_ahead(frozen: FrozenInputs, options: RunOptions, location: Location) ->
             obstacle = str(error)
     cost = _try_products(frozen, options)
     num_params = frozen.layout.num_params
-    return Outlook(num_params, stored_bytes, plan, obstacle, cost, frozen.layout, choice)
-
-
-def _obstacle(stored_bytes: int, row_bytes: int, allowed: int, location: Location) -> str:
-    """What speaks against the matrix before a row of it is tried."""
-    free = location.free_bytes()
-    if free is not None and stored_bytes > free:
-        return f"only {format_bytes(free)} are free for {location}"
-    smallest = COPIES * min(MIN_TILE_SIDE, stored_bytes // row_bytes) * row_bytes
-    if smallest > allowed:
-        return (
-            f"the smallest block row takes {format_bytes(smallest)} of memory, and "
-            f"{format_bytes(allowed)} are allowed"
-        )
-    return ""
+    return Outlook(
+        num_params, least_bytes(frozen, options), plan, obstacle, cost, frozen.layout, choice
+    )
 
 
 def _try_products(frozen: FrozenInputs, options: RunOptions) -> MatrixFreeCost:

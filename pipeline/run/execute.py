@@ -15,14 +15,14 @@ from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.networks.fixed import fixed_parts
 from hessian_tasks.process import peak_bytes
 from hessian_tasks.spec import BlockRow
-from pipeline.errors import PlanError
+from pipeline.errors import DoesNotFitError
 from pipeline.run._blocks import BlockTask
 from pipeline.run._selfcheck import Guard
 from pipeline.run.events import BlockRowStored, Callback, Event, HearsEnd, RunFinished, RunStarted
 from pipeline.run.executors import get_executor
 from pipeline.run.options import RunOptions
-from pipeline.run.plan import Plan
-from pipeline.run.prepare import Prepared, prepare
+from pipeline.run.prepare import Prepared, least_bytes, prepare
+from pipeline.store.below import check_one
 from pipeline.store.places import Location, Place, locate
 from pipeline.store.records import BlockRecord
 from pipeline.store.repair import repair
@@ -102,9 +102,11 @@ class _Run:
         return store
 
     def create(self) -> tuple[HessianStore, Prepared, list[BlockRow]]:
+        check_one(self.location)
+        _check_space(self.location, least_bytes(self.frozen, self.options))
         prepared = prepare(self.frozen, self.options, None)
         with self.location.writing():
-            _check_space(self.location, prepared.plan)
+            _check_space(self.location, prepared.plan.padded_bytes)
             fixed = fixed_parts(prepared.engines[0].problem.model)
             create_template(
                 self.location, self.frozen, prepared.plan.tiling, prepared.choice, fixed
@@ -160,12 +162,12 @@ def _fit(options: RunOptions, workers: Workers, sent_bytes: int) -> RunOptions:
     )
 
 
-def _check_space(location: Location, plan: Plan) -> None:
+def _check_space(location: Location, needed: int) -> None:
     free = location.free_bytes()
-    if free is not None and plan.padded_bytes > free:
-        raise PlanError(
-            f"The arrays take up to {format_bytes(plan.padded_bytes)}, but only "
-            f"{format_bytes(free)} are free for {location}. Choose another --store."
+    if free is not None and needed > free:
+        raise DoesNotFitError(
+            f"The arrays take up to {format_bytes(needed)}, but only {format_bytes(free)} are free "
+            f"for {location}. Choose another --store; hessian estimate needs none of it."
         )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.networks.trainables import choose
 from hessian_tasks.networks.weights import load_weights
+from hessian_tasks.problem import Problem
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import ProblemSource
 from pipeline.errors import StoreError
@@ -19,7 +20,7 @@ from pipeline.store.opened import HoldsInputs
 from pipeline.store.trust import check_named, how_to_name, remember
 from pipeline.store.vetting import STORE
 
-__all__ = ["freeze_source", "stored_inputs"]
+__all__ = ["freeze_source", "load_source", "stored_inputs"]
 
 
 def freeze_source(
@@ -41,15 +42,29 @@ def freeze_source(
     Raises:
         ProblemError: If the problem or its weights cannot be used.
     """
+    problem = load_source(source, weights, take_network=take_network, only=only)
+    return freeze(problem, source)
+
+
+def load_source(
+    source: ProblemSource,
+    weights: str | Path | None = None,
+    *,
+    take_network: bool = False,
+    only: Sequence[str] | None = None,
+) -> Problem:
+    """Load a problem and put in trained weights, of which arguments :func:`freeze_source` has.
+
+    Raises:
+        ProblemError: If the problem or its weights cannot be used.
+    """
     remember(source)
     problem = source.load()
     if weights is None and take_network:
         raise ProblemError("There is no network to take: give the .keras file as weights, too.")
     if weights is not None:
         problem = load_weights(weights, problem, take_network=take_network)
-    if only is not None:
-        problem = replace(problem, only=only)
-    return freeze(problem, source)
+    return problem if only is None else choose(problem, only)
 
 
 def stored_inputs(store: HoldsInputs, source: ProblemSource | None = None) -> FrozenInputs:

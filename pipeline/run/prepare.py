@@ -17,10 +17,12 @@ from pipeline.run._references import References
 from pipeline.run._trial import measure, num_threads_of, wanted_block_rows
 from pipeline.run.engines import AnyEngine, choose_engines
 from pipeline.run.options import RunOptions
-from pipeline.run.plan import Plan, Request, make_plan
+from pipeline.run.plan import COPIES, MIN_TILE_SIDE, Plan, Request, make_plan
+from pipeline.store.places import Location
 from pipeline.store.store import HessianStore
+from pipeline.units import format_bytes
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "find_obstacle", "kept_options", "least_bytes", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def prepare(
     """
     num_threads = configure_tensorflow(options.num_threads)
     if store is not None:
-        options = _keep(store, options)
+        options = kept_options(store, options)
     problem, per_term = rebuild(frozen), bool(options.per_term)
     engines, choice = choose_engines(problem, options.engine, with_ggn=bool(options.with_ggn))
     # Before memory is measured, so that it is planned for.
@@ -84,8 +86,38 @@ def prepare(
     return Prepared(engines, choice, make_plan(request, cost), references)
 
 
-def _keep(store: HessianStore, options: RunOptions) -> RunOptions:
-    """The options with what the store decides."""
+def least_bytes(frozen: FrozenInputs, options: RunOptions) -> int:
+    """Bytes of the matrices that a run stores, without padding and Jacobians.
+
+    Of the Gauss-Newton matrix it is not known yet which terms have one.
+    """
+    per_term = options.per_term and options.engine != "ggn"
+    num_matrices = 1 + bool(options.with_ggn) + (len(frozen.terms) if per_term else 0)
+    return num_matrices * len(frozen.theta) ** 2 * frozen.dtype.itemsize
+
+
+def find_obstacle(frozen: FrozenInputs, options: RunOptions, location: Location) -> str:
+    """What speaks against the matrix before a row of it is tried, or nothing."""
+    stored, free = least_bytes(frozen, options), location.free_bytes()
+    if free is not None and stored > free:
+        return f"only {format_bytes(free)} are free for {location}"
+    num_params = len(frozen.theta)
+    smallest = COPIES * min(MIN_TILE_SIDE, num_params) * (stored // num_params)
+    allowed = options.allowed_bytes or psutil.virtual_memory().available // 2
+    if smallest > allowed:
+        return (
+            f"the smallest block row takes {format_bytes(smallest)} of memory, and "
+            f"{format_bytes(allowed)} are allowed"
+        )
+    return ""
+
+
+def kept_options(store: HessianStore, options: RunOptions) -> RunOptions:
+    """The options with what the store decides, which a resumed run keeps.
+
+    Raises:
+        StoreMismatchError: If the options contradict the store.
+    """
     per_term, with_ggn = len(store.arrays) > 1, len(store.matrices) > 1
     if options.engine not in ("auto", store.engine):
         raise StoreMismatchError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -45,6 +45,10 @@ class Settings(BaseModel):
         None,
         min_length=1,
         description="What θ consists of: layers, variables, networks, parameters; all by default.",
+    )
+    blocks: Literal["layers"] | None = Field(
+        None,
+        description="layers: only the diagonal block of each layer, a store each in a directory.",
     )
     store: StorePlace | None = Field(
         None,
@@ -100,7 +104,9 @@ class Settings(BaseModel):
         Raises:
             StoreError: If it is an URL of no kind that can hold a store.
         """
-        return locate(self.store or Path("runs") / f"{Path(self.problem or '').stem}.zarr")
+        name = Path(self.problem or "").stem
+        default = f"{name}.zarr" if self.blocks is None else f"{name}-{self.blocks}"
+        return locate(self.store or Path("runs") / default)
 
     @property
     def chosen(self) -> InProcess | ClusterProfile:

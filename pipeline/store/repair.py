@@ -17,6 +17,7 @@ from hessian_tasks.parameters import ParameterLayout
 from pipeline.errors import StoreError, StoreWarning
 from pipeline.store.agreement import differences
 from pipeline.store.arrays import Content, encode, read_array
+from pipeline.store.below import check_one
 from pipeline.store.expected import expected_arrays
 from pipeline.store.metadata import COPY, LATER, Attributes, SelfCheck, read_attributes, template_of
 from pipeline.store.places import Location, Place, locate
@@ -100,6 +101,7 @@ def _readable(location: Location) -> dict[str, Read]:
         except StoreError as error:
             failure = error
     if not found:
+        check_one(location)
         raise StoreError(
             f"{failure} The copy of its attributes, {COPY}, is not readable either, so that "
             "nobody can tell what is in it. Compute it again, into another --store."

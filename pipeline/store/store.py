@@ -23,6 +23,7 @@ from pipeline.errors import StoreError, StoreMismatchError, StoreWarning
 from pipeline.store._ledger import Ledger
 from pipeline.store.agreement import differing_inputs
 from pipeline.store.arrays import object_key
+from pipeline.store.below import check_one
 from pipeline.store.checking import examine
 from pipeline.store.expected import check_arrays
 from pipeline.store.metadata import SelfCheck, read_attributes, template_of
@@ -67,8 +68,13 @@ class HessianStore(HoldsInputs):
         """
         location = locate(place)
         if not location.exists():
+            check_one(location)
             raise StoreError(f"There is no Hessian store at {place}. Start one with: hessian run")
-        checked, attributes = read_attributes(location)
+        try:
+            checked, attributes = read_attributes(location)
+        except StoreError:
+            check_one(location)
+            raise
         self.tile = checked.tile
         self.engine: EngineName = checked.engine
         self.matrices = checked.matrices

@@ -552,6 +552,34 @@ def test_the_command_chooses_of_any_problem(tmp_path: Path, hessian: Cli) -> Non
     assert not listed.exists()
 
 
+@pytest.mark.parametrize("ending", ["npz", "npy"])
+def test_the_command_chooses_of_a_problem_with_weights_from_a_file(
+    ending: str, tmp_path: Path, hessian: Cli
+) -> None:
+    """Both kinds come back with networks and parameters put together."""
+    file, trained = tmp_path / "own.py", tmp_path / f"trained.{ending}"
+    file.write_text(
+        "from hessian_tasks import Problem, ResidualTerm, mlp\n"
+        "def problem():\n"
+        "    net = mlp(1, width=3, depth=1, dtype='float64')\n"
+        "    term = ResidualTerm('p', [[0.1], [0.7]], lambda x, u, nu: u.d('x') - nu * u.value)\n"
+        "    return Problem(net, [term], 'x', parameters={'nu': 0.3})\n"
+    )
+    theta = np.random.default_rng(2).normal(size=11)
+    if ending == "npy":
+        np.save(trained, theta)
+    else:
+        model = resolve(ProblemSource(str(file)).load()).model
+        set_theta(model, theta)
+        save_values(trained, model)
+    whole = compute_hessian(file, tmp_path / "whole.zarr", weights=trained).hessian.to_numpy()
+    command = ["run", file, "--weights", trained, "--only", "output,nu", "--store"]
+    assert hessian(*command, tmp_path / "part.zarr")[0] == 0
+    found = open_store(tmp_path / "part.zarr")
+    assert np.array_equal(found.theta.to_numpy(), theta[6:])
+    assert_close(found.hessian.to_numpy(), whole[6:, 6:])
+
+
 def test_a_network_that_has_been_trained_on_is_left_alone(tmp_path: Path) -> None:
     """Keras builds the recorded one again."""
     model = network()

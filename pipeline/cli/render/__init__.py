@@ -1,6 +1,12 @@
 """What the commands print: text for people, plain data for scripts."""
 
 from pipeline.cli.render._analysis import density, info, info_data, spectrum, statistics, subject
+from pipeline.cli.render._blocks import (
+    planned_blocks,
+    planned_blocks_data,
+    stores,
+    stores_data,
+)
 from pipeline.cli.render._inverse import influence, solution, uncertainty
 from pipeline.cli.render._loss import loss, loss_data
 from pipeline.cli.render._matrix_free import estimates, outlook, outlook_data
@@ -22,6 +28,8 @@ __all__ = [
     "loss_data",
     "outlook",
     "outlook_data",
+    "planned_blocks",
+    "planned_blocks_data",
     "preconditioned",
     "solution",
     "spectrum",
@@ -29,6 +37,8 @@ __all__ = [
     "status",
     "status_data",
     "steps",
+    "stores",
+    "stores_data",
     "subject",
     "table",
     "terms",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.run.verify import Certificate
     from pipeline.store.store import HessianStore
 
-__all__ = ["certificate", "plan_data", "plan_rows", "status", "status_data"]
+__all__ = ["certificate", "plan_data", "plan_rows", "state", "status", "status_data"]
 
 
 def plan_rows(plan: Plan) -> list[tuple[str, str]]:
@@ -88,11 +88,6 @@ def status_data(store: HessianStore) -> dict[str, Any]:
 def status(store: HessianStore) -> str:
     """Progress of a store, for people."""
     data = status_data(store)
-    state = "not verified" if store.verified is None else _verdict(store.verified)
-    if data["pending"]:
-        state = f"resume with: {store.resume_command}"
-    if store.self_check is not None and not store.self_check.passed:
-        state = "the run's own check FAILED"
     return table(
         [
             ("store", str(store.location)),
@@ -104,9 +99,18 @@ def status(store: HessianStore) -> str:
                 f"{format_seconds(data['compute_seconds'])} computing, "
                 f"{format_seconds(data['store_seconds'])} storing",
             ),
-            ("state", state),
+            ("state", state(store)),
         ]
     )
+
+
+def state(store: HessianStore) -> str:
+    """Whether a store is to be resumed, verified, or known to be wrong."""
+    if store.self_check is not None and not store.self_check.passed:
+        return "the run's own check FAILED"
+    if len(store.records()) < store.num_block_rows:
+        return f"resume with: {store.resume_command}"
+    return "not verified" if store.verified is None else _verdict(store.verified)
 
 
 def _verdict(passed: bool) -> str:

@@ -78,6 +78,10 @@ class Bucket(Location):
         """As many: each waits for its answer."""
         return self.num_threads
 
+    def below(self, name: str) -> Bucket:
+        """A longer prefix."""
+        return Bucket(f"{self.url}/{name}")
+
     def resolve(self) -> Bucket:
         """The same URL."""
         return self
@@ -113,7 +117,9 @@ class Bucket(Location):
         import obstore
 
         with self._clear("read"):
-            found = retry_request(lambda: obstore.list_with_delimiter(_client(self.url), prefix))
+            found = retry_request(
+                lambda: obstore.list_with_delimiter(_client(self.url), prefix or None)
+            )
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
         return [path.rpartition("/")[2] for path in paths]
 

@@ -72,6 +72,10 @@ class Directory(Location):
         """A few: what the cores do not compute meanwhile, they can write."""
         return min(MAX_WRITERS, available_cores())
 
+    def below(self, name: str) -> Directory:
+        """A directory in this one, named to people as this one is."""
+        return Directory(self.path / name, self.relative)
+
     def resolve(self) -> Directory:
         """The absolute path."""
         return Directory(self.path.resolve())
@@ -94,8 +98,8 @@ class Directory(Location):
             raise StoreError(f"{self.path / key} cannot be read: {error.strerror}.") from error
 
     def children(self, prefix: str) -> list[str]:
-        """Names in a subdirectory."""
-        directory = _inside(self.path, prefix)
+        """Names in a subdirectory, or in the directory."""
+        directory = _inside(self.path, prefix) if prefix else self.path
         try:
             return os.listdir(directory)
         except (FileNotFoundError, NotADirectoryError):

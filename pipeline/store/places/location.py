@@ -47,6 +47,10 @@ class Location(ABC):
         """The last part of the path or URL."""
 
     @abstractmethod
+    def below(self, name: str) -> Location:
+        """The place of that name in this one."""
+
+    @abstractmethod
     def resolve(self) -> Location:
         """The same place, named independently of this process's working directory."""
 
@@ -74,7 +78,7 @@ class Location(ABC):
 
     @abstractmethod
     def children(self, prefix: str) -> list[str]:
-        """Names directly below a prefix, if there are any.
+        """Names directly below a prefix, or below the place itself, if there are any.
 
         Raises:
             StoreError: If they cannot be read.
