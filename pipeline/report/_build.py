@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hessian_tasks.source import ProblemSource
 from pipeline.analysis.layers import participation
-from pipeline.analysis.spectrum import Spectrum, spectrum
+from pipeline.analysis.spectrum import spectrum
 from pipeline.analysis.statistics import matrix_statistics
 from pipeline.analysis.summary import summarise
 from pipeline.curvature.landscape import Directions, stored_curvatures
@@ -140,13 +140,13 @@ def build_page(
         participation_section(participation(vectors.T, store.layout), values),
         terms_section(store),
         *([gauss_newton_section(store, ggn, found)] if ggn is not None else []),
-        *evaluated_sections(rebuilt, directions, partial(_curvature, store, found, directions)),
+        *evaluated_sections(rebuilt, directions, partial(_curvature, store, directions)),
         *page.sections,
     ]
     warnings = state_warnings(summary)
     return replace(page, warnings=warnings, facts=headline(summary), sections=sections)
 
 
-def _curvature(store: HessianStore, found: Spectrum, directions: Directions) -> Curvature:
+def _curvature(store: HessianStore, directions: Directions) -> Curvature:
     matrices = stored_curvatures(store, directions)
-    return Curvature(store.matrix.symbol, matrices, found.noise_floor, "from the store")
+    return Curvature(store.matrix.symbol, matrices, "from the store")
