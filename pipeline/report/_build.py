@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from hessian_tasks.source import ProblemSource
+from pipeline.analysis.ends import spectrum_with_ends
 from pipeline.analysis.layers import participation
-from pipeline.analysis.spectrum import spectrum
 from pipeline.analysis.statistics import matrix_statistics
 from pipeline.analysis.summary import summarise
 from pipeline.curvature.landscape import Directions, stored_curvatures
@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError, StoreError
 from pipeline.estimates.kept import KeptEstimates, holds_estimates
 from pipeline.estimates.watched import TrainingRecord, holds_training
 from pipeline.report._along import training_page
-from pipeline.report._chosen import both_ends, chosen_directions, problem_name
+from pipeline.report._chosen import NUM_BOTTOM, NUM_TOP, chosen_directions, problem_name
 from pipeline.report._estimated import estimates_page
 from pipeline.report._evaluated import Curvature, evaluated_sections, rebuilt_problem
 from pipeline.report._headline import headline, state_warnings
@@ -129,16 +129,15 @@ def build_page(
             f"{store.resume_command}"
         )
         return replace(page, warnings=[warning])
-    found = spectrum(store, vectors=True)
+    found, values, vectors = spectrum_with_ends(store, NUM_TOP, NUM_BOTTOM)
     summary = summarise(store, found)
-    values, vectors = both_ends(found)
     _, directions = chosen_directions(values, vectors)
     rebuilt = rebuilt_problem(store, problem, stored_only)
     sections = [
         spectrum_section(store, found),
         layers_section(store, matrix_statistics(store)),
         participation_section(participation(vectors.T, store.layout), values),
-        terms_section(store),
+        terms_section(store, found),
         *([gauss_newton_section(store, ggn, found)] if ggn is not None else []),
         *evaluated_sections(rebuilt, directions, partial(_curvature, store, directions)),
         *page.sections,

@@ -25,8 +25,13 @@ MAX_LISTED = 10
 NUM_DOMINANT = 8
 
 
-def terms_section(store: HessianStore) -> Section:
-    """What each loss term contributes; its spectrum if its matrix is stored."""
+def terms_section(store: HessianStore, found: Spectrum) -> Section:
+    """What each loss term contributes; its spectrum if its matrix is stored.
+
+    Args:
+        store: A complete store.
+        found: The spectrum of the total.
+    """
     symbol = store.matrix.symbol
     columns = _declared(store)
     text = [
@@ -37,7 +42,9 @@ def terms_section(store: HessianStore) -> Section:
         table = Table("terms", "The terms of the loss, weights included.", columns)
         reason = "the terms' own matrices, which are stored by: hessian run --per-term"
         return Section("Loss terms", text, tables=[table], left_out=reason)
-    analysis = analyse_terms(store, num_dominant=NUM_DOMINANT) if store.matrix == HESSIAN else None
+    analysis = None
+    if store.matrix == HESSIAN:
+        analysis = analyse_terms(store, num_dominant=NUM_DOMINANT, whole=found)
     spectra = _spectra(store, analysis)
     columns |= _curvatures(store, [spectra.get(name) for name in columns["term"]])
     caption = f"The terms, weights included; {symbol} is the sum of their matrices."

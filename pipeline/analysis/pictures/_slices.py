@@ -77,9 +77,11 @@ def plane_picture(found: Slice, symbol: str) -> Figure:
     with styled():
         figure, axes = new_figure(height=4.8)
         shown = axes.contourf(first.steps, second.steps, actual, levels, norm=norm, cmap=MAGNITUDES)
-        axes.contour(first.steps, second.steps, actual, levels, colors="white", linewidths=0.8)
         axes.contour(
-            first.steps, second.steps, predicted, levels, colors=ORANGE, linestyles="--",
+            first.steps, second.steps, actual, levels[1:-1], colors="white", linewidths=0.8
+        )
+        axes.contour(
+            first.steps, second.steps, predicted, levels[1:-1], colors=ORANGE, linestyles="--",
             linewidths=1.4,
         )  # fmt: skip
         axes.plot(0, 0, "+", color="white", ms=9, mew=1.5)
