@@ -7,10 +7,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
+from scipy.linalg import lapack
 
 from pipeline.analysis._tiles import TiledMatrix, map_shares
 
-__all__ = ["dense_bytes", "dense_eigenpairs", "read_symmetric"]
+__all__ = ["dense_bytes", "dense_eigenpairs", "dense_ends", "read_symmetric"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -82,3 +83,50 @@ def dense_eigenpairs(
     if not vectors:
         return np.asarray(found), None
     return np.asarray(found[0]), np.asarray(found[1])
+
+
+def dense_ends(matrix: Array, num_smallest: int, num_largest: int) -> tuple[Array, Array]:
+    """All eigenvalues, ascending, and eigenvectors of the ends alone.
+
+    ``A = Q T Qᵀ`` with T tridiagonal takes 4/3 P³ operations, all eigenvectors four times as many.
+    Those of T at its ends, by multiple relatively robust representations (``dstemr``), which are
+    orthogonal where eigenvalues are close, too, and Q's reflections of them take P² for each.
+
+    Args:
+        matrix: ``[P, P]``, symmetric, in C order; it is overwritten.
+        num_smallest: Eigenvectors of so many smallest eigenvalues.
+        num_largest: And of so many largest; both together at most P.
+
+    Returns:
+        Eigenvalues ``[P]``, and eigenvectors ``[P, num_smallest + num_largest]`` in their order.
+
+    Example:
+        >>> values, vectors = dense_ends(np.diag([2.0, 1.0, 5.0]), 1, 1)
+        >>> values.round(9).tolist(), np.abs(vectors.T).round(9).tolist()
+        ([1.0, 2.0, 5.0], [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    """
+    size = len(matrix)
+    work = int(lapack.dsytrd_lwork(size, lower=1)[0])
+    # The transpose of an array in C order is in Fortran's, which LAPACK overwrites in place.
+    packed, diagonal, beside, factors, _ = lapack.dsytrd(
+        matrix.T, lower=1, lwork=work, overwrite_a=1
+    )
+    values = scipy.linalg.eigvalsh_tridiagonal(diagonal, beside)
+    ranges = [(0, num_smallest - 1), (size - num_largest, size - 1)]
+    vectors = np.concatenate(
+        [
+            scipy.linalg.eigh_tridiagonal(
+                diagonal, beside, select="i", select_range=chosen, lapack_driver="stemr"
+            )[1]
+            for chosen in ranges
+            if chosen[0] <= chosen[1]
+        ],
+        axis=1,
+    )
+    if size > 1:
+        # Q moves all but the first entry: below the diagonal of what dsytrd leaves are the
+        # reflections of a QR decomposition.
+        reflections, rest = packed[1:, :-1], np.asfortranarray(vectors[1:])
+        _, work, _ = lapack.dormqr("L", "N", reflections, factors, rest, -1)
+        vectors[1:] = lapack.dormqr("L", "N", reflections, factors, rest, int(work[0]))[0]
+    return values, vectors

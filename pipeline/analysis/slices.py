@@ -14,6 +14,11 @@ Array = npt.NDArray[np.float64]
 # Losses of all terms [K, T] at steps [K, D] along D directions.
 Evaluate = Callable[[Array], Array]
 
+# Steps of the first search, each a factor shorter than the next: twelve powers of ten.
+NUM_RUNGS, RATIO = 20, 4.0
+# Steps of the second, between two of these.
+NUM_FINER = 9
+
 
 @dataclass(frozen=True)
 class QuadraticModel:
@@ -79,29 +84,69 @@ class Slice:
         return {name: values.reshape(-1) for name, values in table.items()}
 
 
-def reach(loss: float, slope: float, curvature: float, change: float, limit: float) -> float:
-    """How far to go: where the quadratic model bounds the loss's change by ``change · |L|``.
+def reach(evaluate: Evaluate, num_directions: int, change: float, limit: float) -> Array:
+    """How far to go along each direction: where the loss has changed by ``change · |L|``.
 
-    The α > 0 with ``|gᵀv| α + ½ |vᵀHv| α² = change · |L|``, at most ``limit``.
+    The smallest α at which ``L(θ + α v)`` or ``L(θ - α v)`` has, of steps a factor of four apart
+    from ``limit`` down; then of nine between it and the one below, and of these by a power law,
+    which a loss is where one order of its expansion prevails. A loss that is no number counts as
+    changed. No curvature is asked: along a direction where it is next to nothing, higher orders
+    end the slice.
 
     Args:
-        loss: L at θ.
-        slope: ``gᵀ v``.
-        curvature: ``vᵀ H v``.
+        evaluate: Losses of all terms ``[K, T]`` at steps ``[K, D]``.
+        num_directions: D.
         change: Multiple of the loss.
-        limit: Largest α, where neither slope nor curvature says how far.
+        limit: Largest α, which is taken where the loss at θ is zero, too.
+
+    Returns:
+        The α ``[D]``, from 58 evaluations of the loss for each, and one at θ.
 
     Example:
-        >>> reach(1.0, 0.0, 2.0, change=4.0, limit=10.0)
-        2.0
+        >>> quartic = lambda steps: 1.0 + steps**4
+        >>> reach(quartic, 1, change=16.0, limit=1000.0).round(6)
+        array([2.])
     """
-    target, slope, curvature = change * abs(loss), abs(slope), abs(curvature)
-    # The root of the quadratic in the form that does not cancel.
-    denominator = slope + np.sqrt(slope**2 + 2 * curvature * target)
-    # Compared before it is divided, which for next to no slope would overflow.
-    if target == 0 or 2 * target >= limit * denominator:
-        return limit
-    return float(2 * target / denominator)
+    here = float(evaluate(np.zeros((1, num_directions))).sum())
+
+    def changes(steps: Array) -> Array:
+        # Of steps [S, D], each along its direction alone, on the side where it is larger.
+        ahead = steps[:, :, np.newaxis] * np.eye(num_directions)
+        both = np.concatenate([ahead, -ahead]).reshape(-1, num_directions)
+        losses = evaluate(both).sum(axis=1).reshape(2, *steps.shape)
+        moved = np.nan_to_num(np.abs(losses - here), nan=np.inf, posinf=np.inf)
+        return np.asarray(moved.max(axis=0))
+
+    target = change * abs(here)
+    if not target > 0:
+        # Of nothing there are no multiples.
+        return np.full(num_directions, limit)
+    ladder = limit * RATIO ** np.arange(1.0 - NUM_RUNGS, 1.0)
+    rungs = np.tile(ladder[:, np.newaxis], num_directions)
+    top = _first(changes(rungs), target)
+    low = np.where(top > 0, ladder[top] / RATIO, ladder[0])
+    finer = low * (ladder[top] / low) ** np.linspace(0.0, 1.0, NUM_FINER)[:, np.newaxis]
+    return _crossing(finer, changes(finer), target)
+
+
+def _first(found: Array, target: float) -> npt.NDArray[np.intp]:
+    """The first row ``[D]`` in which each column is at least the target, or the last."""
+    reached = found >= target
+    return np.where(reached.any(axis=0), reached.argmax(axis=0), len(found) - 1)
+
+
+def _crossing(steps: Array, found: Array, target: float) -> Array:
+    """Where changes ``[S, D]`` at ascending steps first come to the target, by a power law."""
+    columns = np.arange(steps.shape[1])
+    after = _first(found, target)
+    before = np.maximum(after - 1, 0)
+    ends = np.stack([found[before, columns], found[after, columns]])
+    # Of a loss that overflows, or has not moved, the logarithm is as good as infinite.
+    low, high = np.log(np.clip(ends, np.finfo(float).tiny, np.finfo(float).max))
+    wanted = np.log(target)
+    share = np.divide(wanted - low, high - low, out=np.ones_like(low), where=high > low)
+    first, last = steps[before, columns], steps[after, columns]
+    return np.asarray(first * (last / first) ** np.clip(share, 0.0, 1.0))
 
 
 def take_slices(

@@ -25,7 +25,7 @@ from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
 from pipeline.units import format_bytes
 
-__all__ = ["Spectrum", "eigenvalues_between", "spectrum"]
+__all__ = ["Spectrum", "eigenvalues_between", "exact_quantities", "spectrum"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -169,7 +169,7 @@ def spectrum(
         (True, True)
     """
     opened, matrix = complete_matrix(store, term)
-    exact = _exact(opened, term)
+    exact = exact_quantities(opened, term)
     if num_extreme is None and _fits(opened.num_params, vectors, memory):
         values, found = dense_eigenpairs(read_symmetric(matrix), vectors)
         return Spectrum(values, True, vectors=found, **exact)
@@ -220,7 +220,7 @@ def eigenvalues_between(
     opened, matrix = complete_matrix(store, term)
     if _fits(opened.num_params, vectors, memory):
         values, found = dense_eigenpairs(read_symmetric(matrix), vectors, interval)
-        return Spectrum(values, False, vectors=found, **_exact(opened, term))
+        return Spectrum(values, False, vectors=found, **exact_quantities(opened, term))
     pairs = _search(open_operator(opened, term), (low, high))
     if pairs is None:
         raise PlanError(
@@ -229,7 +229,7 @@ def eigenvalues_between(
             f"{format_bytes(dense_bytes(opened.num_params, vectors))} of memory. The number of "
             "eigenvalues in it can be estimated: --density"
         )
-    return _of_pairs(pairs, False, _exact(opened, term))
+    return _of_pairs(pairs, False, exact_quantities(opened, term))
 
 
 def _search(operator: HessianOperator, interval: tuple[float, float]) -> Eigenpairs | None:
@@ -255,7 +255,8 @@ def _fits(num_params: int, vectors: bool, memory: int | None) -> bool:
     return dense_bytes(num_params, vectors) < available
 
 
-def _exact(store: HessianStore, term: str | None) -> dict[str, Any]:
+def exact_quantities(store: HessianStore, term: str | None = None) -> dict[str, Any]:
+    """What a :class:`Spectrum` says besides eigenvalues: noise floor, trace and norm."""
     trace, norm = exact_sums(store, term)
     return {
         "noise_floor": noise_floor(store.num_params, relative_error(store), norm),

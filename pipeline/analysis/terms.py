@@ -133,6 +133,8 @@ def analyse_terms(
     hessian: HessianStore | Place,
     ggn: HessianStore | Place | None = None,
     num_dominant: int = 10,
+    *,
+    whole: Spectrum | None = None,
 ) -> TermAnalysis:
     """Compare a Hessian with the parts of which it is the sum.
 
@@ -145,6 +147,7 @@ def analyse_terms(
         ggn: A complete store of the Gauss-Newton matrix of the same inputs; by default the store
             itself, if it holds that, too. Parts of a term are those that are stored of it.
         num_dominant: How many eigenpairs of each part span its dominant subspace.
+        whole: The spectrum of the Hessian itself, if it is known already.
 
     Raises:
         StoreError: If there is nothing to compare, block rows are missing, or eigenvalues do not
@@ -170,7 +173,8 @@ def analyse_terms(
             "with --ggn."
         )
     traces, products = inner_products(parts)
-    spectra, dominant, curvatures = [], [], []
+    spectra: list[Spectrum] = []
+    dominant, curvatures = [], []
     for part, trace, square in zip(parts, traces, np.diag(products), strict=True):
         norm = float(np.sqrt(square))
         matrix = part.dense() if _fits(part) else None
@@ -179,7 +183,8 @@ def analyse_terms(
             dominant.append(_dominant_by_tiles(operator, num_dominant))
         else:
             dominant.append(_dominant_in_memory(matrix, num_dominant))
-        spectra.append(_spectrum(operator, matrix, float(trace)))
+        known = whole if not spectra else None
+        spectra.append(known or _spectrum(operator, matrix, float(trace)))
         along = dominant[0].vectors
         images = (operator if matrix is None else matrix) @ along
         curvatures.append(np.einsum("pk,pk->k", along, images))

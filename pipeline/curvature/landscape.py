@@ -53,20 +53,19 @@ def loss_slices(
     problem: Problem,
     directions: Directions,
     curvatures: Mapping[str | None, Array],
-    floor: float,
     change: float = 2.0,
 ) -> list[Slice]:
     """The loss and its terms along each direction, and on the plane of the first and the last.
 
-    A slice ends where the quadratic model bounds the change of the loss by ``change · |L|``,
-    or at ``‖θ‖``; a curvature below the noise floor counts as the floor.
+    A slice ends where the loss itself, on either side, has changed by ``change · |L|``, or at
+    ``‖θ‖``; so it shows as much of a direction of next to no curvature, or of negative one, as of
+    a stiff one.
 
     Args:
         problem: The problem, from :func:`~pipeline.api.rebuild_problem`.
         directions: Where to go.
         curvatures: ``v_dᵀ H v_e`` ``[K, K]`` of the total, under None, and of those terms that are
             to have a quadratic model too; :func:`stored_curvatures` gives those of a store.
-        floor: The noise floor of the eigenvalues.
         change: How far, as a multiple of the loss.
 
     Returns:
@@ -76,7 +75,7 @@ def loss_slices(
         >>> from pipeline import load_problem
         >>> small = load_problem("regression", width=2, depth=1, num_samples=5)
         >>> first = Directions(["first parameter"], np.eye(1, 7))
-        >>> (line,) = loss_slices(small, first, {None: np.array([[1.0]])}, floor=1e-6)
+        >>> (line,) = loss_slices(small, first, {None: np.array([[1.0]])})
         >>> line.actual[None].shape, line.predicted[None].shape
         ((41,), (41,))
     """
@@ -85,12 +84,8 @@ def loss_slices(
 
     along = LossesAlong(problem, directions.vectors)
     models = _quadratic_models(along, [term.name for term in problem.terms], curvatures)
-    limit = float(np.linalg.norm(get_theta(problem.model).astype(np.float64)))
-    total = models[None]
-    ends = [
-        reach(total.loss, slope, max(abs(curvature), floor), change, limit)
-        for slope, curvature in zip(total.slopes, np.diag(total.curvatures), strict=True)
-    ]
+    limit = float(np.linalg.norm(get_theta(problem.model).astype(np.float64))) or 1.0
+    ends = reach(along, len(directions.labels), change, limit)
 
     def axis(number: int, num_steps: int) -> Axis:
         steps = np.linspace(-ends[number], ends[number], num_steps)

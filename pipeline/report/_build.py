@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from hessian_tasks.source import ProblemSource
+from pipeline.analysis.ends import spectrum_with_ends
 from pipeline.analysis.layers import participation
-from pipeline.analysis.spectrum import Spectrum, spectrum
 from pipeline.analysis.statistics import matrix_statistics
 from pipeline.analysis.summary import summarise
 from pipeline.curvature.landscape import Directions, stored_curvatures
@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError, StoreError
 from pipeline.estimates.kept import KeptEstimates, holds_estimates
 from pipeline.estimates.watched import TrainingRecord, holds_training
 from pipeline.report._along import training_page
-from pipeline.report._chosen import both_ends, chosen_directions, problem_name
+from pipeline.report._chosen import NUM_BOTTOM, NUM_TOP, chosen_directions, problem_name
 from pipeline.report._estimated import estimates_page
 from pipeline.report._evaluated import Curvature, evaluated_sections, rebuilt_problem
 from pipeline.report._headline import headline, state_warnings
@@ -131,24 +131,23 @@ def build_page(
         )
         return replace(page, warnings=[warning])
     both = ggn is not None or len(store.matrices) > 1
-    found = spectrum(store, vectors=True)
+    found, values, vectors = spectrum_with_ends(store, NUM_TOP, NUM_BOTTOM)
     summary = summarise(store, found)
-    values, vectors = both_ends(found)
     _, directions = chosen_directions(values, vectors)
     rebuilt = rebuilt_problem(store, problem, stored_only)
     sections = [
         spectrum_section(store, found),
         layers_section(store, matrix_statistics(store)),
         participation_section(participation(vectors.T, store.layout), values),
-        terms_section(store),
+        terms_section(store, found),
         *([gauss_newton_section(store, ggn, found)] if both else []),
-        *evaluated_sections(rebuilt, directions, partial(_curvature, store, found, directions)),
+        *evaluated_sections(rebuilt, directions, partial(_curvature, store, directions)),
         *page.sections,
     ]
     warnings = state_warnings(summary)
     return replace(page, warnings=warnings, facts=headline(summary), sections=sections)
 
 
-def _curvature(store: HessianStore, found: Spectrum, directions: Directions) -> Curvature:
+def _curvature(store: HessianStore, directions: Directions) -> Curvature:
     matrices = stored_curvatures(store, directions)
-    return Curvature(store.matrix.symbol, matrices, found.noise_floor, "from the store")
+    return Curvature(store.matrix.symbol, matrices, "from the store")

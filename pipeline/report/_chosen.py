@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.analysis.ends import end_ranks
 from pipeline.analysis.spectrum import Spectrum
 from pipeline.curvature.landscape import Directions
 from pipeline.store.opened import HoldsInputs
 
-__all__ = ["both_ends", "chosen_directions", "problem_name"]
+__all__ = ["NUM_BOTTOM", "NUM_TOP", "both_ends", "chosen_directions", "problem_name"]
 
 Array = npt.NDArray[np.float64]
 
@@ -27,11 +28,8 @@ def problem_name(source: HoldsInputs) -> str:
 def both_ends(found: Spectrum) -> tuple[Array, Array]:
     """The largest and the smallest eigenvalues, in that order, and eigenvectors ``[K, P]``."""
     assert found.vectors is not None, "asked for"
-    number = len(found.eigenvalues)
-    order = np.arange(number)[::-1]
-    if number > NUM_TOP + NUM_BOTTOM:
-        order = np.concatenate([order[:NUM_TOP], order[-NUM_BOTTOM:]])
-    return found.eigenvalues[order], found.vectors.T[order]
+    ranks = end_ranks(len(found.eigenvalues), NUM_TOP, NUM_BOTTOM)
+    return found.eigenvalues[ranks], found.vectors.T[ranks]
 
 
 def chosen_directions(values: Array, vectors: Array) -> tuple[Array, Directions]:

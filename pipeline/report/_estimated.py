@@ -92,7 +92,7 @@ def _curvature(kept: KeptEstimates, found: Spectrum, values: Array) -> Curvature
         f"α β vᵀ{symbol}w on the plane of two, at most {found.errors.max():.2g} of α β."
     ]
     origin = "with the estimated eigenvalue λ as the curvature"
-    return Curvature(symbol, {None: np.diag(values)}, floor, origin, notes)
+    return Curvature(symbol, {None: np.diag(values)}, origin, notes)
 
 
 def _provenance(kept: KeptEstimates) -> Section:

@@ -34,7 +34,7 @@ __all__ = ["Curvature", "evaluated_sections", "rebuilt_problem"]
 Array = npt.NDArray[np.float64]
 
 SLICES, CHANGES = "Slices of the loss", "Eigenvectors as changes of the solution"
-# Slices end where the quadratic model has changed by this multiple of the loss.
+# Slices end where the loss has changed by this multiple of itself.
 CHANGE = 2.0
 MAX_OUTPUTS, MAX_TERMS, MAX_DIRECTIONS = 3, 4, 2
 
@@ -46,14 +46,12 @@ class Curvature:
     Attributes:
         symbol: Symbol of the matrix, ``"H"`` or ``"G"``.
         matrices: As :func:`~pipeline.curvature.landscape.loss_slices` takes them.
-        floor: The noise floor.
         origin: What ``vᵀ H v`` is, in a sentence.
         notes: What else has to be said of it.
     """
 
     symbol: str
     matrices: Mapping[str | None, Array]
-    floor: float
     origin: str
     notes: Sequence[str] = ()
 
@@ -102,7 +100,7 @@ def evaluated_sections(
     if isinstance(found, str):
         slices = Section(SLICES, left_out=found)
     else:
-        cuts = loss_slices(rebuilt, directions, found.matrices, found.floor, CHANGE)
+        cuts = loss_slices(rebuilt, directions, found.matrices, CHANGE)
         slices = slices_section(found, cuts, rebuilt)
     fields = solution_changes(rebuilt, directions)
     if fields is None:
@@ -126,8 +124,8 @@ def slices_section(curvature: Curvature, slices: Sequence[Slice], problem: Probl
         f"Solid: the loss, evaluated in {dtype_of(problem.model)} at θ + α v with v of length 1. "
         f"Dashed: L + α gᵀv + ½ α² vᵀ{symbol}v, {curvature.origin}. Where the curves part, steps "
         f"computed from {symbol} stop being right.",
-        f"Steps go as far as the quadratic model allows the loss to change by {CHANGE:g} times "
-        "its value, or as far as ‖θ‖; a curvature below the noise floor counts as the floor.",
+        f"A slice ends where the loss, on either side, has changed by {CHANGE:g} times its value "
+        "at θ, or at ‖θ‖. Its axis is logarithmic where the loss spans decades.",
         *curvature.notes,
     ]
     pictures, tables = [], []

@@ -26,8 +26,13 @@ MAX_LISTED = 10
 NUM_DOMINANT = 8
 
 
-def terms_section(store: HessianStore) -> Section:
-    """What each loss term contributes; its spectrum if its matrix is stored."""
+def terms_section(store: HessianStore, found: Spectrum) -> Section:
+    """What each loss term contributes; its spectrum if its matrix is stored.
+
+    Args:
+        store: A complete store.
+        found: The spectrum of the total.
+    """
     symbol = store.matrix.symbol
     columns = _declared(store)
     text = [
@@ -38,7 +43,7 @@ def terms_section(store: HessianStore) -> Section:
         table = Table("terms", "The terms of the loss, weights included.", columns)
         reason = "the terms' own matrices, which are stored by: hessian run --per-term"
         return Section("Loss terms", text, tables=[table], left_out=reason)
-    analysis = _analysed(store)
+    analysis = _analysed(store, found)
     spectra = _spectra(store, analysis)
     columns |= _curvatures(store, [spectra.get(name) for name in columns["term"]])
     caption = f"The terms, weights included; {symbol} is the sum of their matrices."
@@ -51,11 +56,11 @@ def terms_section(store: HessianStore) -> Section:
     return section if analysis is None else _with_subspaces(section, analysis)
 
 
-def _analysed(store: HessianStore) -> TermAnalysis | None:
+def _analysed(store: HessianStore, found: Spectrum) -> TermAnalysis | None:
     if store.matrix != HESSIAN:
         return None
     # What Gauss-Newton leaves out has a section of its own.
-    return analyse_terms(store.select(HESSIAN), num_dominant=NUM_DOMINANT)
+    return analyse_terms(store.select(HESSIAN), num_dominant=NUM_DOMINANT, whole=found)
 
 
 def _declared(store: HessianStore) -> dict[str, Sequence[Any]]:

@@ -1,11 +1,13 @@
 """The loss along eigenvectors, and the changes of the solution that belong to them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.colors import LogNorm
 
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.autodiff.directions import LossesAlong
@@ -15,7 +17,9 @@ from hessian_tasks.networks.models import get_theta, set_theta
 from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.spec import BlockRow
 from pipeline.analysis.fields import Fields, cut_through
-from pipeline.analysis.slices import Axis, QuadraticModel, reach, take_slices
+from pipeline.analysis.pictures import encode, line_picture, plane_picture
+from pipeline.analysis.slices import Axis, QuadraticModel, Slice, reach, take_slices
+from pipeline.curvature.landscape import Directions, loss_slices
 
 Array = Any
 
@@ -124,28 +128,117 @@ def test_slice_as_a_table() -> None:
     np.testing.assert_allclose(table["predicted total"], 1 + squares / 2)
 
 
-MAGNITUDES = st.floats(1e-8, 1e8)
+def ends(loss: Callable[[Array], Array], change: float = 2.0, limit: float = 1e3) -> float:
+    """How far a slice of one direction goes; at most so many losses are evaluated."""
+    num_evaluated = 0
+
+    def evaluate(steps: Array) -> Array:
+        nonlocal num_evaluated
+        num_evaluated += len(steps)
+        return loss(steps)
+
+    (end,) = reach(evaluate, 1, change, limit)
+    assert num_evaluated <= 59
+    return float(end)
 
 
-@given(MAGNITUDES, st.floats(-1e8, 1e8), st.floats(-1e8, 1e8), st.floats(0.1, 10))
-@example(1.0, 2.2250738585e-313, 0.0, 1.0)
-def test_reach_is_where_the_model_has_changed_so_much(
-    loss: float, slope: float, curvature: float, change: float
+@given(st.floats(1e-8, 1e8), st.floats(-8, 2), st.floats(1, 8), st.sampled_from([-1, 1]))
+def test_reach_is_where_a_power_law_has_changed_so_much(
+    loss: float, decades: float, power: float, sign: int
 ) -> None:
-    step = reach(loss, slope, curvature, change, limit=1e3)
-    moved = abs(slope) * step + abs(curvature) * step**2 / 2
-    assert 0 < step <= 1e3
-    if step < 1e3:
-        np.testing.assert_allclose(moved, change * loss, rtol=1e-9)
-    else:
-        assert moved <= change * loss * (1 + 1e-9)
+    end = 10**decades
+    found = ends(lambda steps: loss * (1 + sign * 2 * np.abs(steps / end) ** power))
+    # Rounding of the loss, over the smallest change that is looked at, 2 / 4**8.
+    np.testing.assert_allclose(found, end, rtol=1e-9)
 
 
-@pytest.mark.parametrize(("loss", "slope", "curvature"), [(0.0, 1.0, 1.0), (1.0, 0.0, 0.0)])
-def test_reach_is_the_limit_where_nothing_bounds_it(
-    loss: float, slope: float, curvature: float
-) -> None:
-    assert reach(loss, slope, curvature, 1.0, 7.0) == 7.0
+@pytest.mark.parametrize(
+    ("loss", "end"),
+    [
+        # A curvature far below any noise floor: the fourth order ends the slice.
+        (lambda a: 1 + 1e-12 * a**2 + a**4, 2**0.25),
+        # Negative curvature: the loss falls to zero at ±1, and then rises to three times itself.
+        (lambda a: (1 - a**2) ** 2, np.sqrt(1 + np.sqrt(3))),
+        # A loss that has no lower bound.
+        (lambda a: 1 - 0.5 * a**2, 2.0),
+        # One side rises.
+        (lambda a: np.exp(np.minimum(a, 9)), np.log(3)),
+        # A negative loss.
+        (lambda a: -1 + a**2, np.sqrt(2)),
+    ],
+)
+def test_reach_is_where_the_loss_itself_has_changed(loss: Any, end: float) -> None:
+    # Two steps that are looked at are a factor of 4^(1/8) apart, between which the law is not one
+    # power.
+    np.testing.assert_allclose(ends(loss), end, rtol=0.02)
+
+
+def test_reach_is_where_a_loss_ends_to_be_a_number() -> None:
+    found = ends(lambda a: np.where(np.abs(a) < 5, 1 + 1e-6 * a**2, np.nan))
+    assert 5 / 4 ** (1 / 8) <= found < 5
+
+
+def test_each_direction_has_its_own_reach() -> None:
+    found = reach(lambda a: 1 + a**2 @ [[2.0], [2e-8], [0.0]], 3, 2.0, 1e6)
+    np.testing.assert_allclose(found, [1.0, 1e4, 1e6], rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [lambda a: a**2, lambda a: np.ones_like(a), lambda a: a + np.nan])
+def test_reach_is_the_limit_where_nothing_bounds_it(loss: Any) -> None:
+    assert ends(loss, 1.0, 7.0) == 7.0
+
+
+def test_slices_show_where_the_loss_changes(tiny_problem: Any) -> None:
+    problem = tiny_problem()
+    values, vectors = np.linalg.eigh(dense_hessian(problem))
+    assert values[0] < 0
+    flattest = int(np.argmin(np.abs(values)))
+    directions = Directions(["stiff", "flat", "down"], vectors.T[[-1, flattest, 0]])
+    curvatures = {None: directions.vectors @ dense_hessian(problem) @ directions.vectors.T}
+    *lines, plane = loss_slices(problem, directions, curvatures)
+    limit = np.linalg.norm(get_theta(problem.model))
+    for line in lines:
+        (axis,), losses = line.axes, line.actual[None]
+        here = losses[len(losses) // 2]
+        changes = np.abs(losses - here) / here
+        if axis.steps[-1] < limit:
+            np.testing.assert_allclose(changes[[0, -1]].max(), 2.0, rtol=0.1)
+        # Next to θ it has changed little: the loss is not a few points at the minimum.
+        assert changes[len(losses) // 2 + 1] < 0.5
+    assert [axis.steps[-1] for axis in plane.axes] == [lines[k].axes[0].steps[-1] for k in (0, 2)]
+
+
+def sliced(loss: Any, num_axes: int) -> Slice:
+    """A slice of a loss with one term, its quadratic model as if it had negative curvature."""
+    axes = tuple(Axis(d, f"v{d}", np.linspace(-2, 2, 9)) for d in range(num_axes))
+    model = QuadraticModel(1.0, np.zeros(num_axes), -5 * np.eye(num_axes))
+    (found,) = take_slices(lambda a: loss(a)[:, np.newaxis], {None: model}, ["fit"], [axes])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("loss", "logarithmic"),
+    [(lambda a: 1e-3 + np.sum(a**4, axis=1), True), (lambda a: 5 + np.sum(a**2, axis=1), False)],
+)
+def test_pictures_show_no_negative_loss_where_there_is_none(loss: Any, logarithmic: bool) -> None:
+    (axes,) = line_picture(sliced(loss, 1), "H").axes
+    assert axes.get_yscale() == ("log" if logarithmic else "linear")
+    actual = sliced(loss, 1).actual[None]
+    low, high = axes.get_ylim()
+    assert 0 <= low <= actual.min()
+    assert high >= actual.max()
+    plane, bar = plane_picture(sliced(loss, 2), "H").axes
+    filled = plane.collections[0]
+    assert isinstance(filled.norm, LogNorm) == logarithmic
+    losses = sliced(loss, 2).actual[None]
+    np.testing.assert_allclose([filled.norm.vmin, filled.norm.vmax], [losses.min(), losses.max()])
+    assert bar.get_ylim()[0] > 0
+
+
+def test_flat_losses_and_losses_that_are_no_numbers_are_drawn() -> None:
+    for loss in (lambda a: np.ones(len(a)), lambda a: np.where(a[:, 0] > 1, np.inf, 1 + a[:, 0])):
+        assert encode(line_picture(sliced(loss, 1), "H"), "svg")
+        assert encode(plane_picture(sliced(loss, 2), "H"), "svg")
 
 
 def test_changes_of_the_solution_are_finite_differences(tiny_problem: Any) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 
 from pipeline.analysis.pictures._style import (
@@ -19,6 +25,8 @@ from pipeline.analysis.pictures._style import (
 from pipeline.analysis.slices import Slice
 
 __all__ = ["line_picture", "plane_picture"]
+
+Array = npt.NDArray[Any]
 
 NUM_LEVELS = 9
 MAX_TERMS = 4
@@ -49,9 +57,8 @@ def line_picture(found: Slice, symbol: str) -> Figure:
                     label=f"{plain(term)}, predicted",
                 )  # fmt: skip
         axes.set(xlabel="step α, length in parameter space", ylabel="L(θ + α v)")
-        axes.set_ylim(*_limits(found))
+        _set_range(axes, found)
         axes.set_title(f"along {plain(axis.label)}")
-        axes.ticklabel_format(style="sci", scilimits=(-3, 4), useMathText=True)
         axes.grid(alpha=0.3)
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.17), ncols=2, fontsize=10)
     return figure
@@ -66,16 +73,15 @@ def plane_picture(found: Slice, symbol: str) -> Figure:
     """
     first, second = found.axes
     actual, predicted = found.actual[None].T, found.predicted[None].T
-    low, high = predicted.min(), predicted.max()
-    levels = np.linspace(low, high if high > low else low + 1.0, NUM_LEVELS + 1)
+    levels, norm = _levels(actual)
     with styled():
         figure, axes = new_figure(height=4.8)
-        shown = axes.contourf(
-            first.steps, second.steps, actual, levels, cmap=MAGNITUDES, extend="both"
-        )
-        axes.contour(first.steps, second.steps, actual, levels, colors="white", linewidths=0.8)
+        shown = axes.contourf(first.steps, second.steps, actual, levels, norm=norm, cmap=MAGNITUDES)
         axes.contour(
-            first.steps, second.steps, predicted, levels, colors=ORANGE, linestyles="--",
+            first.steps, second.steps, actual, levels[1:-1], colors="white", linewidths=0.8
+        )
+        axes.contour(
+            first.steps, second.steps, predicted, levels[1:-1], colors=ORANGE, linestyles="--",
             linewidths=1.4,
         )  # fmt: skip
         axes.plot(0, 0, "+", color="white", ms=9, mew=1.5)
@@ -84,17 +90,45 @@ def plane_picture(found: Slice, symbol: str) -> Figure:
         )
         axes.set_title(f"loss, and level lines predicted by {symbol} (dashed)")
         axes.ticklabel_format(style="sci", scilimits=(-3, 4), useMathText=True)
-        colour_bar(figure, shown, "L(θ + α v + β w)")
+        _bar(figure, shown, levels)
     return figure
 
 
-def _limits(found: Slice) -> tuple[float, float]:
-    """Bottom and top of a picture; the loss may leave it where the model no longer holds."""
-    predicted = found.predicted[None]
-    here = float(predicted[len(predicted) // 2])
-    room = 2 * max(float(np.ptp(predicted)), 2 * abs(here))
-    curves = np.concatenate([*found.actual.values(), *found.predicted.values()])
-    curves = curves[np.isfinite(curves)]
-    low, high = max(curves.min(), here - room), min(curves.max(), here + room)
+def _spans_decades(losses: Array) -> bool:
+    """Whether losses are all positive, and more than a power of ten apart."""
+    return bool(losses.min() > 0 and losses.max() > 10 * losses.min())
+
+
+def _levels(actual: Array) -> tuple[Array, Normalize]:
+    """Level lines from the smallest to the largest loss, and how losses become colours."""
+    finite = actual[np.isfinite(actual)]
+    low, high = float(finite.min()), float(finite.max())
+    if _spans_decades(finite):
+        return np.geomspace(low, high, NUM_LEVELS + 1), LogNorm(low, high)
+    high = high if high > low else low + (abs(low) or 1.0)
+    return np.linspace(low, high, NUM_LEVELS + 1), Normalize(low, high)
+
+
+def _bar(figure: Figure, shown: ContourSet, levels: Array) -> None:
+    label = "L(θ + α v + β w)"
+    if isinstance(shown.norm, LogNorm):
+        figure.colorbar(shown, label=label, ticks=levels[::3], format="%.2g")
+    else:
+        colour_bar(figure, shown, label)
+
+
+def _set_range(axes: Axes, found: Slice) -> None:
+    """Show where the losses go; predictions may leave the picture."""
+    total, parts = found.actual[None], np.concatenate(list(found.actual.values()))
+    total, parts = total[np.isfinite(total)], parts[np.isfinite(parts)]
+    high = float(parts.max())
+    axes.ticklabel_format(style="sci", scilimits=(-3, 4), useMathText=True)
+    if _spans_decades(total):
+        axes.set_yscale("log")
+        low = max(float(parts.min()), float(total.min()) / 10)
+        axes.set_ylim(low / 1.3, high * 1.3)
+        return
+    low = float(parts.min())
     margin = 0.05 * (high - low) or 1.0
-    return low - margin, high + margin
+    # A loss that is never negative is not shown beside negative numbers.
+    axes.set_ylim(0.0 if 0 <= low < margin else low - margin, high + margin)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFormatter
 
 from pipeline.store.places import writing
@@ -152,9 +153,12 @@ def encode(figure: Figure, kind: str, dpi: int = 150) -> bytes:
     with styled(), warnings.catch_warnings():
         # A layer's name may need a letter that no font at hand has; a box stands for it.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        engine = figure.get_layout_engine()
+        if engine is not None and not isinstance(engine, PlaceHolderLayoutEngine):
+            # Everything gets its place, in shares of the picture, once for all kinds of files.
+            engine.execute(figure)
+            figure.set_layout_engine("none")
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=dateless)
-        # Everything has its place now, in shares of the picture.
-        figure.set_layout_engine("none")
     return buffer.getvalue()
 
 
