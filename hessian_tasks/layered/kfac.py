@@ -117,7 +117,7 @@ def _layer(offset: int, inputs: Array, slopes: Array, scales: Array) -> LayerFac
     second = scaled.reshape(-1, slopes.shape[3]).T @ slopes.reshape(-1, slopes.shape[3])
     bases = (np.linalg.eigh(first)[1], np.linalg.eigh(second)[1])
     diagonal = _diagonal(inputs @ bases[0], slopes @ bases[1], scales)
-    return LayerFactors(offset, first, second, bases, diagonal)
+    return LayerFactors(offset, (first, second), bases, diagonal)
 
 
 def _diagonal(inputs: Array, slopes: Array, scales: Array) -> Array:

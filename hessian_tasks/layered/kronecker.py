@@ -25,21 +25,20 @@ class LayerFactors:
 
     Attributes:
         offset: Index in θ of its first parameter.
-        inputs: A, of what the layer multiplies ``[R, R]``.
-        outputs: B, of the slopes by what it makes ``[W, W]``.
-        bases: Their eigenvectors U_A ``[R, R]`` and U_B ``[W, W]``.
+        factors: A ``[R, R]``, of what the layer multiplies, and B ``[W, W]``, of the slopes by what
+            it makes.
+        bases: Their eigenvectors U_A and U_B.
         diagonal: d, the block's diagonal in the basis ``U_A ⊗ U_B`` ``[R, W]``.
 
     Example:
         >>> a, b = np.diag([1.0, 2.0]), np.array([[3.0]])
-        >>> layer = LayerFactors(0, a, b, (np.eye(2), np.eye(1)), np.array([[3.0], [5.0]]))
+        >>> layer = LayerFactors(0, (a, b), (np.eye(2), np.eye(1)), np.array([[3.0], [5.0]]))
         >>> np.diag(layer.product()), np.diag(layer.refitted())
         (array([3., 6.]), array([3., 5.]))
     """
 
     offset: int
-    inputs: Array
-    outputs: Array
+    factors: tuple[Array, Array]
     bases: tuple[Array, Array]
     diagonal: Array
 
@@ -50,12 +49,17 @@ class LayerFactors:
 
     def product(self) -> Array:
         """``A ⊗ B`` ``[R W, R W]``."""
-        return np.kron(self.inputs, self.outputs)
+        return np.kron(*self.factors)
 
     def refitted(self) -> Array:
         """``(U_A ⊗ U_B) diag(d) (U_A ⊗ U_B)ᵀ`` ``[R W, R W]``."""
-        basis = np.kron(*self.bases)
-        return np.asarray((basis * self.diagonal.ravel()) @ basis.T)
+        first, second = self.bases
+        rows, columns = self.diagonal.shape
+        # Entries ((i, o), (j, p)) are Σ_k U_A[i,k] U_A[j,k] (U_B diag(d_k) U_Bᵀ)[o,p].
+        outer = (first[:, np.newaxis] * first).reshape(rows**2, rows)
+        scaled = (second * self.diagonal[:, np.newaxis]) @ second.T
+        found = (outer @ scaled.reshape(rows, columns**2)).reshape(rows, rows, columns, columns)
+        return np.asarray(found.transpose(0, 2, 1, 3).reshape((rows * columns,) * 2))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,12 +11,9 @@ import numpy.typing as npt
 from hessian_tasks.layered.kronecker import LayerFactors, TermFactors, own_block
 from pipeline.analysis._structured import Blocks, Structured, symmetric_size
 
-__all__ = ["EKFAC", "KFAC", "factored"]
+__all__ = ["factored"]
 
 Array: TypeAlias = npt.NDArray[Any]
-
-# What they are called.
-KFAC, EKFAC = "K-FAC", "EKFAC"
 
 
 def factored(exact: Array, terms: Sequence[TermFactors]) -> Iterator[Structured]:
@@ -30,24 +27,27 @@ def factored(exact: Array, terms: Sequence[TermFactors]) -> Iterator[Structured]
         terms: The factors of all terms.
     """
     layers = [layer for term in terms for layer in term.layers]
-    parts = [np.arange(*span) for span in sorted({(one.offset, one.stop) for one in layers})]
-    rest = np.setdiff1d(np.arange(len(exact)), np.concatenate([np.zeros(0, np.intp), *parts]))
-    own = [(rows, own_block(terms, rows)) for rows in [*parts, rest] if len(rows)]
-    kept = sum(int(np.count_nonzero(np.triu(block))) for _, block in own)
-    numbers = [symmetric_size(len(one.inputs)) + symmetric_size(len(one.outputs)) for one in layers]
-    yield Blocks(KFAC, exact, _sum(own, layers, LayerFactors.product), kept + sum(numbers))
-    refitted = sum(one.diagonal.size for one in layers)
-    blocks = _sum(own, layers, LayerFactors.refitted)
-    yield Blocks(EKFAC, exact, blocks, kept + sum(numbers) + refitted)
+    numbers = sum(symmetric_size(len(factor)) for one in layers for factor in one.factors)
+    for name, block_of, refitted in (
+        ("K-FAC", LayerFactors.product, 0),
+        ("EKFAC", LayerFactors.refitted, sum(one.diagonal.size for one in layers)),
+    ):
+        blocks, kept = [], 0
+        for rows in _parts(len(exact), layers):
+            block = own_block(terms, rows)
+            kept += int(np.count_nonzero(np.triu(block)))
+            for one in layers:
+                if one.offset == rows[0]:
+                    block += block_of(one)
+            blocks.append((rows, block))
+        yield Blocks(name, exact, blocks, numbers + refitted + kept)
 
 
-def _sum(
-    own: Sequence[tuple[Array, Array]],
-    layers: Sequence[LayerFactors],
-    block_of: Callable[[LayerFactors], Array],
-) -> list[tuple[Array, Array]]:
-    found = []
-    for rows, block in own:
-        parts = (block_of(layer) for layer in layers if layer.offset == rows[0])
-        found.append((rows, sum(parts, block.copy())))
-    return found
+def _parts(size: int, layers: Sequence[LayerFactors]) -> Iterator[Array]:
+    """The rows of each layer, and those of no layer."""
+    inside = np.zeros(size, bool)
+    for start, stop in sorted({(one.offset, one.stop) for one in layers}):
+        inside[start:stop] = True
+        yield np.arange(start, stop)
+    if not inside.all():
+        yield np.flatnonzero(~inside)

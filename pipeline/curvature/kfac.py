@@ -52,7 +52,7 @@ def kronecker_factors(
         ...     found = compare_approximations(f"{directory}/h.zarr", factors=factors)
         >>> [one.name for one in found.found if "FAC" in one.name]
         ['K-FAC', 'EKFAC']
-        >>> [(one.term, len(one.layers), one.layers[0].inputs.shape) for one in factors.terms]
+        >>> [(one.term, len(one.layers), one.layers[0].factors[0].shape) for one in factors.terms]
         [('pde', 2, (3, 3)), ('dirichlet', 2, (3, 3))]
     """
     from hessian_tasks.layered import kfac

@@ -79,8 +79,8 @@ def test_of_a_linear_network_they_are_means_over_points() -> None:
                 slopes[layer] += 2 * 0.7 / (7 * 2) * np.outer(g, g)
     assert [layer.offset for layer in term.layers] == [0, 16]
     for layer, first, second in zip(term.layers, inputs, slopes, strict=True):
-        np.testing.assert_allclose(layer.inputs, first, atol=1e-14)
-        np.testing.assert_allclose(layer.outputs, second, atol=1e-14)
+        np.testing.assert_allclose(layer.factors[0], first, atol=1e-14)
+        np.testing.assert_allclose(layer.factors[1], second, atol=1e-14)
 
 
 # Of a function of (t, x, y), at the points: itself, its three slopes, and its Laplacian in space.
@@ -143,11 +143,11 @@ def test_streams_are_those_of_nested_autodiff() -> None:
         z = np.concatenate([inputs, ones], axis=2)
         g = slopes[number].numpy()
         np.testing.assert_allclose(
-            layer.inputs, np.einsum("sni,snj->ij", z, z) / 35, rtol=0, atol=1e-12
+            layer.factors[0], np.einsum("sni,snj->ij", z, z) / 35, rtol=0, atol=1e-12
         )
         expected = 2 / 7 * np.einsum("sni,snj->ij", g, g)
         scale = np.abs(expected).max()
-        np.testing.assert_allclose(layer.outputs, expected, rtol=0, atol=1e-12 * scale)
+        np.testing.assert_allclose(layer.factors[1], expected, rtol=0, atol=1e-12 * scale)
 
 
 @given(st.integers(0, 2**31), *(st.integers(1, most) for most in (2, 6, 3, 4, 3)), st.booleans())
