@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     )
     from pipeline.curvature.gauss_newton import neural_tangent_kernel, residual_curvature
     from pipeline.curvature.influence import influence
+    from pipeline.curvature.kfac import kronecker_factors
     from pipeline.curvature.landscape import (
         Directions,
         loss_slices,
@@ -113,6 +114,7 @@ __all__ = [
     "export_matrix",
     "extreme_eigenpairs",
     "influence",
+    "kronecker_factors",
     "load_problem",
     "load_settings",
     "loss_slices",
@@ -164,6 +166,7 @@ _LAZY = {
     "export_matrix": "pipeline.analysis.export",
     "extreme_eigenpairs": "pipeline.analysis.eigenpairs",
     "influence": "pipeline.curvature.influence",
+    "kronecker_factors": "pipeline.curvature.kfac",
     "load_settings": "pipeline.settings.config",
     "loss_slices": "pipeline.curvature.landscape",
     "matrix_free_operator": "pipeline.api",

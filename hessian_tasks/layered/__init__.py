@@ -20,7 +20,9 @@ The rooms, in the order of the computation; each imports those before it:
 - :mod:`~hessian_tasks.layered.multiply` does the products that make up the entries;
 - :mod:`~hessian_tasks.layered.xla` does the same on a GPU;
 - :mod:`~hessian_tasks.layered.engine` cuts block rows, and
-  :mod:`~hessian_tasks.layered.gauss_newton` takes the same network for first derivatives alone.
+  :mod:`~hessian_tasks.layered.gauss_newton` takes the same network for first derivatives alone;
+- :mod:`~hessian_tasks.layered.kfac` makes Kronecker factors of these, which
+  :mod:`~hessian_tasks.layered.kronecker` keeps.
 """
 
 __all__: list[str] = []

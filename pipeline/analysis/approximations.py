@@ -9,7 +9,7 @@ p*, are 1 for ``B = A``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from hessian_tasks.layered.kronecker import TermFactors
 from pipeline.analysis._dense import dense_bytes, read_symmetric
+from pipeline.analysis._kronecker import factored
 from pipeline.analysis._structured import (
     LAYERS,
     Blocks,
@@ -30,12 +32,13 @@ from pipeline.analysis._tiles import complete_matrix
 from pipeline.analysis.operator import noise_floor, relative_error
 from pipeline.analysis.parts import open_pair
 from pipeline.analysis.steps import Eigenbasis, predicted_decrease
-from pipeline.errors import DoesNotFitError
+from pipeline.errors import DoesNotFitError, StoreMismatchError
+from pipeline.store.agreement import differences
 from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
 from pipeline.units import format_bytes
 
-__all__ = ["Approximations", "compare_approximations"]
+__all__ = ["Approximations", "KroneckerFactors", "compare_approximations"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -94,17 +97,31 @@ class Approximations:
         return {**asdict(self), "outside": self.outside}
 
 
+@dataclass(frozen=True, eq=False)
+class KroneckerFactors:
+    """K-FAC and EKFAC of the loss of a store; :func:`pipeline.kronecker_factors` computes them.
+
+    Attributes:
+        terms: Their factors by loss term, of all terms that the stored matrix is made of.
+        fingerprint: Of the inputs.
+    """
+
+    terms: tuple[TermFactors, ...]
+    fingerprint: Mapping[str, str]
+
+
 def compare_approximations(
     store: HessianStore | Place,
     ggn: HessianStore | Place | None = None,
     *,
     ranks: Sequence[int] = (10, 100),
     damping: float | None = None,
+    factors: KroneckerFactors | None = None,
 ) -> Approximations:
     """Hold approximations against a stored matrix: diagonals, blocks, factors, low ranks, G.
 
     *Kronecker factors* are the nearest ones of each kernel's block in the Frobenius norm (C. Van
-    Loan, N. Pitsianis, 1993), with biases exact: no K-FAC of that block can be nearer.
+    Loan, N. Pitsianis, 1993), with biases exact: no other single product is nearer to that block.
 
     Args:
         store: A complete store of the Hessian, or of the Gauss-Newton matrix.
@@ -112,10 +129,11 @@ def compare_approximations(
             default the store itself, if it holds both.
         ranks: Ranks of low-rank approximations.
         damping: μ; by default a thousandth of the largest eigenvalue above the most negative one.
+        factors: K-FAC and EKFAC of the same loss, from :func:`pipeline.kronecker_factors`.
 
     Raises:
         DoesNotFitError: If the memory that is free does not hold five such matrices.
-        StoreMismatchError: If the stores do not belong together.
+        StoreMismatchError: If the stores, or the factors, do not belong together.
         StoreError: If block rows are missing or damaged.
 
     Example:
@@ -133,6 +151,8 @@ def compare_approximations(
     opened = store if isinstance(store, HessianStore) else HessianStore(store)
     both = ggn is not None or len(opened.matrices) > 1
     second = open_pair(opened, ggn)[1] if both else None
+    if factors is not None:
+        _check_factors(opened, factors)
     needed, free = NUM_MATRICES * dense_bytes(opened.num_params), psutil.virtual_memory().available
     if needed > free:
         raise DoesNotFitError(
@@ -144,12 +164,27 @@ def compare_approximations(
     basis = Eigenbasis.of(exact.copy(), noise_floor(len(exact), error, norm))
     comparison = _Comparison(basis, norm, opened.read("gradient").astype(np.float64), damping)
     found = [comparison(one) for one in structured(opened.layout, exact)]
+    if factors is not None:
+        found += [comparison(one) for one in factored(exact, factors.terms)]
     known = [rank for rank in dict.fromkeys(ranks) if rank <= len(exact)]
     found += [comparison(LowRank(basis, rank)) for rank in known]
     if second is not None:
         whole = [(np.arange(len(exact)), read_symmetric(complete_matrix(second, None)[1]))]
         found.append(comparison(Blocks("Gauss-Newton", exact, whole, symmetric_size(len(exact)))))
     return Approximations(opened.matrix.title, comparison.damping, error, tuple(found))
+
+
+def _check_factors(store: HessianStore, factors: KroneckerFactors) -> None:
+    differing = differences(store.attributes["fingerprint"], factors.fingerprint)
+    terms = [term["name"] for term in store.attributes["terms"]]
+    of_matrix = [term for term in terms if term not in store.left_out]
+    if not differing and (of_factors := [one.term for one in factors.terms]) != of_matrix:
+        differing = f"they are of {', '.join(of_factors)}, it is of {', '.join(of_matrix)}"
+    if differing:
+        raise StoreMismatchError(
+            f"The Kronecker factors are not of the loss of {store.location}: {differing}. "
+            "Compute them from that store: kronecker_factors."
+        )
 
 
 class _Comparison:

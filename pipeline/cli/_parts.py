@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
-from pipeline.cli._app import app, print_result, say_if_unverified
+from pipeline.cli._app import app, print_result, say, say_if_unverified
 from pipeline.cli._parameters import Json, MatrixName, ProblemFile, Store, finite
+
+if TYPE_CHECKING:
+    from pipeline.analysis.approximations import KroneckerFactors
+    from pipeline.store.store import HessianStore
 
 __all__ = ["approximations", "steps", "terms"]
 
@@ -90,6 +95,10 @@ def approximations(
         float | None,
         typer.Option(min=0.0, callback=finite, help="Damping of the steps (chosen)."),
     ] = None,
+    with_kfac: Annotated[
+        bool, typer.Option("--kfac", help="Also K-FAC and EKFAC, from the problem.")
+    ] = False,
+    problem: ProblemFile = None,
     matrix: MatrixName = None,
     as_json: Json = False,
 ) -> None:
@@ -98,6 +107,18 @@ def approximations(
     from pipeline.analysis.parts import select_matrix
 
     opened = select_matrix(store, matrix)
-    found = compare_approximations(opened, ggn, ranks=rank, damping=damping)
+    factors = _factors(opened, problem) if with_kfac else None
+    found = compare_approximations(opened, ggn, ranks=rank, damping=damping, factors=factors)
     say_if_unverified(opened)
     print_result(render.approximations(found), found.to_json(), as_json)
+
+
+def _factors(store: HessianStore, problem: str | None) -> KroneckerFactors | None:
+    configure_tensorflow()
+    from pipeline.curvature.kfac import kronecker_factors
+
+    try:
+        return kronecker_factors(store, problem)
+    except NotLayeredError as error:
+        say(f"hessian: {error} They are left out.", err=True)
+        return None

@@ -44,7 +44,9 @@ class Seen:
         return np.take(derivatives, self.slots, axis)
 
 
-def see(network: Network, evaluation: Evaluation, vectors: Sequence[Floats]) -> Seen | None:
+def see(
+    network: Network, evaluation: Evaluation, vectors: Sequence[Floats], merged_from: int
+) -> Seen | None:
     """Carry to the points of an evaluation what matters there.
 
     Args:
@@ -52,6 +54,7 @@ def see(network: Network, evaluation: Evaluation, vectors: Sequence[Floats]) -> 
         evaluation: The evaluation.
         vectors: What is needed of the term's derivatives, each ``[R, M]`` with one row for each
             derivative that the evaluation asks for.
+        merged_from: As in :func:`merge`.
 
     Returns:
         The network there, or None if the term does not depend on it.
@@ -61,13 +64,13 @@ def see(network: Network, evaluation: Evaluation, vectors: Sequence[Floats]) -> 
     if not matter:
         return None
     indices = [evaluation.indices[slot] for slot in matter]
-    streams, used = merge(indices, stacked[matter], network.dtype)
+    streams, used = merge(indices, stacked[matter], network.dtype, merged_from)
     at = linearise(network, evaluation.points, streams)
     return Seen(at, [matter[slot] for slot, _ in used], [stream for _, stream in used])
 
 
 def merge(
-    indices: Sequence[Index], vectors: Floats, dtype: np.dtype[Any]
+    indices: Sequence[Index], vectors: Floats, dtype: np.dtype[Any], merged_from: int
 ) -> tuple[Streams, list[tuple[int, int]]]:
     """Merge the highest derivatives as far as the loss only depends on sums of them.
 
@@ -75,12 +78,13 @@ def merge(
         indices: The derivatives that the term uses.
         vectors: The term's derivatives with respect to each of them, one a row.
         dtype: Dtype in which these were computed.
+        merged_from: Derivatives of lower order are streams of their own.
 
     Returns:
         The streams, and for each one that the term depends on ``(slot, stream)``: the slot in
         ``indices`` that has the derivatives with respect to it.
     """
-    top = [index for index in maximal(indices) if index]
+    top = [index for index in maximal(indices) if len(index) >= merged_from]
     slots = [indices.index(index) for index in top]
     basis, pivots = row_space(vectors[slots].T, 50 * float(np.finfo(dtype).eps))
     plain = tuple(index for index in closure(indices) if index not in top)

@@ -28,6 +28,9 @@ __all__ = ["TermExpansion", "expand_curvature", "expand_residual", "expand_term"
 
 Floats = npt.NDArray[np.float64]
 
+# The fewer streams, the faster: whatever occurs in sums alone is one.
+MERGED_FROM = 1
+
 
 @dataclass(frozen=True)
 class TermExpansion:
@@ -81,17 +84,20 @@ def expand_term(network: Network, reading: Reading) -> TermExpansion:
         NotLayeredError: If it is not of the kind that is computed by layers.
     """
     model = reading.quadratic
-    seen = _see(network, reading, model)
+    seen = _see(network, reading, model, MERGED_FROM)
     parts = [part for group in _groups(model, seen) for part in _expand(group, seen, model)]
     return TermExpansion(parts, _border(network, reading, model, seen))
 
 
-def expand_curvature(network: Network, reading: Reading) -> CurvatureRows:
+def expand_curvature(
+    network: Network, reading: Reading, merged_from: int = MERGED_FROM
+) -> CurvatureRows:
     """Expand a loss term around θ with the networks linearised.
 
     Args:
         network: The problem's network.
         reading: The term.
+        merged_from: The order from which on derivatives that occur in sums alone are one stream.
 
     Raises:
         NotLayeredError: As :func:`expand_term` does.
@@ -99,7 +105,7 @@ def expand_curvature(network: Network, reading: Reading) -> CurvatureRows:
     model = reading.quadratic
     # Streams that count only by their slopes need not travel.
     model = replace(model, slopes=[np.zeros_like(slope) for slope in model.slopes])
-    seen = _see(network, reading, model)
+    seen = _see(network, reading, model, merged_from)
     rows = []
     for numbers in _groups(model, seen):
         members = [seen[number] for number in numbers]
@@ -107,12 +113,15 @@ def expand_curvature(network: Network, reading: Reading) -> CurvatureRows:
     return CurvatureRows(rows, _border(network, reading, model, seen))
 
 
-def expand_residual(network: Network, reading: Reading) -> ResidualRows:
+def expand_residual(
+    network: Network, reading: Reading, merged_from: int = MERGED_FROM
+) -> ResidualRows:
     """Expand the residuals of a term around θ.
 
     Args:
         network: The problem's network.
         reading: The term.
+        merged_from: The order from which on derivatives that occur in sums alone are one stream.
 
     Raises:
         NotLayeredError: As :func:`expand_term` does.
@@ -121,7 +130,8 @@ def expand_residual(network: Network, reading: Reading) -> ResidualRows:
     parts = []
     for number, evaluation in enumerate(reading.dependence.evaluations):
         slopes = model.slopes[number]
-        at = see(network, evaluation, [_by_slot(part) for part in model.parts(number)])
+        vectors = [_by_slot(part) for part in model.parts(number)]
+        at = see(network, evaluation, vectors, merged_from)
         if at is not None:
             signs = np.ones(slopes.shape[:2], network.dtype)
             parts.append(at.at.pull_back_rows(at.select(slopes, 2), at.positions, signs))
@@ -130,11 +140,14 @@ def expand_residual(network: Network, reading: Reading) -> ResidualRows:
     )
 
 
-def _see(network: Network, reading: Reading, model: QuadraticModel) -> dict[int, Seen]:
+def _see(
+    network: Network, reading: Reading, model: QuadraticModel, merged_from: int
+) -> dict[int, Seen]:
     """The evaluations that matter, by their numbers."""
     seen = {}
     for number, evaluation in enumerate(reading.dependence.evaluations):
-        found = see(network, evaluation, [_by_slot(part) for part in model.parts(number)])
+        vectors = [_by_slot(part) for part in model.parts(number)]
+        found = see(network, evaluation, vectors, merged_from)
         if found is not None:
             seen[number] = found
     return seen
