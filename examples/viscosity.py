@@ -1,8 +1,9 @@
 """Burgers' equation with an unknown viscosity: ν = 0.01 from 40 noisy data of u.
 
-``hessian train examples/viscosity.py --levenberg-marquardt 300 --out trained.npz`` fits the network
-and ν, ``hessian run examples/viscosity.py --weights trained.npz --engine ggn`` computes the
-Gauss-Newton matrix, and ``hessian uncertainty runs/viscosity.zarr`` gives ν with its standard error.
+``hessian train examples/viscosity.py --levenberg-marquardt 150 --out trained.npz`` fits the network
+and ν, ``hessian run examples/viscosity.py --weights trained.npz --with-ggn`` computes the Hessian
+and the Gauss-Newton matrix, and ``hessian uncertainty runs/viscosity.zarr --matrix ggn`` says how
+well ν is known.
 """
 
 import numpy as np
