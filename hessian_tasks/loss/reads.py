@@ -142,13 +142,13 @@ def check_variables(reads: Reads, network: Iterable[Any], term: str) -> None:
         ProblemError: Naming the variable.
     """
     own = {id(variable) for variable in network}
-    for variable in reads.variables:
-        if id(variable) in own:
-            continue
+    foreign = [v for v in reads.variables if v.trainable and id(v) not in own]
+    owners = _owners(foreign) if foreign else {}
+    for variable in foreign:
         # Keras says of its own variable, one of a frozen layer for example, that it is held fixed;
         # the tf.Variable inside stays as it was made.
-        owner = _owner(variable)
-        if variable.trainable and (owner is None or owner.trainable):
+        owner = owners.get(id(variable))
+        if owner is None or owner.trainable:
             name = variable.name.partition(":")[0] if owner is None else owner.path
             raise ProblemError(
                 f"Term {term!r} reads the trainable variable {name!r} of shape "
@@ -158,10 +158,16 @@ def check_variables(reads: Reads, network: Iterable[Any], term: str) -> None:
             )
 
 
-def _owner(variable: Any) -> Any | None:
-    """The variable of Keras that a ``tf.Variable`` is the value of, which it does not know."""
-    for found in gc.get_objects():
+def _owners(variables: Iterable[Any]) -> dict[int, Any]:
+    """The variables of Keras that these ``tf.Variable`` are the values of, which they do not know.
+
+    In one look at all objects, of which there may be millions.
+    """
+    wanted = {id(variable) for variable in variables}
+    return {
+        id(value): found
+        for found in gc.get_objects()
         # Not isinstance, which asks objects that only stand for others.
-        if issubclass(type(found), keras.Variable) and getattr(found, "_value", None) is variable:
-            return found
-    return None
+        if issubclass(type(found), keras.Variable)
+        and id(value := getattr(found, "_value", None)) in wanted
+    }
