@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import typer
 from rich.console import Console
 from rich.text import Text
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from pipeline.errors import StoreWarning, WeightsWarning
 from pipeline.text import printable
@@ -31,9 +32,12 @@ __all__ = [
     "escaped_logs",
     "print_result",
     "print_warnings",
+    "results",
     "say",
     "say_if_unverified",
 ]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # What mistaken arguments raise; typer names only those below it.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -62,7 +66,40 @@ def _escaped_mistakes() -> Iterator[None]:
         raise
 
 
-app = typer.Typer(
+class _Command(TyperCommand):
+    """A command; its standard output is its results alone, for scripts to read."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, with what a user's file or a library prints among what is said beside."""
+        with _others_aside():
+            return super().invoke(ctx)
+
+
+# Where results go while standard output stands for standard error.
+_results: list[TextIO] = []
+
+
+@contextmanager
+def _others_aside() -> Iterator[None]:
+    _results.append(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results.pop()
+
+
+def results() -> TextIO:
+    """Standard output, which is for results."""
+    return _results[-1] if _results else sys.stdout
+
+
+class _App(typer.Typer):
+    def command(self, *arguments: Any, **options: Any) -> Callable[[_Function], _Function]:
+        return super().command(*arguments, cls=_Command, **options)
+
+
+app = _App(
     cls=_Commands,
     help="The exact Hessian of a neural network's training loss.",
     no_args_is_help=True,
@@ -93,7 +130,7 @@ class Terminal(Console):
 
 def say(text: object, err: bool = False) -> None:
     """Print a line; all that is printed goes through here or :class:`Terminal`."""
-    typer.echo(printable(str(text)), err=err)
+    typer.echo(printable(str(text)), file=None if err else results(), err=err)
 
 
 def print_result(text: str, data: dict[str, Any], as_json: bool) -> None:

@@ -16,7 +16,7 @@ import typer
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.spec import matrix_of
 from pipeline.cli import render
-from pipeline.cli._app import Terminal, app, print_result, say
+from pipeline.cli._app import Terminal, app, print_result, results, say
 from pipeline.cli._parameters import (
     COMPUTING,
     INPUTS,
@@ -81,7 +81,7 @@ def run(settings: Settings) -> None:
 
     whole = settings.blocks is None
     with _stop_on_signals() as stop:
-        place = (run_settings if whole else run_layers)(settings, Terminal(), stop)
+        place = (run_settings if whole else run_layers)(settings, Terminal(file=results()), stop)
     say(f"stored in {place}; next: hessian {'verify' if whole else 'status'} {place}")
 
 
@@ -236,7 +236,7 @@ def train(
 
     steps = Steps.of(adam, lbfgs, ssbroyden, levenberg_marquardt)
     along = Along(out, watch, watched, checkpoints, history, steps)
-    train_settings(settings, along, seed, Terminal())
+    train_settings(settings, along, seed, Terminal(file=results()))
 
 
 def _configure_client(settings: Settings) -> None:

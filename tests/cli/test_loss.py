@@ -72,3 +72,17 @@ def test_what_is_not_trained_and_what_is_missing_is_said(tmp_path: Path, hessian
     code, output, errors = hessian("loss")
     assert (code, output) == (2, "")
     assert errors.startswith("hessian: Give a problem")
+
+
+def test_what_a_users_file_prints_is_not_among_the_results(tmp_path: Path, hessian: Cli) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from hessian_tasks import load_problem\n"
+        "print('read')\n"
+        "def problem():\n"
+        "    print('called')\n"
+        "    return load_problem('regression', width=4, depth=1, num_samples=10)\n"
+    )
+    code, output, errors = hessian("loss", file, "--json")
+    assert (code, json.loads(output)["num_params"]) == (0, 13)
+    assert errors.split() == ["read", "called"]
