@@ -16,11 +16,13 @@ from pipeline.errors import ConfigError, StoreError
 from pipeline.estimates.kept import KeptEstimates, holds_estimates
 from pipeline.estimates.watched import TrainingRecord, holds_training
 from pipeline.report._along import training_page
+from pipeline.report._approximated import approximations_section
 from pipeline.report._chosen import NUM_BOTTOM, NUM_TOP, chosen_directions, problem_name
 from pipeline.report._estimated import estimates_page
 from pipeline.report._evaluated import Curvature, evaluated_sections, rebuilt_problem
 from pipeline.report._headline import headline, state_warnings
 from pipeline.report._layers import layers_section, participation_section
+from pipeline.report._measured import measured_sections
 from pipeline.report._page import Page, write_page
 from pipeline.report._stored import (
     certificate_section,
@@ -42,6 +44,7 @@ def write_report(
     ggn: Place | None = None,
     problem: ProblemSource | str | None = None,
     stored_only: bool = False,
+    data: str | None = None,
 ) -> Path:
     """Write the report of a store, of estimates, or of what was observed along a training.
 
@@ -60,6 +63,8 @@ def write_report(
         problem: The problem's file, if it was a live object or has moved since.
         stored_only: Leave out what evaluates the problem, which imports TensorFlow and runs the
             problem's file.
+        data: Name of the residual term that holds the measurements; may be left out where only one
+            has data.
 
     Returns:
         Path of the page, ``report.html``.
@@ -82,7 +87,7 @@ def write_report(
         _refuse_ggn(ggn, location, "observations along a training")
         page = training_page(TrainingRecord(location))
     else:
-        page = build_page(HessianStore(location), ggn, problem, stored_only)
+        page = build_page(HessianStore(location), ggn, problem, stored_only, data)
     return write_page(page, path, "report")
 
 
@@ -113,6 +118,7 @@ def build_page(
     ggn: Place | None = None,
     problem: ProblemSource | str | None = None,
     stored_only: bool = False,
+    data: str | None = None,
 ) -> Page:
     """The page of a store, from the arguments of :func:`write_report`."""
     num_missing = len(store.block_rows) - len(store.records())
@@ -141,7 +147,9 @@ def build_page(
         participation_section(participation(vectors.T, store.layout), values),
         terms_section(store, found),
         *([gauss_newton_section(store, ggn, found)] if both else []),
+        approximations_section(store, ggn),
         *evaluated_sections(rebuilt, directions, partial(_curvature, store, directions)),
+        *measured_sections(store, ggn, found, rebuilt, data),
         *page.sections,
     ]
     warnings = state_warnings(summary)
