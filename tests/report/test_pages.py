@@ -196,6 +196,8 @@ def test_browsers_show_it_without_errors_or_requests(folder: Path, tmp_path: Pat
                 assert (visit.requests, visit.errors) == ([], [])
                 assert all(visit.images)
                 assert len(visit.images) > 10
+                # Numbers of cards stay on one line.
+                assert visit.spilled == []
                 # Wide tables scroll by themselves.
                 assert visit.width <= width
                 assert "condition number" in visit.text
