@@ -71,7 +71,7 @@ def write_report(
 
     Raises:
         StoreError: If the store cannot be read or the report not be written.
-        ConfigError: If ``ggn`` is given for what is no matrix.
+        ConfigError: If ``ggn`` or ``data`` is given for what is no matrix.
         StoreMismatchError: If ``ggn`` is of other inputs.
         ProblemError, ReproductionError: If ``problem`` is not the store's problem.
     """
@@ -81,22 +81,27 @@ def write_report(
     if directory is not None and path.resolve().is_relative_to(directory.resolve()):
         raise StoreError(f"{path} lies in the store. Give the report another --out.")
     if holds_estimates(location):
-        _refuse_ggn(ggn, location, "estimates")
+        _expect_neither(ggn, data, location, "estimates")
         page = estimates_page(KeptEstimates(location), problem, stored_only)
     elif holds_training(location):
-        _refuse_ggn(ggn, location, "observations along a training")
+        _expect_neither(ggn, data, location, "observations along a training")
         page = training_page(TrainingRecord(location))
     else:
         page = build_page(HessianStore(location), ggn, problem, stored_only, data)
     return write_page(page, path, "report")
 
 
-def _refuse_ggn(ggn: Place | None, location: Location, held: str) -> None:
-    if ggn is not None:
-        raise ConfigError(
-            f"--ggn compares the matrices of two stores, but {location} holds {held}. Give the "
-            "store of the Hessian, or leave out --ggn."
-        )
+def _expect_neither(ggn: Place | None, data: str | None, location: Location, held: str) -> None:
+    asked = (
+        ("--ggn", ggn, "compares the matrices of two stores"),
+        ("--data", data, "names measurements, whose uncertainty takes a matrix"),
+    )
+    for flag, given, what in asked:
+        if given is not None:
+            raise ConfigError(
+                f"{flag} {what}, but {location} holds {held}. Give the store of the Hessian, or "
+                f"leave out {flag}."
+            )
 
 
 def default_out(store: Location) -> Path:
