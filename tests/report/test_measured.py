@@ -110,7 +110,10 @@ def test_approximations_are_those_of_the_dense_matrix(both: Path) -> None:
     rest = np.linalg.norm(matrix - dense(both, "ggn"))
     np.testing.assert_allclose(errors["Gauss-Newton"], rest / norm, rtol=1e-10)
     page = (both / "h-report/report.html").read_text()
-    assert f"Φ = {(outside / norm) ** 2:.2%}" in page
+    share = (outside / norm) ** 2
+    assert f"Φ = {share:.2%}" in page
+    # The section on layers says the rest of it.
+    assert f"{1 - share:.1%} lies in the diagonal blocks of layers" in page
 
 
 def test_the_picture_has_what_can_be_told_and_no_step_that_there_is_not() -> None:
