@@ -69,6 +69,11 @@ class Approximation:
     decrease: float | None
     cosine: float | None
 
+    @property
+    def lost(self) -> float | None:
+        """Share of the largest decrease that its step does not make."""
+        return None if self.decrease is None else 1 - self.decrease
+
 
 @dataclass(frozen=True)
 class Approximations:

@@ -40,6 +40,11 @@ class Cut:
         """Number of points along each coordinate that varies."""
         return tuple(len(values) for values in self.ticks)
 
+    def columns(self) -> dict[str, Array]:
+        """Where its points are as the columns of a table, of the coordinates that vary."""
+        grid = np.meshgrid(*self.ticks, indexing="ij")
+        return {n: g.reshape(-1) for n, g in zip(self.names, grid, strict=True)}
+
 
 @dataclass(frozen=True)
 class Fields:
@@ -63,8 +68,7 @@ class Fields:
 
     def columns(self) -> dict[str, Array]:
         """Solution and changes on the cut as the columns of a table, one row a point."""
-        grid = np.meshgrid(*self.cut.ticks, indexing="ij")
-        table = {n: g.reshape(-1) for n, g in zip(self.cut.names, grid, strict=True)}
+        table = self.cut.columns()
         for output, values in enumerate(self.solution):
             table[f"u[{output}]"] = values.reshape(-1)
         for label, fields in zip(self.labels, self.changes, strict=True):
@@ -100,6 +104,16 @@ class Band:
     deviation: Array
     rounding: Array
     at_least: Array
+
+    def columns(self) -> dict[str, Array]:
+        """All of it as the columns of a table, one row a point."""
+        table = self.cut.columns()
+        for output, values in enumerate(self.solution):
+            table[f"u[{output}]"] = values.reshape(-1)
+            table[f"standard deviation of u[{output}]"] = self.deviation[output].reshape(-1)
+            table[f"rounding of u[{output}]"] = self.rounding[output].reshape(-1)
+            table[f"at least of u[{output}]"] = self.at_least[output].reshape(-1)
+        return table
 
 
 def cut_through(

@@ -11,6 +11,7 @@ from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
 from pipeline.cli._app import app, print_result, say_if_unverified
 from pipeline.cli._parameters import (
+    DataTerm,
     Json,
     MatrixName,
     Memory,
@@ -30,9 +31,6 @@ __all__ = ["influence", "solve", "uncertainty"]
 
 Damping = Annotated[
     float, typer.Option(min=0.0, callback=finite, help="What is added to the diagonal.")
-]
-DataTerm = Annotated[
-    str | None, typer.Option(help="Residual term of the measurements (the one with data).")
 ]
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "COMPUTING",
     "INPUTS",
     "PLACES",
+    "DataTerm",
     "Json",
     "MatrixName",
     "Memory",
@@ -43,11 +44,16 @@ MatrixName = Annotated[
     typer.Option("--matrix", help="Which matrix, of a store --with-ggn (hessian)."),
 ]
 Memory = Annotated[str | None, typer.Option(help="Memory to use, as 4GiB (what is free).")]
-Picture = Annotated[Path | None, typer.Option(help="Write a picture, .png, .svg or .pdf.")]
+DataTerm = Annotated[
+    str | None, typer.Option(help="Residual term of the measurements (the one with data).")
+]
 ProblemFile = Annotated[str | None, typer.Option(help="The problem's file, if it has moved since.")]
 Option = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="Argument of --problem: width=20.")
 ]
+
+# Endings of the formats that pictures are written in.
+PICTURES = (".png", ".svg", ".pdf")
 
 # What all generators of random numbers take.
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of what is drawn at random.")]
@@ -64,6 +70,25 @@ def finite(value: Any) -> Any:
         raise typer.BadParameter(f"{value} is not finite.")
     return value
 
+
+def drawable(path: Path | None) -> Path | None:
+    """Refuse files that no picture can be written to, before anything is computed: a callback.
+
+    Raises:
+        typer.BadParameter: If the ending is of no format that pictures have.
+
+    Example:
+        >>> drawable(Path("bands.PNG")).name
+        'bands.PNG'
+    """
+    if path is not None and path.suffix.lower() not in PICTURES:
+        raise typer.BadParameter(f"{path} ends in none of {', '.join(PICTURES)}.")
+    return path
+
+
+Picture = Annotated[
+    Path | None, typer.Option(callback=drawable, help="Write a picture, .png, .svg or .pdf.")
+]
 
 # What settings are made from: type, and the argument or option that typer makes of it.
 _FLAGS: dict[str, tuple[Any, Any]] = {

@@ -11,7 +11,7 @@ from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
 from pipeline.cli._app import app, print_result, say, say_if_unverified
-from pipeline.cli._parameters import Json, MatrixName, ProblemFile, Store, finite
+from pipeline.cli._parameters import Json, MatrixName, Picture, ProblemFile, Store, finite
 
 if TYPE_CHECKING:
     from pipeline.analysis.approximations import KroneckerFactors
@@ -100,6 +100,7 @@ def approximations(
     ] = False,
     problem: ProblemFile = None,
     matrix: MatrixName = None,
+    picture: Picture = None,
     as_json: Json = False,
 ) -> None:
     """How far diagonals, blocks, Kronecker factors and low ranks are from the matrix."""
@@ -109,6 +110,10 @@ def approximations(
     opened = select_matrix(store, matrix)
     factors = _factors(opened, problem) if with_kfac else None
     found = compare_approximations(opened, ggn, ranks=rank, damping=damping, factors=factors)
+    if picture is not None:
+        from pipeline.analysis.pictures import approximations_picture, save
+
+        save(approximations_picture(found, f"approximations of the {found.title}"), picture)
     say_if_unverified(opened)
     print_result(render.approximations(found), found.to_json(), as_json)
 

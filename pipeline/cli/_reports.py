@@ -9,7 +9,7 @@ import typer
 
 from pipeline.cli import render
 from pipeline.cli._app import app, print_result, say
-from pipeline.cli._parameters import Json, Option, Store, named_source
+from pipeline.cli._parameters import DataTerm, Json, Option, Store, named_source
 
 __all__ = ["compare", "report"]
 
@@ -31,16 +31,18 @@ def report(
     stored_only: Annotated[
         bool, typer.Option("--stored-only", help="Evaluate nothing: no slices, no fields.")
     ] = False,
+    data: DataTerm = None,
 ) -> None:
     """Write one HTML page on a store, kept estimates or a watched training, and its files.
 
-    Slices and changes of the solution evaluate the problem again, which needs TensorFlow and
-    runs the problem's file.
+    Slices, changes of the solution, uncertainty and influence evaluate the problem again, which
+    needs TensorFlow and runs the problem's file.
     """
     from pipeline.report import write_report
 
     source = named_source(problem, option)
-    say(write_report(store, out, ggn=ggn, problem=source, stored_only=stored_only))
+    written = write_report(store, out, ggn=ggn, problem=source, stored_only=stored_only, data=data)
+    say(written)
 
 
 @app.command()

@@ -24,11 +24,11 @@ import numpy.typing as npt
 from hessian_tasks.problem import Problem
 from pipeline.analysis.inverse import HessianInverse
 from pipeline.analysis.variances import CHUNK
-from pipeline.curvature._measurements import Measured, open_measured
+from pipeline.curvature.measurements import Measured, open_measured
 from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
 
-__all__ = ["Influence", "influence"]
+__all__ = ["Influence", "influence", "influence_of"]
 
 Array: TypeAlias = npt.NDArray[Any]
 # What the solution's change is called among those of parameters.
@@ -124,9 +124,13 @@ def influence(
         >>> found.changes["solution"].round(3), found.leverage.round(3)
         (array([0.5, 0.5, 1. ]), array([0.333, 0.333, 0.333]))
     """
-    at = open_measured(store, term, damping, problem)
-    found = at.residuals()
-    leverage, changes, rounding = _LeaveOut(at, found.size).each(at.jacobian(), found)
+    return influence_of(open_measured(store, term, damping, problem))
+
+
+def influence_of(at: Measured) -> Influence:
+    """The same of measurements that are open."""
+    found = at.residuals
+    leverage, changes, rounding = _LeaveOut(at, found.size).each(at.jacobian, found)
     names = [*at.parameters(), SOLUTION]
     return Influence(
         at.term.name,
@@ -151,7 +155,7 @@ class _LeaveOut:
     def __init__(self, at: Measured, num_residuals: int) -> None:
         self._inverse, self._scale = at.inverse, 2 * at.term.weight / num_residuals
         self._rows, units = list(at.parameters().values()), at.units()
-        _, values, rows = at.solution()
+        _, values, rows = at.solution
         self._outputs = rows(range(values.size)).astype(np.float64)
         # ‖A⁻¹ c‖ of every quantity c; of the solution the root mean square over the domain.
         by_parameter = np.linalg.norm(at.inverse @ units, axis=0) if self._rows else np.zeros(0)

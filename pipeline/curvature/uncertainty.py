@@ -28,11 +28,11 @@ from hessian_tasks.problem import Problem
 from pipeline.analysis.fields import Band
 from pipeline.analysis.inverse import HessianInverse
 from pipeline.analysis.variances import Variances, solved_variances, variances
-from pipeline.curvature._measurements import Measured, open_measured
+from pipeline.curvature.measurements import Measured, open_measured
 from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
 
-__all__ = ["Estimated", "Uncertainty", "uncertainty"]
+__all__ = ["Estimated", "Uncertainty", "uncertainty", "uncertainty_of"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -165,7 +165,15 @@ def uncertainty(
     """
     if sigma is not None and not 0 < sigma < math.inf:
         raise ProblemError(f"The standard deviation is {sigma}; expected one above 0.")
-    at = open_measured(store, data, damping, problem)
+    return uncertainty_of(open_measured(store, data, damping, problem), sigma)
+
+
+def uncertainty_of(at: Measured, sigma: float | None = None) -> Uncertainty:
+    """The same of measurements that are open.
+
+    Raises:
+        ProblemError: If σ cannot be told from them.
+    """
     noise = _noise(at, sigma)
     scale = 2 * at.term.weight * noise.sigma**2 / noise.count
     parameters, correlations = _parameters(at, scale)
@@ -173,10 +181,10 @@ def uncertainty(
 
 
 def _noise(at: Measured, sigma: float | None) -> Noise:
-    found, term = at.residuals(), at.term
+    found, term = at.residuals, at.term
     if sigma is not None:
         return Noise(term.name, found.size, sigma, None)
-    known = variances(at.inverse, at.jacobian(), found.size)
+    known = variances(at.inverse, at.jacobian, found.size)
     effective = 2 * term.weight / found.size * float(known.values.sum())
     if not effective < found.size:
         raise ProblemError(
@@ -216,7 +224,7 @@ def _deviations(found: Variances) -> tuple[Array, Array, Array]:
 
 
 def _band(at: Measured, scale: float) -> Band:
-    cut, values, rows = at.solution()
+    cut, values, rows = at.solution
     found = variances(at.inverse, rows, values.size).scaled(scale)
 
     def on_cut(flat: Array) -> Array:

@@ -16,11 +16,13 @@ from pipeline.errors import ConfigError, StoreError
 from pipeline.estimates.kept import KeptEstimates, holds_estimates
 from pipeline.estimates.watched import TrainingRecord, holds_training
 from pipeline.report._along import training_page
+from pipeline.report._approximated import approximations_section
 from pipeline.report._chosen import NUM_BOTTOM, NUM_TOP, chosen_directions, problem_name
 from pipeline.report._estimated import estimates_page
 from pipeline.report._evaluated import Curvature, evaluated_sections, rebuilt_problem
 from pipeline.report._headline import headline, state_warnings
 from pipeline.report._layers import layers_section, participation_section
+from pipeline.report._measured import measured_sections
 from pipeline.report._page import Page, write_page
 from pipeline.report._stored import (
     certificate_section,
@@ -42,6 +44,7 @@ def write_report(
     ggn: Place | None = None,
     problem: ProblemSource | str | None = None,
     stored_only: bool = False,
+    data: str | None = None,
 ) -> Path:
     """Write the report of a store, of estimates, or of what was observed along a training.
 
@@ -60,13 +63,15 @@ def write_report(
         problem: The problem's file, if it was a live object or has moved since.
         stored_only: Leave out what evaluates the problem, which imports TensorFlow and runs the
             problem's file.
+        data: Name of the residual term that holds the measurements; may be left out where only one
+            has data.
 
     Returns:
         Path of the page, ``report.html``.
 
     Raises:
         StoreError: If the store cannot be read or the report not be written.
-        ConfigError: If ``ggn`` is given for what is no matrix.
+        ConfigError: If ``ggn`` or ``data`` is given for what is no matrix.
         StoreMismatchError: If ``ggn`` is of other inputs.
         ProblemError, ReproductionError: If ``problem`` is not the store's problem.
     """
@@ -76,22 +81,27 @@ def write_report(
     if directory is not None and path.resolve().is_relative_to(directory.resolve()):
         raise StoreError(f"{path} lies in the store. Give the report another --out.")
     if holds_estimates(location):
-        _refuse_ggn(ggn, location, "estimates")
+        _expect_neither(ggn, data, location, "estimates")
         page = estimates_page(KeptEstimates(location), problem, stored_only)
     elif holds_training(location):
-        _refuse_ggn(ggn, location, "observations along a training")
+        _expect_neither(ggn, data, location, "observations along a training")
         page = training_page(TrainingRecord(location))
     else:
-        page = build_page(HessianStore(location), ggn, problem, stored_only)
+        page = build_page(HessianStore(location), ggn, problem, stored_only, data)
     return write_page(page, path, "report")
 
 
-def _refuse_ggn(ggn: Place | None, location: Location, held: str) -> None:
-    if ggn is not None:
-        raise ConfigError(
-            f"--ggn compares the matrices of two stores, but {location} holds {held}. Give the "
-            "store of the Hessian, or leave out --ggn."
-        )
+def _expect_neither(ggn: Place | None, data: str | None, location: Location, held: str) -> None:
+    asked = (
+        ("--ggn", ggn, "compares the matrices of two stores"),
+        ("--data", data, "names measurements, whose uncertainty takes a matrix"),
+    )
+    for flag, given, what in asked:
+        if given is not None:
+            raise ConfigError(
+                f"{flag} {what}, but {location} holds {held}. Give the store of the Hessian, or "
+                f"leave out {flag}."
+            )
 
 
 def default_out(store: Location) -> Path:
@@ -113,6 +123,7 @@ def build_page(
     ggn: Place | None = None,
     problem: ProblemSource | str | None = None,
     stored_only: bool = False,
+    data: str | None = None,
 ) -> Page:
     """The page of a store, from the arguments of :func:`write_report`."""
     num_missing = len(store.block_rows) - len(store.records())
@@ -141,7 +152,9 @@ def build_page(
         participation_section(participation(vectors.T, store.layout), values),
         terms_section(store, found),
         *([gauss_newton_section(store, ggn, found)] if both else []),
+        approximations_section(store, ggn),
         *evaluated_sections(rebuilt, directions, partial(_curvature, store, directions)),
+        *measured_sections(store, ggn, found, rebuilt, data),
         *page.sections,
     ]
     warnings = state_warnings(summary)

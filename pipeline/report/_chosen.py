@@ -1,22 +1,35 @@
-"""Which eigenvectors a report shows, and what it calls things."""
+"""What a report shows, how it calls things, and by which command there is more."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from hessian_tasks.spec import GAUSS_NEWTON
 from pipeline.analysis.ends import end_ranks
 from pipeline.analysis.spectrum import Spectrum
 from pipeline.curvature.landscape import Directions
 from pipeline.store.opened import HoldsInputs
+from pipeline.store.store import HessianStore
 
-__all__ = ["NUM_BOTTOM", "NUM_TOP", "both_ends", "chosen_directions", "problem_name"]
+__all__ = [
+    "NUM_BOTTOM",
+    "NUM_TOP",
+    "asked_by",
+    "both_ends",
+    "chosen_directions",
+    "problem_name",
+    "too_large",
+]
 
 Array = npt.NDArray[np.float64]
 
 NUM_TOP, NUM_BOTTOM = 5, 3
+# All eigenpairs of more parameters would take longer than the rest of a page.
+MAX_PARAMS = 2_000
 
 
 def problem_name(source: HoldsInputs) -> str:
@@ -51,3 +64,19 @@ def chosen_directions(values: Array, vectors: Array) -> tuple[Array, Directions]
     ranks = [*[1, 2][: len(chosen) - 1], vectors.shape[1]]
     labels = [f"v{rank} (λ = {values[k]:.3g})" for rank, k in zip(ranks, chosen, strict=True)]
     return values[chosen], Directions(labels, vectors[chosen])
+
+
+def asked_by(command: str, store: HessianStore) -> str:
+    """What to type for more than a page has."""
+    chosen = " --matrix ggn" if store.matrix == GAUSS_NEWTON else ""
+    return f"hessian {command} {shlex.quote(str(store.location))}{chosen}"
+
+
+def too_large(store: HessianStore) -> str:
+    """Why what takes all eigenpairs is left out, to be followed by a command; if it is."""
+    if store.num_params <= MAX_PARAMS:
+        return ""
+    return (
+        f"it may take all eigenpairs, which a page has of up to {MAX_PARAMS:,} parameters, and "
+        f"there are {store.num_params:,}. Ask for it with:"
+    )

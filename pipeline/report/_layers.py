@@ -40,13 +40,13 @@ def layers_section(store: HessianStore, statistics: MatrixStatistics) -> Section
         f"share of ‖{symbol}‖² in its rows": rows.tolist(),
         f"share of ‖{symbol}‖² in its own block": np.diag(shares).tolist(),
     }
-    by_layer = (statistics.layer_norms**2).sum("col_layer")
-    leading = by_layer.idxmax().item()
-    largest = float(by_layer.max()) / max(float(squares.sum()), np.finfo(float).tiny)
+    by_layer = statistics.layer_norms**2 / max(float(squares.sum()), np.finfo(float).tiny)
+    of_rows = by_layer.sum("col_layer")
     text = [
-        f"{leading} dominates: {largest:.0%} of ‖{symbol}‖²_F lies in its rows. Of all of it, "
-        f"{np.trace(shares):.0%} lies in diagonal blocks, which is what a preconditioner by "
-        "layers can see; the rest couples variables.",
+        f"{of_rows.idxmax().item()} dominates: {float(of_rows.max()):.0%} of ‖{symbol}‖²_F lies in "
+        f"its rows. Of all of it, {np.trace(by_layer):.1%} lies in the diagonal blocks of layers, "
+        "which is what a preconditioner by layers can see; the rest couples them. In those of "
+        f"variables there is {np.trace(shares):.1%}.",
     ]
     picture = Picture(
         "layer-blocks",

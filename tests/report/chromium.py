@@ -32,6 +32,7 @@ class Visit:
         errors: Errors on the console, and exceptions.
         width: Width of what there is to scroll through, in CSS pixels.
         images: For each image, whether it was decoded.
+        spilled: Texts of the headline's cards that are wider than their card.
         text: Text of the page, as shown.
         screenshot: PNG of the whole page.
     """
@@ -40,6 +41,7 @@ class Visit:
     errors: list[str]
     width: int
     images: list[bool]
+    spilled: list[str]
     text: str
     screenshot: bytes
 
@@ -76,12 +78,15 @@ class Browser:
         self._call("Page.navigate", url=path.resolve().as_uri())
         self._wait("Page.loadEventFired")
         images = "[...document.images].map(i => i.complete && i.naturalWidth > 0)"
+        cards = "[...document.querySelectorAll('.facts div')]"
+        spilled = f"{cards}.filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
         shot = self._call("Page.captureScreenshot", captureBeyondViewport=True)
         visit = Visit(
             requests=self._requests(path.resolve().as_uri()),
             errors=self._errors(),
             width=self._evaluate("document.documentElement.scrollWidth"),
             images=self._evaluate(images),
+            spilled=self._evaluate(spilled),
             text=self._evaluate("document.body.innerText"),
             screenshot=base64.b64decode(shot["data"]),
         )

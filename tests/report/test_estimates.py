@@ -299,6 +299,7 @@ def test_browsers_show_it_without_errors_or_requests(folder: Path, tmp_path: Pat
             assert (visit.requests, visit.errors) == ([], [])
             assert all(visit.images)
             assert len(visit.images) > 10
+            assert visit.spilled == []
             assert visit.width <= width
 
 
@@ -312,6 +313,9 @@ def test_the_command_reports_estimates(folder: Path, tmp_path: Path, hessian: Cl
     code, _, errors = hessian(*command, "--ggn", folder / "h.zarr")
     assert code == 2
     assert "--ggn compares the matrices of two stores" in errors
+    code, _, errors = hessian(*command, "--data", "fit")
+    assert code == 2
+    assert "leave out --data" in errors
     with pytest.raises(StoreError, match="lies in the store"):
         write_report(folder / "e.zarr", folder / "e.zarr" / "report")
 

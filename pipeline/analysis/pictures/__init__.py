@@ -4,6 +4,7 @@ Each function returns a :class:`matplotlib.figure.Figure`, and
 :func:`~pipeline.analysis.pictures._style.save` writes it.
 """
 
+from pipeline.analysis.pictures._approximations import approximations_picture
 from pipeline.analysis.pictures._bands import band_picture
 from pipeline.analysis.pictures._fields import residual_picture, solution_picture
 from pipeline.analysis.pictures._layers import layer_block_picture, participation_picture
@@ -26,6 +27,7 @@ from pipeline.analysis.pictures._training import (
 
 __all__ = [
     "Course",
+    "approximations_picture",
     "band_picture",
     "curvature_course_picture",
     "curvature_picture",

@@ -71,7 +71,7 @@ def density_picture(spectrum: Spectrum, title: str) -> Figure:
         axes.set_ylim(0.5, 2.0 * max(1, counts.max()))
         floor = float(edges[len(edges) // 2])
         axes.set_xscale("symlog", linthresh=floor, linscale=0.5)
-        _signed_log_axis(axes, floor, (float(edges[0]), float(edges[-1])))
+        _signed_log_axis(axes, floor, _around(edges))
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3, fontsize=10)
     return figure
 
@@ -123,7 +123,7 @@ def overlaid_picture(spectra: Mapping[str, Spectrum], title: str) -> Figure:
         axes.set_ylim(smallest / 2, 2)
         floor = float(edges[len(edges) // 2])
         axes.set_xscale("symlog", linthresh=floor, linscale=0.5)
-        _signed_log_axis(axes, floor, (float(edges[0]), float(edges[-1])))
+        _signed_log_axis(axes, floor, _around(edges))
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2, fontsize=10)
     return figure
 
@@ -148,6 +148,12 @@ def _signed_log_edges(values: Array, floor: float, per_decade: int = BINS_PER_DE
     steps = int(np.floor(per_decade * np.log10(largest / floor))) + 1
     side = floor * 10 ** (np.arange(steps + 1) / per_decade)
     return np.concatenate([-side[::-1], side])
+
+
+def _around(edges: Array) -> tuple[float, float]:
+    """Limits half an interval beyond the edges, where the outermost bars are whole."""
+    half = float(np.sqrt(edges[-1] / edges[-2]))
+    return half * float(edges[0]), half * float(edges[-1])
 
 
 def _signed_log_axis(axes: Axes, floor: float, limits: tuple[float, float]) -> None:

@@ -174,4 +174,4 @@ def save(figure: Figure, path: str | Path) -> None:
     """
     path = Path(path)
     with writing(path):
-        path.write_bytes(encode(figure, path.suffix.removeprefix(".")))
+        path.write_bytes(encode(figure, path.suffix.removeprefix(".").lower()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,7 +22,7 @@ from pipeline.errors import PlanError
 from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
 
-__all__ = ["Measured", "open_measured"]
+__all__ = ["Measured", "measured_at", "open_measured"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -45,6 +46,7 @@ class Measured:
     problem: Problem
     term: ResidualTerm
 
+    @cached_property
     def residuals(self) -> Array:
         """Those of the term, ``[N, C]``, float64."""
         from hessian_tasks.autodiff.linearised import residuals
@@ -52,12 +54,14 @@ class Measured:
         found = residuals(replace(self.problem, terms=[self.term]))
         return found[self.term.name].astype(np.float64)
 
+    @cached_property
     def jacobian(self) -> Callable[[Sequence[int]], Array]:
         """Gives rows of their ``∂r/∂θ`` ``[N C, P]``, in the model's dtype."""
         from hessian_tasks.autodiff.linearised import compile_jacobian
 
         return compile_jacobian(self.problem, self.term)
 
+    @cached_property
     def solution(self) -> tuple[Cut, Array, Callable[[Sequence[int]], Array]]:
         """The first network on a line or a plane: where, ``[N, outputs]``, and rows of ∂u/∂θ."""
         from hessian_tasks.autodiff.linearised import compile_jacobian, residual_terms, residuals
@@ -107,17 +111,23 @@ def open_measured(
             does not fit.
     """
     opened = store if isinstance(store, HessianStore) else HessianStore(store)
-    rebuilt = rebuild_problem(opened, problem)
-    term = _data_term(rebuilt, name)
-    if opened.left_out:
+    return measured_at(opened, rebuild_problem(opened, problem), name, damping)
+
+
+def measured_at(
+    store: HessianStore, problem: Problem, name: str | None, damping: float
+) -> Measured:
+    """The same of an open store, with its problem rebuilt."""
+    term = _data_term(problem, name)
+    if store.left_out:
         raise PlanError(
-            f"{opened.location} is without {', '.join(opened.left_out)}, of which there is no "
+            f"{store.location} is without {', '.join(store.left_out)}, of which there is no "
             "Gauss-Newton matrix, so that its inverse is that of another loss. Compute the "
             "Hessian (leave --engine out), or declare these terms as ResidualTerm."
         )
-    inverse = open_inverse(opened, damping)
-    _check_minimum(opened, inverse)
-    return Measured(opened, inverse, rebuilt, term)
+    inverse = open_inverse(store, damping)
+    _check_minimum(store, inverse)
+    return Measured(store, inverse, problem, term)
 
 
 def _check_minimum(store: HessianStore, inverse: HessianInverse) -> None:
