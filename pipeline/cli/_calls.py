@@ -170,6 +170,7 @@ def estimate_settings(
     from pipeline.estimates.estimates import best_method
     from pipeline.estimates.journal import Journal
     from pipeline.estimates.kept import check_replaceable, save
+    from pipeline.estimates.operator import is_semidefinite
 
     location = settings.location
     path = location.directory
@@ -177,7 +178,11 @@ def estimate_settings(
         raise ConfigError(f"Estimates are kept in a directory, but --store is {settings.store}.")
     with location.locked():
         check_replaceable(path, frozen)
-        method = best_method(len(frozen.theta), options.max_products)
+        method = best_method(
+            len(frozen.theta),
+            options.max_products,
+            is_semidefinite(frozen, options.matrix, options.term),
+        )
         inputs, asked = frozen.fingerprint(), options.deciding()
         journal = Journal(path, inputs, asked, method, frozen.evaluated)
         options = replace(options, method=journal.method)

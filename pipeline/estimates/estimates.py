@@ -27,8 +27,8 @@ __all__ = ["EstimateOptions", "Estimates", "best_method", "estimate"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
-# XTrace keeps that many arrays of all its vectors.
-XTRACE_COPIES = 5
+# Arrays of all its vectors that each keeps, and of its products those that are of a vector.
+XTRACE_COPIES, XNYSTRACE_COPIES = 5, 3
 # A product costs in proportion to its vectors, unlike a pass over an array: blocks need only be
 # large enough for several cores and multiple eigenvalues.
 BLOCK = 4
@@ -163,7 +163,9 @@ def estimate(
     """
     started, before = time.perf_counter(), operator.num_products
     assert operator.norm is not None, operator
-    method = options.method or best_method(operator.shape[0], options.max_products)
+    method = options.method or best_method(
+        operator.shape[0], options.max_products, operator.semidefinite
+    )
     given: dict[str, Any] = {
         "num_products": options.max_products,
         "error": (options.error * operator.norm) or None,
@@ -214,7 +216,18 @@ def estimate(
     )
 
 
-def best_method(num_params: int, max_products: int) -> TraceMethod:
-    """The best method for traces whose vectors fit into half of the free memory."""
-    needed = XTRACE_COPIES * (max_products // 2) * num_params * np.dtype(np.float64).itemsize
-    return "xtrace" if needed < psutil.virtual_memory().available / 2 else "hutchinson"
+def best_method(num_params: int, max_products: int, semidefinite: bool = False) -> TraceMethod:
+    """The best method for traces whose vectors fit into half of the free memory.
+
+    Args:
+        num_params: P.
+        max_products: Products that are taken at most.
+        semidefinite: Whether the matrix is known to have no negative eigenvalue.
+    """
+    numbers: dict[TraceMethod, int] = {"xtrace": XTRACE_COPIES * (max_products // 2)}
+    if semidefinite:
+        numbers = {"xnystrace": XNYSTRACE_COPIES * max_products, **numbers}
+    free = psutil.virtual_memory().available / 2
+    vector = num_params * np.dtype(np.float64).itemsize
+    fitting = [method for method, number in numbers.items() if number * vector < free]
+    return fitting[0] if fitting else "hutchinson"

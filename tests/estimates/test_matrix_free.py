@@ -8,7 +8,9 @@ import re
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,11 +25,12 @@ from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.problem import LossTerm, Problem
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
+from pipeline.cli.render import estimates as rendered
 from pipeline.errors import ClusterError, ConfigError, ProblemError, StoppedError, StoreError
 from pipeline.estimates._distributed import distributed_product
-from pipeline.estimates.estimates import EstimateOptions, estimate
+from pipeline.estimates.estimates import EstimateOptions, best_method, estimate
 from pipeline.estimates.kept import check_replaceable
-from pipeline.estimates.operator import operator_of
+from pipeline.estimates.operator import is_semidefinite, operator_of
 from pipeline.run.cluster.workers import Workers
 from pipeline.run.inputs import freeze_source
 from pipeline.store.store import HessianStore
@@ -81,8 +84,6 @@ def test_the_error_of_products_is_measured(poisson: FrozenInputs, stored: Array)
 @pytest.mark.slow
 def test_the_measured_error_covers_that_of_float32() -> None:
     """Against products in float64 at the same, rounded, weights and points."""
-    from dataclasses import replace
-
     single = freeze_source(ProblemSource("poisson", {**OPTIONS, "dtype": "float32"}))
     operator = operator_of(single, num_threads=2)
     double = freeze_source(ProblemSource("poisson", OPTIONS))
@@ -235,6 +236,50 @@ def test_answers_agree_with_the_stored_matrix(poisson: FrozenInputs, stored: Arr
     assert operator.num_products == found.num_products
 
 
+def test_the_trace_of_the_gauss_newton_matrix(
+    tmp_path: Path, poisson: FrozenInputs, run: Run
+) -> None:
+    """By a method that H, which has negative eigenvalues, never gets."""
+    run(tmp_path / "g.zarr", poisson, engine="ggn")
+    exact = np.trace(HessianStore(tmp_path / "g.zarr").hessian()[...])
+    answers = {}
+    for matrix in (GAUSS_NEWTON, HESSIAN):
+        operator = operator_of(poisson, matrix=matrix, num_threads=2)
+        options = EstimateOptions(num_pairs=1, max_products=40, error=0.0, matrix=matrix)
+        answers[matrix.name] = estimate(operator, poisson.loss, options)
+    found = answers["ggn"]
+    assert (found.trace.method, found.frobenius_norm.method) == ("xnystrace", "xnystrace")
+    assert abs(found.trace.value - exact) <= 4 * found.trace.standard_error
+    assert found.trace.standard_error < 1e-3 * exact
+    assert answers["hessian"].trace.method == "xtrace"
+    assert "XNysTrace, 40 products" in rendered(found)
+
+
+def test_the_matrices_that_have_no_negative_eigenvalue(
+    tiny_problem: Callable[..., Problem],
+) -> None:
+    problem = tiny_problem()
+    square = LossTerm("square", lambda model: tf.reduce_sum(model.trainable_weights[0] ** 2))
+    negative = replace(problem.terms[0], name="negative", weight=-0.5)
+    mixed = replace(problem, terms=[*problem.terms, square, negative])
+    (first, *_), frozen = problem.terms, freeze_source(ProblemSource(LIVE, live=mixed))
+    assert is_semidefinite(frozen, GAUSS_NEWTON, first.name)
+    assert not is_semidefinite(frozen, HESSIAN, first.name)
+    for term in (None, "square", "negative"):
+        assert not is_semidefinite(frozen, GAUSS_NEWTON, term)
+
+
+def test_less_memory_takes_another_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XTrace has two and a half vectors of each product, XNysTrace three."""
+    for free, semidefinite, expected in [
+        (2.9e9, True, "xtrace"), (3.1e9, True, "xnystrace"), (3.1e9, False, "xtrace"),
+        (2.4e9, True, "hutchinson"),
+    ]:  # fmt: skip
+        memory = SimpleNamespace(available=2 * free)
+        monkeypatch.setattr("psutil.virtual_memory", lambda memory=memory: memory)
+        assert best_method(1_250_000, 100, semidefinite) == expected
+
+
 def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
     options = [*FEW_POINTS, "-o", "width=8", "-o", "depth=1", "-o", "dtype=float64"]
     path = tmp_path / "e.zarr"
@@ -254,7 +299,8 @@ def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
         assert dataset.eigenvector.sizes == {"row": told["num_params"], "pair": 4}
         np.testing.assert_array_equal(dataset.eigenvalue, told["eigenvalues"])
         assert dataset.diagonal.sizes == dataset.theta.sizes
-    assert hessian(*command, "--engine", "ggn", "--threads", 2)[0] == 0  # replaced
+    code, text, _ = hessian(*command, "--engine", "ggn", "--json", "--threads", 2)  # replaced
+    assert (code, json.loads(text)["trace"]["method"]) == (0, "xnystrace")
     other = [*command, "-o", "width=7"]
     code, text, errors = hessian(*other)
     assert (code, text) == (1, "")

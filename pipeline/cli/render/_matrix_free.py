@@ -58,10 +58,9 @@ def _value(value: float, error: float) -> str:
 
 
 def _estimate(found: Estimate) -> str:
-    method = {"xtrace": "XTrace"}.get(found.method, found.method.capitalize())
     return (
         f"{found.value:.6g} ± {found.standard_error:.2g} "
-        f"(standard error; {method}, {found.num_products} products)"
+        f"(standard error; {found.title}, {found.num_products} products)"
     )
 
 
