@@ -7,9 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
-import psutil
 
 from hessian_tasks.spec import HESSIAN, Matrix
 from pipeline.analysis.density import SpectralDensity, spectral_density
@@ -22,17 +20,11 @@ from pipeline.analysis.estimators import (
     estimate_trace,
 )
 from pipeline.analysis.operator import HessianOperator
+from pipeline.estimates.fitting import BLOCK, MAX_PASSES, allowed_bytes, best_method
 
-__all__ = ["EstimateOptions", "Estimates", "best_method", "estimate"]
+__all__ = ["EstimateOptions", "Estimates", "estimate"]
 
 Array: TypeAlias = npt.NDArray[Any]
-
-# Arrays of all its vectors that each keeps, and of its products those that are of a vector.
-XTRACE_COPIES, XNYSTRACE_COPIES = 5, 3
-# A product costs in proportion to its vectors, unlike a pass over an array: blocks need only be
-# large enough for several cores and multiple eigenvalues.
-BLOCK = 4
-MAX_PASSES = 500
 
 
 @dataclass(frozen=True)
@@ -164,7 +156,7 @@ def estimate(
     started, before = time.perf_counter(), operator.num_products
     assert operator.norm is not None, operator
     method = options.method or best_method(
-        operator.shape[0], options.max_products, operator.semidefinite
+        operator.shape[0], options.max_products, allowed_bytes(), operator.semidefinite
     )
     given: dict[str, Any] = {
         "num_products": options.max_products,
@@ -214,20 +206,3 @@ def estimate(
         operator.num_products - before,
         time.perf_counter() - started,
     )
-
-
-def best_method(num_params: int, max_products: int, semidefinite: bool = False) -> TraceMethod:
-    """The best method for traces whose vectors fit into half of the free memory.
-
-    Args:
-        num_params: P.
-        max_products: Products that are taken at most.
-        semidefinite: Whether the matrix is known to have no negative eigenvalue.
-    """
-    numbers: dict[TraceMethod, int] = {"xtrace": XTRACE_COPIES * (max_products // 2)}
-    if semidefinite:
-        numbers = {"xnystrace": XNYSTRACE_COPIES * max_products, **numbers}
-    free = psutil.virtual_memory().available / 2
-    vector = num_params * np.dtype(np.float64).itemsize
-    fitting = [method for method, number in numbers.items() if number * vector < free]
-    return fitting[0] if fitting else "hutchinson"

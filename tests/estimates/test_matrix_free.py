@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +23,24 @@ import xarray as xr
 
 from hessian_tasks.autodiff.products import cut_points
 from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.problem import LossTerm, Problem
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
+from pipeline.analysis.eigenpairs import extreme_eigenpairs, search_cost
+from pipeline.analysis.operator import HessianOperator
 from pipeline.cli.render import estimates as rendered
-from pipeline.errors import ClusterError, ConfigError, ProblemError, StoppedError, StoreError
+from pipeline.errors import (
+    ClusterError,
+    ConfigError,
+    PlanError,
+    ProblemError,
+    StoppedError,
+    StoreError,
+)
 from pipeline.estimates._distributed import distributed_product
-from pipeline.estimates.estimates import EstimateOptions, best_method, estimate
+from pipeline.estimates.estimates import EstimateOptions, estimate
+from pipeline.estimates.fitting import allowed_bytes, best_method, fitting_search
 from pipeline.estimates.kept import check_replaceable
 from pipeline.estimates.operator import is_semidefinite, operator_of
 from pipeline.run.cluster.workers import Workers
@@ -269,15 +281,76 @@ def test_the_matrices_that_have_no_negative_eigenvalue(
         assert not is_semidefinite(frozen, GAUSS_NEWTON, term)
 
 
-def test_less_memory_takes_another_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    """XTrace has two and a half vectors of each product, XNysTrace three."""
-    for free, semidefinite, expected in [
-        (2.9e9, True, "xtrace"), (3.1e9, True, "xnystrace"), (3.1e9, False, "xtrace"),
-        (2.4e9, True, "hutchinson"),
-    ]:  # fmt: skip
-        memory = SimpleNamespace(available=2 * free)
-        monkeypatch.setattr("psutil.virtual_memory", lambda memory=memory: memory)
-        assert best_method(1_250_000, 100, semidefinite) == expected
+@pytest.mark.parametrize(
+    ("gigabytes", "semidefinite", "expected"),
+    [
+        (2.4, True, "hutchinson"), (2.9, True, "xtrace"), (3.1, True, "xnystrace"),
+        (3.1, False, "xtrace"),
+    ],
+)  # fmt: skip
+def test_less_memory_takes_another_method(
+    gigabytes: float, semidefinite: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """XTrace has two and a half vectors for each product, XNysTrace three."""
+    memory = SimpleNamespace(available=2e9 * gigabytes)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    # 10 MB a vector.
+    assert best_method(1_250_000, 100, allowed_bytes(), semidefinite) == expected
+    assert allowed_bytes(2**40) > 2**39
+
+
+def test_eigenpairs_that_do_not_fit(hessian: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are refused before the first product, with a number that fits."""
+    command = ["estimate", "poisson", "-o", "width=30", "-o", "depth=2", *FEW_POINTS, "--json"]
+    size, allowed = 1_051, 2 * 2**20
+
+    def product(*arguments: Any) -> Any:
+        raise AssertionError(arguments)
+
+    memory = SimpleNamespace(available=2 * allowed)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.estimates.operator.threaded_product", product)
+        patch.setattr("psutil.virtual_memory", lambda: memory)
+        code, text, errors = hessian(*command, "--pairs", 300)
+        assert (code, text) == (1, "")
+        found = re.search(r"300 eigenpairs .* 2 MiB are allowed; --pairs (\d+) fits", errors)
+        assert found, errors
+        fits = int(found[1])
+        assert fitting_search(size, fits, allowed).num_bytes <= allowed
+        with pytest.raises(PlanError):
+            fitting_search(size, fits + 1, allowed)
+        memory.available = 2**10
+        assert "not even --pairs 1 fits" in hessian(*command, "--pairs", 300)[2]
+
+
+def test_eigenpairs_take_no_more_than_was_said(poisson: FrozenInputs) -> None:
+    """Products, and vectors in memory; of all eigenvalues, too, and of those that are not found."""
+    operator = operator_of(poisson, num_threads=2)
+    size = operator.shape[0]
+    for number, block, passes in [(2, 4, 500), (2, 4, 6), (20, 4, 500), (1, 1, 3)]:
+        said = search_cost(size, number, block, passes)
+        before = operator.num_products
+        extreme_eigenpairs(operator, number, tolerance=1e-6, block=block, max_passes=passes)
+        taken = operator.num_products - before
+        assert taken <= said.num_products
+        # What gave up has taken most of it.
+        assert taken > said.num_products / 2 or passes == 500
+
+
+@pytest.mark.parametrize("number", [5, 60])
+def test_the_memory_of_eigenpairs_is_within_what_was_said(number: int) -> None:
+    """NumPy says of each array to tracemalloc; LAPACK's own is on top."""
+    diagonal = np.linspace(-1.0, 1.0, 20_000)[:, np.newaxis]
+    layout = ParameterLayout.of([("a/kernel", (20_000,))])
+    operator = HessianOperator(lambda vectors: diagonal * vectors, layout, relative_error=0.0)
+    said = search_cost(20_000, number, 4, 200).num_bytes
+    tracemalloc.start()
+    try:
+        extreme_eigenpairs(operator, number, tolerance=1e-3, block=4, max_passes=200)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert said / 2 < peak < 1.1 * said
 
 
 def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
