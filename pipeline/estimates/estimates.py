@@ -19,6 +19,7 @@ from pipeline.analysis.estimators import (
     estimate_frobenius_norm,
     estimate_trace,
 )
+from pipeline.analysis.layers import LayerMeans, layer_means
 from pipeline.analysis.operator import HessianOperator
 from pipeline.estimates.fitting import BLOCK, MAX_PASSES, allowed_bytes, best_method
 
@@ -78,6 +79,7 @@ class Estimates:
         trace: The trace.
         frobenius_norm: ``‖H‖_F``.
         diagonal: The diagonal ``[P]``, or None.
+        layers: Its means over the layers, or None.
         density: The spectral density, or None.
         num_products: Products with single vectors, of all this.
         seconds: Time that this took, in this process.
@@ -93,6 +95,7 @@ class Estimates:
     trace: Estimate
     frobenius_norm: Estimate
     diagonal: Estimate | None
+    layers: LayerMeans | None
     density: SpectralDensity | None
     num_products: int
     seconds: float
@@ -112,6 +115,13 @@ class Estimates:
         """The counts and the curve of the density, if there is one."""
         return None if self.density is None else self.density.to_json(self.noise_floor)
 
+    def diagonal_data(self) -> dict[str, Any] | None:
+        """The diagonal by layers, and how it was estimated, if it was."""
+        if self.diagonal is None or self.layers is None:
+            return None
+        how = {"method": self.diagonal.method, "num_products": self.diagonal.num_products}
+        return {**how, **self.layers.to_json()}
+
     def to_json(self) -> dict[str, Any]:
         """The answers as JSON data, without vectors."""
         return {
@@ -123,6 +133,7 @@ class Estimates:
             "eigenvalue_errors": self.eigenvalue_errors.tolist(),
             "trace": self.trace.to_json(),
             "frobenius_norm": self.frobenius_norm.to_json(),
+            "diagonal": self.diagonal_data(),
             "relative_error": self.relative_error,
             "noise_floor": self.noise_floor,
             "residuals": self.pairs.residuals.tolist(),
@@ -167,7 +178,7 @@ def estimate(
     trace = estimate_trace(operator, method, **given)
     report("Frobenius norm")
     norm = estimate_frobenius_norm(operator, method, **given)
-    diagonal = None
+    diagonal = layers = None
     if options.num_diagonal:
         report("diagonal")
         diagonal = estimate_diagonal(
@@ -177,6 +188,7 @@ def estimate(
             num_products=options.num_diagonal,
             seed=options.seed,
         )
+        layers = layer_means(diagonal.value, diagonal.standard_error, operator.layout)
     report("eigenpairs")
     pairs = extreme_eigenpairs(
         operator,
@@ -202,6 +214,7 @@ def estimate(
         trace,
         norm,
         diagonal,
+        layers,
         density,
         operator.num_products - before,
         time.perf_counter() - started,

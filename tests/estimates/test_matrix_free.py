@@ -245,6 +245,13 @@ def test_answers_agree_with_the_stored_matrix(poisson: FrozenInputs, stored: Arr
     assert found.diagonal is not None
     errors = np.abs(found.diagonal.value - np.diag(stored))
     assert np.mean(errors <= 2 * found.diagonal.standard_error + 1e-12) > 0.8
+    layers = found.layers
+    assert layers is not None
+    parts = np.split(np.diag(stored), np.cumsum(layers.sizes)[:-1])
+    assert layers.layers == ["hidden_1", "hidden_2", "output"]
+    misses = np.abs(layers.means - [part.mean() for part in parts])
+    assert (misses <= 4 * layers.standard_errors).all()
+    assert (layers.standard_errors < 0.1 * np.abs(layers.means)).all()
     assert operator.num_products == found.num_products
 
 
@@ -363,7 +370,12 @@ def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
     assert re.search(r"^largest +\S+ ± \S+  \S+ ± \S+$", text, re.MULTILINE)
     assert "(standard error; XTrace, " in text
     assert re.search(r"^  above the floor +[0-9.]+ ± ", text, re.MULTILINE)
+    assert "diagonal" not in text
     command += ["--store", path, "--diagonal", 12]
+    code, text, errors = hessian(*command, "--threads", 2)
+    assert code == 0, errors
+    assert re.search(r"^diagonal .*standard error; XDiag, 12 products\)$", text, re.MULTILINE)
+    assert re.search(r"^  hidden_1 +[-0-9.e]+ ± [0-9.e-]+, 24$", text, re.MULTILINE)
     code, text, errors = hessian(*command, "--json", "--threads", 2)
     assert code == 0, errors
     told = json.loads(text)
@@ -372,6 +384,8 @@ def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
         assert dataset.eigenvector.sizes == {"row": told["num_params"], "pair": 4}
         np.testing.assert_array_equal(dataset.eigenvalue, told["eigenvalues"])
         assert dataset.diagonal.sizes == dataset.theta.sizes
+        means = [dataset.diagonal[:24].mean(), dataset.diagonal[24:].mean()]
+        np.testing.assert_allclose(told["diagonal"]["means"], means, rtol=1e-12)
     code, text, _ = hessian(*command, "--engine", "ggn", "--json", "--threads", 2)  # replaced
     assert (code, json.loads(text)["trace"]["method"]) == (0, "xnystrace")
     other = [*command, "-o", "width=7"]
