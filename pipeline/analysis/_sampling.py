@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 __all__ = [
     "SHARED",
+    "TITLES",
     "Array",
     "Estimate",
     "MultipliesVectors",
@@ -25,6 +26,11 @@ __all__ = [
 Array: TypeAlias = npt.NDArray[np.float64]
 Draw: TypeAlias = Callable[[np.random.Generator, int, int], Array]
 
+# The names of methods in a sentence.
+TITLES = {
+    "hutchinson": "Hutchinson", "hutch++": "Hutch++", "xtrace": "XTrace",
+    "xnystrace": "XNysTrace", "xdiag": "XDiag",
+}  # fmt: skip
 BATCH = 10
 # Samples of which each leaves out one vector of a set and has the others in common understate
 # the error of their mean; by this factor at most.
@@ -66,6 +72,11 @@ class Estimate:
     standard_error: Any
     num_products: int
     method: str
+
+    @property
+    def title(self) -> str:
+        """The method's name in a sentence."""
+        return TITLES[self.method]
 
     def to_json(self) -> dict[str, Any]:
         """The estimate as JSON data; of a diagonal, see the store."""

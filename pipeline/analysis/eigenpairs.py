@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipeline.analysis._lanczos import Search, basis_size
 from pipeline.analysis.operator import HessianOperator
 
-__all__ = ["Eigenpairs", "extreme_eigenpairs", "tolerance_of"]
+__all__ = ["Eigenpairs", "SearchCost", "extreme_eigenpairs", "search_cost", "tolerance_of"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -19,6 +19,9 @@ Array: TypeAlias = npt.NDArray[Any]
 BLOCK = 32
 # Eigenvectors that are multiplied together in the end.
 TOGETHER = 128
+# Of a dense problem: the matrix as it was and is, its eigenvectors likewise, and twice as much that
+# LAPACK's syevd works in.
+DENSE_COPIES = 6
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,41 @@ class Eigenpairs:
             vectors=self.vectors[:, chosen],
             residuals=self.residuals[chosen],
         )
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """What a search takes at most.
+
+    Attributes:
+        num_products: Products with single vectors.
+        num_bytes: Memory of the basis, of the dense problem in it, and of the eigenvectors.
+    """
+
+    num_products: int
+    num_bytes: int
+
+
+def search_cost(num_params: int, num_extreme: int, block: int, max_passes: int) -> SearchCost:
+    """What :func:`extreme_eigenpairs` takes at most, from the same arguments.
+
+    A basis of all directions is no search: the matrix is multiplied out, and its eigenvalues are
+    those of an array.
+
+    Example:
+        >>> search_cost(100_000, 5, block=4, max_passes=500)
+        SearchCost(num_products=2018, num_bytes=80235200)
+        >>> search_cost(60, 5, block=4, max_passes=500).num_products
+        60
+    """
+    basis, wanted = basis_size(num_extreme, block), min(2 * num_extreme, num_params)
+    products = (max_passes + 2) * block + wanted
+    if basis >= num_params:
+        basis = products = num_params
+    # As many eigenvectors in order, and products and residuals of those multiplied together.
+    vectors = basis + wanted + 2 * min(wanted, TOGETHER)
+    numbers = vectors * num_params + DENSE_COPIES * basis**2
+    return SearchCost(products, numbers * np.dtype(np.float64).itemsize)
 
 
 def extreme_eigenpairs(

@@ -13,11 +13,12 @@ from collections.abc import Callable
 import numpy as np
 
 from pipeline.analysis._diagonals import DiagonalMethod, DiagonalSampler, make_diagonal_sampler
-from pipeline.analysis._sampling import Array, Estimate, MultipliesVectors
+from pipeline.analysis._sampling import TITLES, Array, Estimate, MultipliesVectors
 from pipeline.analysis._traces import TraceMethod, TraceSampler, make_sampler
 from pipeline.errors import ConfigError
 
 __all__ = [
+    "TITLES",
     "DiagonalMethod",
     "Estimate",
     "TraceMethod",

@@ -26,8 +26,10 @@ from pipeline.store.places import Location
 from pipeline.store.repair import open_mended
 from pipeline.store.store import HessianStore
 from pipeline.text import printable
+from pipeline.units import format_bytes
 
 if TYPE_CHECKING:
+    from pipeline.analysis.estimators import TraceMethod
     from pipeline.estimates.estimates import EstimateOptions, Estimates
     from pipeline.estimates.journal import Journal
     from pipeline.run.cluster.workers import Workers
@@ -162,12 +164,13 @@ def estimate_settings(
     Until they are kept, the products are, so that the same command goes on where it was stopped.
 
     Raises:
+        DoesNotFitError: If the vectors of so many eigenpairs do not fit into memory.
         StoppedError: If ``stop`` was set.
     """
     frozen = problem_inputs(settings)
+    options = replace(options, method=_fitting_method(settings, frozen, options, console))
     if settings.store is None:
         return _estimate(settings, frozen, options, _Watched(console, stop))
-    from pipeline.estimates.estimates import best_method
     from pipeline.estimates.journal import Journal
     from pipeline.estimates.kept import check_replaceable, save
 
@@ -177,9 +180,9 @@ def estimate_settings(
         raise ConfigError(f"Estimates are kept in a directory, but --store is {settings.store}.")
     with location.locked():
         check_replaceable(path, frozen)
-        method = best_method(len(frozen.theta), options.max_products)
         inputs, asked = frozen.fingerprint(), options.deciding()
-        journal = Journal(path, inputs, asked, method, frozen.evaluated)
+        assert options.method is not None, options
+        journal = Journal(path, inputs, asked, options.method, frozen.evaluated)
         options = replace(options, method=journal.method)
         try:
             found = _estimate(settings, frozen, options, _Watched(console, stop, journal))
@@ -193,6 +196,29 @@ def estimate_settings(
         save(found, frozen, path)
         journal.remove()
     return found
+
+
+def _fitting_method(
+    settings: Settings, frozen: FrozenInputs, options: EstimateOptions, console: Console
+) -> TraceMethod:
+    """Say what the search for eigenpairs takes, and choose how traces are estimated.
+
+    Raises:
+        DoesNotFitError: If the vectors of that search do not fit.
+    """
+    from pipeline.estimates.fitting import allowed_bytes, best_method, fitting_search
+    from pipeline.estimates.operator import is_semidefinite
+
+    num_params, allowed = len(frozen.theta), allowed_bytes(settings.memory)
+    cost = fitting_search(num_params, options.num_pairs, allowed)
+    console.print(
+        f"{options.num_pairs} eigenpairs at each end: at most {cost.num_products:,} products, "
+        f"and {format_bytes(cost.num_bytes)} of memory",
+        highlight=False,
+        soft_wrap=True,
+    )
+    semidefinite = is_semidefinite(frozen, options.matrix, options.term)
+    return best_method(num_params, options.max_products, allowed, semidefinite)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def run(settings: Settings) -> None:
 
 @app.command()
 @takes_settings(
-    *INPUTS, *PLACES, "threads", "engine",
+    *INPUTS, *PLACES, "threads", "memory", "engine",
     store="Where to keep the answers, a Zarr group (nowhere).",
 )  # fmt: skip
 def estimate(

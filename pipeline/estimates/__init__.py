@@ -6,6 +6,7 @@
 - :mod:`~pipeline.estimates.operator`: either as a HessianOperator, with its error measured by
   :mod:`~pipeline.estimates._errors`;
 - :mod:`~pipeline.estimates.estimates`: what is asked of it;
+- :mod:`~pipeline.estimates.fitting`: what of it fits into memory;
 - :mod:`~pipeline.estimates.kept`: the answers as a Zarr group, and
   :mod:`~pipeline.estimates._answers`: what its metadata may say;
 - :mod:`~pipeline.estimates.watching`: the same along training, kept by

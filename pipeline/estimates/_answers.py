@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
-from pipeline.analysis.estimators import TraceMethod
+from pipeline.analysis.estimators import DiagonalMethod, TraceMethod
 from pipeline.store.arrays import ArrayMetadata, describe_array
 from pipeline.store.expected import expected_inputs
 from pipeline.store.places import Location
@@ -55,6 +55,22 @@ class _Estimate(Strict):
     method: TraceMethod
 
 
+class _Diagonal(Strict):
+    method: DiagonalMethod
+    num_products: NonNegativeInt
+    layers: list[Line] = Field(min_length=1, max_length=10_000)
+    parameters: list[PositiveInt]
+    means: list[Number]
+    standard_errors: list[Size]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        columns = self.parameters, self.means, self.standard_errors
+        if any(len(column) != len(self.layers) for column in columns):
+            raise ValueError("the diagonal's columns differ in length")
+        return self
+
+
 class _Density(Strict):
     num_vectors: PositiveInt
     num_steps: PositiveInt
@@ -99,6 +115,8 @@ class Answers(Strict):
     num_passes: NonNegativeInt
     trace: _Estimate
     frobenius_norm: _Estimate
+    # Estimates from before it was told by layers have none.
+    diagonal: _Diagonal | None = None
     relative_error: Size
     noise_floor: Size
     density: _Density | None

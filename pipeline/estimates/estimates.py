@@ -7,9 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
-import psutil
 
 from hessian_tasks.spec import HESSIAN, Matrix
 from pipeline.analysis.density import SpectralDensity, spectral_density
@@ -21,18 +19,13 @@ from pipeline.analysis.estimators import (
     estimate_frobenius_norm,
     estimate_trace,
 )
+from pipeline.analysis.layers import LayerMeans, layer_means
 from pipeline.analysis.operator import HessianOperator
+from pipeline.estimates.fitting import BLOCK, MAX_PASSES, allowed_bytes, best_method
 
-__all__ = ["EstimateOptions", "Estimates", "best_method", "estimate"]
+__all__ = ["EstimateOptions", "Estimates", "estimate"]
 
 Array: TypeAlias = npt.NDArray[Any]
-
-# XTrace keeps that many arrays of all its vectors.
-XTRACE_COPIES = 5
-# A product costs in proportion to its vectors, unlike a pass over an array: blocks need only be
-# large enough for several cores and multiple eigenvalues.
-BLOCK = 4
-MAX_PASSES = 500
 
 
 @dataclass(frozen=True)
@@ -86,6 +79,7 @@ class Estimates:
         trace: The trace.
         frobenius_norm: ``‖H‖_F``.
         diagonal: The diagonal ``[P]``, or None.
+        layers: Its means over the layers, or None.
         density: The spectral density, or None.
         num_products: Products with single vectors, of all this.
         seconds: Time that this took, in this process.
@@ -101,6 +95,7 @@ class Estimates:
     trace: Estimate
     frobenius_norm: Estimate
     diagonal: Estimate | None
+    layers: LayerMeans | None
     density: SpectralDensity | None
     num_products: int
     seconds: float
@@ -120,6 +115,13 @@ class Estimates:
         """The counts and the curve of the density, if there is one."""
         return None if self.density is None else self.density.to_json(self.noise_floor)
 
+    def diagonal_data(self) -> dict[str, Any] | None:
+        """The diagonal by layers, and how it was estimated, if it was."""
+        if self.diagonal is None or self.layers is None:
+            return None
+        how = {"method": self.diagonal.method, "num_products": self.diagonal.num_products}
+        return {**how, **self.layers.to_json()}
+
     def to_json(self) -> dict[str, Any]:
         """The answers as JSON data, without vectors."""
         return {
@@ -131,6 +133,7 @@ class Estimates:
             "eigenvalue_errors": self.eigenvalue_errors.tolist(),
             "trace": self.trace.to_json(),
             "frobenius_norm": self.frobenius_norm.to_json(),
+            "diagonal": self.diagonal_data(),
             "relative_error": self.relative_error,
             "noise_floor": self.noise_floor,
             "residuals": self.pairs.residuals.tolist(),
@@ -163,7 +166,9 @@ def estimate(
     """
     started, before = time.perf_counter(), operator.num_products
     assert operator.norm is not None, operator
-    method = options.method or best_method(operator.shape[0], options.max_products)
+    method = options.method or best_method(
+        operator.shape[0], options.max_products, allowed_bytes(), operator.semidefinite
+    )
     given: dict[str, Any] = {
         "num_products": options.max_products,
         "error": (options.error * operator.norm) or None,
@@ -173,7 +178,7 @@ def estimate(
     trace = estimate_trace(operator, method, **given)
     report("Frobenius norm")
     norm = estimate_frobenius_norm(operator, method, **given)
-    diagonal = None
+    diagonal = layers = None
     if options.num_diagonal:
         report("diagonal")
         diagonal = estimate_diagonal(
@@ -183,6 +188,7 @@ def estimate(
             num_products=options.num_diagonal,
             seed=options.seed,
         )
+        layers = layer_means(diagonal.value, diagonal.standard_error, operator.layout)
     report("eigenpairs")
     pairs = extreme_eigenpairs(
         operator,
@@ -208,13 +214,8 @@ def estimate(
         trace,
         norm,
         diagonal,
+        layers,
         density,
         operator.num_products - before,
         time.perf_counter() - started,
     )
-
-
-def best_method(num_params: int, max_products: int) -> TraceMethod:
-    """The best method for traces whose vectors fit into half of the free memory."""
-    needed = XTRACE_COPIES * (max_products // 2) * num_params * np.dtype(np.float64).itemsize
-    return "xtrace" if needed < psutil.virtual_memory().available / 2 else "hutchinson"

@@ -11,11 +11,11 @@ from hessian_tasks.autodiff.products import ShardProducts, cut_points
 from hessian_tasks.errors import ModelError
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.networks.models import get_theta
-from hessian_tasks.problem import Problem
+from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.shards import MAX_BATCH
-from hessian_tasks.spec import HESSIAN, Matrix
+from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, Matrix
 from pipeline.analysis.operator import HessianOperator
 from pipeline.estimates._errors import MeasuredError
 from pipeline.estimates._products import Array, Product, threaded_product
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.estimates.journal import Journal
     from pipeline.run.cluster.workers import Workers
 
-__all__ = ["SHARDS_PER_THREAD", "operator_of"]
+__all__ = ["SHARDS_PER_THREAD", "is_semidefinite", "operator_of"]
 
 # Of each term: more do not make products better balanced than this.
 SHARDS_PER_THREAD = 2
@@ -93,8 +93,32 @@ def operator_of(
         frozen.layout,
         relative_error=relative_error,
         norm=norm,
+        semidefinite=is_semidefinite(frozen, matrix, term),
         title=matrix.title + (f" of term {term}" if term else ""),
     )
+
+
+def is_semidefinite(frozen: FrozenInputs, matrix: Matrix, term: str | None = None) -> bool:
+    """Whether a matrix has no negative eigenvalue by how it is made, whatever θ is.
+
+    ``2 w / (N C) JᵀJ`` has none where w is not negative. That of a loss which is kept has none
+    where ``ℓ''`` has none, which is only found out up to rounding, and is not counted here.
+
+    Args:
+        frozen: The inputs.
+        matrix: Which matrix.
+        term: A loss term's matrix instead of the total's.
+
+    Example:
+        >>> from hessian_tasks.source import ProblemSource
+        >>> from pipeline.run.inputs import freeze_source
+        >>> frozen = freeze_source(ProblemSource("poisson", {"width": 4, "depth": 1}))
+        >>> is_semidefinite(frozen, GAUSS_NEWTON), is_semidefinite(frozen, HESSIAN)
+        (True, False)
+    """
+    terms = [found for found in frozen.terms if term in (None, found.name)]
+    squares = all(found.kind == ResidualTerm.kind and found.weight >= 0 for found in terms)
+    return matrix == GAUSS_NEWTON and squares
 
 
 def _of_the_same_weights(product: Product, problem: Problem, frozen: FrozenInputs) -> Product:

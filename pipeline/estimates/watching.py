@@ -24,7 +24,7 @@ from pipeline.analysis.operator import HessianOperator
 from pipeline.errors import ConfigError
 from pipeline.estimates._errors import MeasuredError
 from pipeline.estimates._products import threaded_product
-from pipeline.estimates.estimates import BLOCK, MAX_PASSES, best_method
+from pipeline.estimates.fitting import BLOCK, MAX_PASSES, allowed_bytes, best_method
 from pipeline.estimates.operator import SHARDS_PER_THREAD
 
 __all__ = ["Observation", "Watch", "alignment"]
@@ -144,7 +144,7 @@ class Watch:
         )
 
     def _trace(self, operator: HessianOperator, norm: float) -> Estimate:
-        method = best_method(self.num_params, MAX_PRODUCTS)
+        method = best_method(self.num_params, MAX_PRODUCTS, allowed_bytes())
         return estimate_trace(
             operator,
             method,

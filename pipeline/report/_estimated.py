@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.source import ProblemSource
+from pipeline.analysis.estimators import TITLES
 from pipeline.analysis.layers import participation
 from pipeline.analysis.spectrum import Spectrum
 from pipeline.estimates.kept import KeptEstimates
@@ -98,7 +99,7 @@ def _curvature(kept: KeptEstimates, found: Spectrum, values: Array) -> Curvature
 def _provenance(kept: KeptEstimates) -> Section:
     answers, asked = kept.answers, kept.answers.asked.model_dump()
     methods = [
-        f"{name}: {estimate.method}, {estimate.num_products} products"
+        f"{name}: {TITLES[estimate.method]}, {estimate.num_products} products"
         for name, estimate in (
             ("trace", answers.trace), ("Frobenius norm", answers.frobenius_norm)
         )

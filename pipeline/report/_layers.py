@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.parameters import ParameterLayout
-from pipeline.analysis.layers import Participation
+from pipeline.analysis.layers import Participation, error_of_sum
 from pipeline.analysis.pictures import layer_block_picture, participation_picture
 from pipeline.analysis.statistics import MatrixStatistics
 from pipeline.report._page import Picture, Section, Table
@@ -60,9 +60,6 @@ def layers_section(store: HessianStore, statistics: MatrixStatistics) -> Section
 def diagonal_section(layout: ParameterLayout, diagonal: Array, errors: Array) -> Section:
     """The estimated diagonal, summed up by variable.
 
-    Sample z ∘ H z has H_ij² as the covariance of entries i and j, and Σ_j H_ij² without j = i as
-    the variance of entry i. So the variance of a sum of entries is at most twice the sum of theirs.
-
     Args:
         layout: Which parameter each entry is.
         diagonal: The estimate ``[P]``.
@@ -73,7 +70,7 @@ def diagonal_section(layout: ParameterLayout, diagonal: Array, errors: Array) ->
         "variable": _names(layout),
         "parameters": [variable.size for variable in layout.variables],
         "trace": [float(diagonal[part].sum()) for part in parts],
-        "±": [float(2 * np.sqrt(2 * np.sum(errors[part] ** 2))) for part in parts],
+        "±": [2 * error_of_sum(errors[part]) for part in parts],
     }
     text = ["The diagonal is the curvature along each parameter alone; summed up, its trace."]
     caption = (

@@ -17,7 +17,7 @@ import xarray as xr
 
 from pipeline.errors import ClusterError, StoppedError, StoreError, StoreMismatchError
 from pipeline.estimates._products import Product
-from pipeline.estimates.estimates import best_method
+from pipeline.estimates.fitting import allowed_bytes, best_method, fitting_search
 from pipeline.estimates.journal import Journal
 from pipeline.store.places import locate
 from tests.helpers.runs import HESSIAN, Cli, read_until, start_held, wait_for
@@ -229,7 +229,7 @@ def test_a_full_disk_keeps_what_is_there(small_disk: Callable[[str], Path], tmp_
 PROBLEM = ["poisson", "-o", "width=8", "-o", "depth=2", "-o", "num_interior=60"]
 PROBLEM += ["-o", "num_boundary=20", "-o", "dtype=float64"]
 COMMAND = ["estimate", *PROBLEM, "--pairs", "2", "--density", "2", "--diagonal", "20"]
-COMMAND += ["--max-products", "120", "--threads", "2", "--json"]
+COMMAND += ["--max-products", "140", "--threads", "2", "--json"]
 FEW = ["estimate", "regression", "-o", "width=4", "-o", "depth=1", "-o", "num_samples=9"]
 FEW += ["--pairs", "1", "--max-products", "24", "--threads", "2", "--json"]
 NUM_PARAMS = 105
@@ -343,9 +343,10 @@ def test_what_the_command_says(
     assert code == 1
     assert "products of an interrupted estimate of other inputs" in errors
     assert recorded_vectors(path) == there
-    # Little memory would now speak for another method.
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**10))
-    assert best_method(NUM_PARAMS, 120) == "hutchinson"
+    # Little memory, of which the eigenpairs take all, would now speak for another method.
+    least = fitting_search(NUM_PARAMS, 2, 2**30).num_bytes
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2 * least))
+    assert best_method(NUM_PARAMS, 140, allowed_bytes()) == "hutchinson"
     code, output, errors = hessian(*command)
     assert code == 0, errors
     told = assert_same_answers(path, whole)

@@ -7,8 +7,11 @@ import os
 import re
 import signal
 import threading
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,14 +23,26 @@ import xarray as xr
 
 from hessian_tasks.autodiff.products import cut_points
 from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.problem import LossTerm, Problem
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN
-from pipeline.errors import ClusterError, ConfigError, ProblemError, StoppedError, StoreError
+from pipeline.analysis.eigenpairs import extreme_eigenpairs, search_cost
+from pipeline.analysis.operator import HessianOperator
+from pipeline.cli.render import estimates as rendered
+from pipeline.errors import (
+    ClusterError,
+    ConfigError,
+    PlanError,
+    ProblemError,
+    StoppedError,
+    StoreError,
+)
 from pipeline.estimates._distributed import distributed_product
 from pipeline.estimates.estimates import EstimateOptions, estimate
+from pipeline.estimates.fitting import allowed_bytes, best_method, fitting_search
 from pipeline.estimates.kept import check_replaceable
-from pipeline.estimates.operator import operator_of
+from pipeline.estimates.operator import is_semidefinite, operator_of
 from pipeline.run.cluster.workers import Workers
 from pipeline.run.inputs import freeze_source
 from pipeline.store.store import HessianStore
@@ -81,8 +96,6 @@ def test_the_error_of_products_is_measured(poisson: FrozenInputs, stored: Array)
 @pytest.mark.slow
 def test_the_measured_error_covers_that_of_float32() -> None:
     """Against products in float64 at the same, rounded, weights and points."""
-    from dataclasses import replace
-
     single = freeze_source(ProblemSource("poisson", {**OPTIONS, "dtype": "float32"}))
     operator = operator_of(single, num_threads=2)
     double = freeze_source(ProblemSource("poisson", OPTIONS))
@@ -232,7 +245,119 @@ def test_answers_agree_with_the_stored_matrix(poisson: FrozenInputs, stored: Arr
     assert found.diagonal is not None
     errors = np.abs(found.diagonal.value - np.diag(stored))
     assert np.mean(errors <= 2 * found.diagonal.standard_error + 1e-12) > 0.8
+    layers = found.layers
+    assert layers is not None
+    parts = np.split(np.diag(stored), np.cumsum(layers.sizes)[:-1])
+    assert layers.layers == ["hidden_1", "hidden_2", "output"]
+    misses = np.abs(layers.means - [part.mean() for part in parts])
+    assert (misses <= 4 * layers.standard_errors).all()
+    assert (layers.standard_errors < 0.1 * np.abs(layers.means)).all()
     assert operator.num_products == found.num_products
+
+
+def test_the_trace_of_the_gauss_newton_matrix(
+    tmp_path: Path, poisson: FrozenInputs, run: Run
+) -> None:
+    """By a method that H, which has negative eigenvalues, never gets."""
+    run(tmp_path / "g.zarr", poisson, engine="ggn")
+    exact = np.trace(HessianStore(tmp_path / "g.zarr").hessian()[...])
+    answers = {}
+    for matrix in (GAUSS_NEWTON, HESSIAN):
+        operator = operator_of(poisson, matrix=matrix, num_threads=2)
+        options = EstimateOptions(num_pairs=1, max_products=40, error=0.0, matrix=matrix)
+        answers[matrix.name] = estimate(operator, poisson.loss, options)
+    found = answers["ggn"]
+    assert (found.trace.method, found.frobenius_norm.method) == ("xnystrace", "xnystrace")
+    assert abs(found.trace.value - exact) <= 4 * found.trace.standard_error
+    assert found.trace.standard_error < 1e-3 * exact
+    assert answers["hessian"].trace.method == "xtrace"
+    assert "XNysTrace, 40 products" in rendered(found)
+
+
+def test_the_matrices_that_have_no_negative_eigenvalue(
+    tiny_problem: Callable[..., Problem],
+) -> None:
+    problem = tiny_problem()
+    square = LossTerm("square", lambda model: tf.reduce_sum(model.trainable_weights[0] ** 2))
+    negative = replace(problem.terms[0], name="negative", weight=-0.5)
+    mixed = replace(problem, terms=[*problem.terms, square, negative])
+    (first, *_), frozen = problem.terms, freeze_source(ProblemSource(LIVE, live=mixed))
+    assert is_semidefinite(frozen, GAUSS_NEWTON, first.name)
+    assert not is_semidefinite(frozen, HESSIAN, first.name)
+    for term in (None, "square", "negative"):
+        assert not is_semidefinite(frozen, GAUSS_NEWTON, term)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "semidefinite", "expected"),
+    [
+        (2.4, True, "hutchinson"), (2.9, True, "xtrace"), (3.1, True, "xnystrace"),
+        (3.1, False, "xtrace"),
+    ],
+)  # fmt: skip
+def test_less_memory_takes_another_method(
+    gigabytes: float, semidefinite: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """XTrace has two and a half vectors for each product, XNysTrace three."""
+    memory = SimpleNamespace(available=2e9 * gigabytes)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    # 10 MB a vector.
+    assert best_method(1_250_000, 100, allowed_bytes(), semidefinite) == expected
+    assert allowed_bytes(2**40) > 2**39
+
+
+def test_eigenpairs_that_do_not_fit(hessian: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are refused before the first product, with a number that fits."""
+    command = ["estimate", "poisson", "-o", "width=30", "-o", "depth=2", *FEW_POINTS, "--json"]
+    size, allowed = 1_051, 2 * 2**20
+
+    def product(*arguments: Any) -> Any:
+        raise AssertionError(arguments)
+
+    memory = SimpleNamespace(available=2 * allowed)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.estimates.operator.threaded_product", product)
+        patch.setattr("psutil.virtual_memory", lambda: memory)
+        code, text, errors = hessian(*command, "--pairs", 300)
+        assert (code, text) == (1, "")
+        found = re.search(r"300 eigenpairs .* 2 MiB are allowed; --pairs (\d+) fits", errors)
+        assert found, errors
+        fits = int(found[1])
+        assert fitting_search(size, fits, allowed).num_bytes <= allowed
+        with pytest.raises(PlanError):
+            fitting_search(size, fits + 1, allowed)
+        memory.available = 2**10
+        assert "not even --pairs 1 fits" in hessian(*command, "--pairs", 300)[2]
+
+
+def test_eigenpairs_take_no_more_than_was_said(poisson: FrozenInputs) -> None:
+    """Products, and vectors in memory; of all eigenvalues, too, and of those that are not found."""
+    operator = operator_of(poisson, num_threads=2)
+    size = operator.shape[0]
+    for number, block, passes in [(2, 4, 500), (2, 4, 6), (20, 4, 500), (1, 1, 3)]:
+        said = search_cost(size, number, block, passes)
+        before = operator.num_products
+        extreme_eigenpairs(operator, number, tolerance=1e-6, block=block, max_passes=passes)
+        taken = operator.num_products - before
+        assert taken <= said.num_products
+        # What gave up has taken most of it.
+        assert taken > said.num_products / 2 or passes == 500
+
+
+@pytest.mark.parametrize("number", [5, 60])
+def test_the_memory_of_eigenpairs_is_within_what_was_said(number: int) -> None:
+    """NumPy says of each array to tracemalloc; LAPACK's own is on top."""
+    diagonal = np.linspace(-1.0, 1.0, 20_000)[:, np.newaxis]
+    layout = ParameterLayout.of([("a/kernel", (20_000,))])
+    operator = HessianOperator(lambda vectors: diagonal * vectors, layout, relative_error=0.0)
+    said = search_cost(20_000, number, 4, 200).num_bytes
+    tracemalloc.start()
+    try:
+        extreme_eigenpairs(operator, number, tolerance=1e-3, block=4, max_passes=200)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert said / 2 < peak < 1.1 * said
 
 
 def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
@@ -245,7 +370,12 @@ def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
     assert re.search(r"^largest +\S+ ± \S+  \S+ ± \S+$", text, re.MULTILINE)
     assert "(standard error; XTrace, " in text
     assert re.search(r"^  above the floor +[0-9.]+ ± ", text, re.MULTILINE)
+    assert "diagonal" not in text
     command += ["--store", path, "--diagonal", 12]
+    code, text, errors = hessian(*command, "--threads", 2)
+    assert code == 0, errors
+    assert re.search(r"^diagonal .*standard error; XDiag, 12 products\)$", text, re.MULTILINE)
+    assert re.search(r"^  hidden_1 +[-0-9.e]+ ± [0-9.e-]+, 24$", text, re.MULTILINE)
     code, text, errors = hessian(*command, "--json", "--threads", 2)
     assert code == 0, errors
     told = json.loads(text)
@@ -254,7 +384,10 @@ def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
         assert dataset.eigenvector.sizes == {"row": told["num_params"], "pair": 4}
         np.testing.assert_array_equal(dataset.eigenvalue, told["eigenvalues"])
         assert dataset.diagonal.sizes == dataset.theta.sizes
-    assert hessian(*command, "--engine", "ggn", "--threads", 2)[0] == 0  # replaced
+        means = [dataset.diagonal[:24].mean(), dataset.diagonal[24:].mean()]
+        np.testing.assert_allclose(told["diagonal"]["means"], means, rtol=1e-12)
+    code, text, _ = hessian(*command, "--engine", "ggn", "--json", "--threads", 2)  # replaced
+    assert (code, json.loads(text)["trace"]["method"]) == (0, "xnystrace")
     other = [*command, "-o", "width=7"]
     code, text, errors = hessian(*other)
     assert (code, text) == (1, "")

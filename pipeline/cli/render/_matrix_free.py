@@ -29,6 +29,7 @@ def estimates(found: Estimates) -> str:
         ("noise floor", f"{found.noise_floor:.2g} ({found.relative_error:.1e} of the norm)"),
         ("trace", _estimate(found.trace)),
         ("Frobenius norm", _estimate(found.frobenius_norm)),
+        *_diagonal(found),
         ("products", _products(found)),
     ]
     data = found.density_data()
@@ -40,6 +41,18 @@ def _residuals(found: Estimates) -> list[tuple[str, str]]:
     missed = int((~pairs.converged).sum())
     worst = f"at most {pairs.residuals.max():.2g} (allowed {pairs.tolerance:.2g})"
     return [("residuals", worst + (f", {missed} not converged" if missed else ""))]
+
+
+def _diagonal(found: Estimates) -> list[tuple[str, str]]:
+    if found.diagonal is None or found.layers is None:
+        return []
+    layers = found.layers
+    how = f"{found.diagonal.title}, {found.diagonal.num_products} products"
+    means = zip(layers.layers, layers.means, layers.standard_errors, layers.sizes, strict=True)
+    return [
+        ("diagonal", f"mean over the parameters of each layer (standard error; {how})"),
+        *((f"  {name}", f"{mean:.6g} ± {error:.2g}, {n:,}") for name, mean, error, n in means),
+    ]
 
 
 def _products(found: Estimates) -> str:
@@ -58,10 +71,9 @@ def _value(value: float, error: float) -> str:
 
 
 def _estimate(found: Estimate) -> str:
-    method = {"xtrace": "XTrace"}.get(found.method, found.method.capitalize())
     return (
         f"{found.value:.6g} ± {found.standard_error:.2g} "
-        f"(standard error; {method}, {found.num_products} products)"
+        f"(standard error; {found.title}, {found.num_products} products)"
     )
 
 
