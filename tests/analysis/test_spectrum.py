@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.patches import StepPatch
 
 from hessian_tasks.problem import LossTerm, Problem
 from pipeline import compute_hessian, verify_hessian
 from pipeline.analysis import spectrum as module
 from pipeline.analysis.operator import noise_floor
-from pipeline.analysis.pictures import eigenvalue_picture, matrix_picture, save
+from pipeline.analysis.pictures import density_picture, eigenvalue_picture, matrix_picture, save
 from pipeline.analysis.spectrum import eigenvalues_between, spectrum
 from pipeline.errors import PlanError, StoreError
 from pipeline.store.store import HessianStore
@@ -157,6 +159,17 @@ def test_unknown_term_and_missing_rows_are_refused(store: HessianStore, tmp_path
     shutil.rmtree(copy / "records" / "000000")
     with pytest.raises(StoreError, match=r"lacks 1 of 1 block rows.*hessian run --store"):
         spectrum(HessianStore(copy))
+
+
+def test_the_outermost_bars_are_whole(store: HessianStore) -> None:
+    (axes,) = density_picture(spectrum(store), "density").axes
+    edges = np.concatenate([patch.get_data().edges for patch in stairs(axes)])
+    low, high = axes.get_xlim()
+    assert low < edges.min() < 0 < edges.max() < high
+
+
+def stairs(axes: Axes) -> list[StepPatch]:
+    return [patch for patch in axes.patches if isinstance(patch, StepPatch)]
 
 
 def test_pictures_are_written(store: HessianStore, tmp_path: Path) -> None:
