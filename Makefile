@@ -27,8 +27,9 @@ test: export OPENBLAS_NUM_THREADS = 1
 test: .venv/.installed  ## what CI runs
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
-.venv/.torch: .venv/.installed tests/torch.txt
+.venv/.torch: .venv/.installed tests/torch.txt tests/laplace.txt
 	$(BIN)/pip install --quiet --constraint requirements.lock --requirement tests/torch.txt
+	$(BIN)/pip install --quiet --no-deps --requirement tests/laplace.txt
 	touch $@
 
 test-all: .venv/.torch  ## with the slow tests, and those that need PyTorch

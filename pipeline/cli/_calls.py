@@ -212,8 +212,8 @@ def _fitting_method(
     num_params, allowed = len(frozen.theta), allowed_bytes(settings.memory)
     cost = fitting_search(num_params, options.num_pairs, allowed)
     console.print(
-        f"{options.num_pairs} eigenpairs at each end: at most {cost.num_products:,} products, "
-        f"and {format_bytes(cost.num_bytes)} of memory",
+        f"eigenpairs, {options.num_pairs} at each end: at most {cost.num_products:,} products, and "
+        f"{format_bytes(cost.num_bytes)} of memory",
         highlight=False,
         soft_wrap=True,
     )

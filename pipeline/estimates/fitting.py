@@ -87,7 +87,7 @@ def fitting_search(num_params: int, num_pairs: int, allowed: int) -> SearchCost:
             too_many = middle
     advice = f"--pairs {fits} fits" if fits else "not even --pairs 1 fits: free some memory"
     raise DoesNotFitError(
-        f"{num_pairs} eigenpairs at each end of a matrix of {num_params:,} rows take "
+        f"Eigenpairs, {num_pairs} at each end of a matrix of {num_params:,} rows, take "
         f"{format_bytes(found.num_bytes)} of memory, and {format_bytes(allowed)} are allowed; "
         f"{advice}, or allow more with --memory."
     )

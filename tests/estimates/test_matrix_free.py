@@ -320,7 +320,7 @@ def test_eigenpairs_that_do_not_fit(hessian: Cli, monkeypatch: pytest.MonkeyPatc
         patch.setattr("psutil.virtual_memory", lambda: memory)
         code, text, errors = hessian(*command, "--pairs", 300)
         assert (code, text) == (1, "")
-        found = re.search(r"300 eigenpairs .* 2 MiB are allowed; --pairs (\d+) fits", errors)
+        found = re.search(r"Eigenpairs, 300 at .* 2 MiB are allowed; --pairs (\d+) fits", errors)
         assert found, errors
         fits = int(found[1])
         assert fitting_search(size, fits, allowed).num_bytes <= allowed
@@ -371,6 +371,7 @@ def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
     assert "(standard error; XTrace, " in text
     assert re.search(r"^  above the floor +[0-9.]+ ± ", text, re.MULTILINE)
     assert "diagonal" not in text
+    assert re.search(r"^eigenpairs, 2 at each end: at most \S+ products, and \S+ KiB", errors)
     command += ["--store", path, "--diagonal", 12]
     code, text, errors = hessian(*command, "--threads", 2)
     assert code == 0, errors

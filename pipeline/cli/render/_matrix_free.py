@@ -50,7 +50,7 @@ def _diagonal(found: Estimates) -> list[tuple[str, str]]:
     how = f"{found.diagonal.title}, {found.diagonal.num_products} products"
     means = zip(layers.layers, layers.means, layers.standard_errors, layers.sizes, strict=True)
     return [
-        ("diagonal", f"mean over the parameters of each layer (standard error; {how})"),
+        ("diagonal", f"mean over each layer's parameters, their number (standard error; {how})"),
         *((f"  {name}", f"{mean:.6g} ± {error:.2g}, {n:,}") for name, mean, error, n in means),
     ]
 
