@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -13,43 +13,17 @@ from pipeline.analysis._sampling import (
     Estimate,
     MultipliesVectors,
     Range,
+    Sampler,
     batches,
     signs,
 )
-from pipeline.errors import ConfigError
 
-__all__ = ["DiagonalMethod", "DiagonalSampler", "make_diagonal_sampler"]
+__all__ = ["DIAGONALS", "DiagonalMethod"]
 
 DiagonalMethod: TypeAlias = Literal["hutchinson", "xdiag"]
 
 # Rows whose samples are in memory together.
 ROWS = 4096
-
-
-class DiagonalSampler(Protocol):
-    """An estimate of the diagonal that takes more and more products."""
-
-    def products_for(self, num_samples: int) -> int:
-        """Products that give so many samples to take the spread of."""
-        ...
-
-    def extend(self, total: int) -> Estimate:
-        """The estimate from ``total`` products, those of earlier calls among them."""
-        ...
-
-
-def make_diagonal_sampler(method: str, operator: MultipliesVectors, seed: int) -> DiagonalSampler:
-    """The sampler of that method.
-
-    Raises:
-        ConfigError: If there is no such method.
-    """
-    methods: dict[str, Callable[..., DiagonalSampler]] = {
-        "hutchinson": HutchinsonDiagonal, "xdiag": XDiag
-    }  # fmt: skip
-    if method not in methods:
-        raise ConfigError(f"There is no method {method!r}; the methods are {', '.join(methods)}.")
-    return methods[method](operator, np.random.default_rng(seed))
 
 
 class HutchinsonDiagonal:
@@ -112,3 +86,6 @@ class XDiag:
             mean[rows] = captured[rows] + samples.mean(axis=1)
             error[rows] = samples.std(axis=1, ddof=1) * (SHARED / np.sqrt(number))
         return Estimate(mean, error, 2 * number, "xdiag")
+
+
+DIAGONALS: dict[str, Callable[..., Sampler]] = {"hutchinson": HutchinsonDiagonal, "xdiag": XDiag}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.errors import ConfigError
 
 __all__ = [
     "SHARED",
@@ -17,8 +19,10 @@ __all__ = [
     "Estimate",
     "MultipliesVectors",
     "Range",
+    "Sampler",
     "batches",
     "gaussian",
+    "make_sampler",
     "mean_of",
     "signs",
 ]
@@ -182,3 +186,31 @@ def batches(number: int) -> Iterator[int]:
     """Vectors to multiply at once."""
     for start in range(0, number, BATCH):
         yield min(BATCH, number - start)
+
+
+class Sampler(Protocol):
+    """An estimate that takes more and more products."""
+
+    def products_for(self, num_samples: int) -> int:
+        """Products that give so many samples to take the spread of."""
+        ...
+
+    def extend(self, total: int) -> Estimate:
+        """The estimate from ``total`` products, those of earlier calls among them."""
+        ...
+
+
+def make_sampler(
+    methods: Mapping[str, Callable[..., Sampler]],
+    method: str,
+    operator: MultipliesVectors,
+    seed: int,
+) -> Sampler:
+    """The sampler of one of the methods.
+
+    Raises:
+        ConfigError: If it is none of them.
+    """
+    if method not in methods:
+        raise ConfigError(f"There is no method {method!r}; the methods are {', '.join(methods)}.")
+    return methods[method](operator, np.random.default_rng(seed))

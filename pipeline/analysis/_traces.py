@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -14,43 +14,16 @@ from pipeline.analysis._sampling import (
     Estimate,
     MultipliesVectors,
     Range,
+    Sampler,
     batches,
     gaussian,
     mean_of,
     signs,
 )
-from pipeline.errors import ConfigError
 
-__all__ = ["TraceMethod", "TraceSampler", "make_sampler"]
+__all__ = ["TRACES", "TraceMethod"]
 
 TraceMethod: TypeAlias = Literal["hutchinson", "hutch++", "xtrace", "xnystrace"]
-
-
-class TraceSampler(Protocol):
-    """An estimate of the trace that takes more and more products."""
-
-    def products_for(self, num_samples: int) -> int:
-        """Products that give so many samples to take the spread of."""
-        ...
-
-    def extend(self, total: int) -> Estimate:
-        """The estimate from ``total`` products, those of earlier calls among them."""
-        ...
-
-
-def make_sampler(method: str, operator: MultipliesVectors, seed: int) -> TraceSampler:
-    """The sampler of that method.
-
-    Raises:
-        ConfigError: If there is no such method.
-    """
-    methods: dict[str, Callable[..., TraceSampler]] = {
-        "hutchinson": Hutchinson, "hutch++": HutchPlusPlus, "xtrace": XTrace,
-        "xnystrace": XNysTrace,
-    }  # fmt: skip
-    if method not in methods:
-        raise ConfigError(f"There is no method {method!r}; the methods are {', '.join(methods)}.")
-    return methods[method](operator, np.random.default_rng(seed))
 
 
 class Hutchinson:
@@ -123,3 +96,8 @@ class XTrace:
         samples = captured + scale * np.sum(rest * rest_images, axis=0)
         mean = mean_of(samples, 2 * number, "xtrace")
         return replace(mean, standard_error=SHARED * mean.standard_error)
+
+
+TRACES: dict[str, Callable[..., Sampler]] = {
+    "hutchinson": Hutchinson, "hutch++": HutchPlusPlus, "xtrace": XTrace, "xnystrace": XNysTrace
+}  # fmt: skip

@@ -12,9 +12,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.analysis._diagonals import DiagonalMethod, DiagonalSampler, make_diagonal_sampler
-from pipeline.analysis._sampling import TITLES, Array, Estimate, MultipliesVectors
-from pipeline.analysis._traces import TraceMethod, TraceSampler, make_sampler
+from pipeline.analysis._diagonals import DIAGONALS, DiagonalMethod
+from pipeline.analysis._sampling import (
+    TITLES,
+    Array,
+    Estimate,
+    MultipliesVectors,
+    Sampler,
+    make_sampler,
+)
+from pipeline.analysis._traces import TRACES, TraceMethod
 from pipeline.errors import ConfigError
 
 __all__ = [
@@ -79,7 +86,7 @@ def estimate_trace(
     """
     wanted = None if error is None else (lambda found: bool(found.standard_error <= error))
     _check(num_products, error)
-    return _extend(make_sampler(method, operator, seed), num_products, wanted)
+    return _extend(make_sampler(TRACES, method, operator, seed), num_products, wanted)
 
 
 def estimate_frobenius_norm(
@@ -103,7 +110,7 @@ def estimate_frobenius_norm(
         (5.0, 40)
     """
     _check(num_products, error)
-    estimator = make_sampler(method, _Squared(operator), seed)
+    estimator = make_sampler(TRACES, method, _Squared(operator), seed)
 
     def root(found: Estimate) -> Estimate:
         norm = math.sqrt(found.value)
@@ -158,7 +165,7 @@ def estimate_diagonal(
     def wanted(found: Estimate) -> bool:
         return error is not None and float(np.sqrt(np.mean(found.standard_error**2))) <= error
 
-    sampler = make_diagonal_sampler(method, operator, seed)
+    sampler = make_sampler(DIAGONALS, method, operator, seed)
     return _extend(sampler, num_products, None if error is None else wanted)
 
 
@@ -176,7 +183,7 @@ class _Squared:
 
 
 def _extend(
-    estimator: TraceSampler | DiagonalSampler,
+    estimator: Sampler,
     num_products: int,
     enough: Callable[[Estimate], bool] | None,
 ) -> Estimate:
