@@ -55,7 +55,7 @@ class ConfigError(HessianError, ValueError):
             ...
         pipeline.errors.ConfigError: --set tiles: unknown key 'tiles'; the keys are problem, \
 options, weights, take_network, only, blocks, store, profile, threads, memory, tile, engine, \
-per_term, with_ggn, profiles.
+with_ggn, per_term, profiles.
     """
 
 
