@@ -30,7 +30,7 @@ from pipeline.analysis._structured import (
 )
 from pipeline.analysis._tiles import complete_matrix
 from pipeline.analysis.operator import noise_floor, relative_error
-from pipeline.analysis.parts import open_pair
+from pipeline.analysis.parts import has_pair, open_pair
 from pipeline.analysis.steps import Eigenbasis, predicted_decrease
 from pipeline.errors import DoesNotFitError, StoreMismatchError
 from pipeline.store.agreement import differences
@@ -154,8 +154,7 @@ def compare_approximations(
         (0.0, 1.0)
     """
     opened = store if isinstance(store, HessianStore) else HessianStore(store)
-    both = ggn is not None or len(opened.matrices) > 1
-    second = open_pair(opened, ggn)[1] if both else None
+    second = open_pair(opened, ggn)[1] if has_pair(opened, ggn) else None
     if factors is not None:
         _check_factors(opened, factors)
     needed, free = NUM_MATRICES * dense_bytes(opened.num_params), psutil.virtual_memory().available

@@ -32,7 +32,15 @@ from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
 from pipeline.units import format_bytes
 
-__all__ = ["Part", "expect_matrix", "inner_products", "open_pair", "open_parts", "select_matrix"]
+__all__ = [
+    "Part",
+    "expect_matrix",
+    "has_pair",
+    "inner_products",
+    "open_pair",
+    "open_parts",
+    "select_matrix",
+]
 
 Array = npt.NDArray[np.float64]
 Kind = Literal["hessian", "ggn", "residual_curvature"]
@@ -164,6 +172,11 @@ def select_matrix(
     if matrix is not None:
         return expect_matrix(store, MATRICES[matrix])
     return store if isinstance(store, HessianStore) else HessianStore(store)
+
+
+def has_pair(hessian: HessianStore, ggn: HessianStore | Place | None) -> bool:
+    """Whether there is a Gauss-Newton matrix for :func:`open_pair`, in one store or in another."""
+    return ggn is not None or len(hessian.matrices) > 1
 
 
 def open_pair(

@@ -132,7 +132,7 @@ def measured_at(
 
 def _check_minimum(store: HessianStore, inverse: HessianInverse) -> None:
     if inverse.num_negative:
-        both = store.matrix == HESSIAN and GAUSS_NEWTON.name in store.all_arrays
+        both = store.matrix == HESSIAN and GAUSS_NEWTON in store.matrices
         way = "which this store holds: --matrix ggn" if both else "hessian run --engine ggn"
         raise PlanError(
             f"The {store.matrix.title} at θ has {inverse.num_negative:,} negative eigenvalues "

@@ -9,6 +9,7 @@ from pathlib import Path
 from hessian_tasks.source import ProblemSource
 from pipeline.analysis.ends import spectrum_with_ends
 from pipeline.analysis.layers import participation
+from pipeline.analysis.parts import has_pair
 from pipeline.analysis.statistics import matrix_statistics
 from pipeline.analysis.summary import summarise
 from pipeline.curvature.landscape import Directions, stored_curvatures
@@ -141,7 +142,6 @@ def build_page(
             f"{store.resume_command}"
         )
         return replace(page, warnings=[warning])
-    both = ggn is not None or len(store.matrices) > 1
     found, values, vectors = spectrum_with_ends(store, NUM_TOP, NUM_BOTTOM)
     summary = summarise(store, found)
     _, directions = chosen_directions(values, vectors)
@@ -151,7 +151,7 @@ def build_page(
         layers_section(store, matrix_statistics(store)),
         participation_section(participation(vectors.T, store.layout), values),
         terms_section(store, found),
-        *([gauss_newton_section(store, ggn, found)] if both else []),
+        *([gauss_newton_section(store, ggn, found)] if has_pair(store, ggn) else []),
         approximations_section(store, ggn),
         *evaluated_sections(rebuilt, directions, partial(_curvature, store, directions)),
         *measured_sections(store, ggn, found, rebuilt, data),

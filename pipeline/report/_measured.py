@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hessian_tasks.errors import HessianError, ProblemError
-from pipeline.analysis.parts import open_pair
+from pipeline.analysis.parts import has_pair, open_pair
 from pipeline.analysis.pictures import band_picture, plain, residual_picture
 from pipeline.analysis.spectrum import Spectrum
 from pipeline.curvature.influence import Influence, influence_of
@@ -45,9 +45,8 @@ def measured_sections(
         rebuilt: Its problem, or why both are left out.
         data: Name of the term that holds the measurements; the one with data by default.
     """
-    known = ggn is not None or len(store.matrices) > 1
     negative = found.inertia[2] if found.inertia else 0
-    if not (known and negative):
+    if not (negative and has_pair(store, ggn)):
         return _sections(store, rebuilt, data)
     why = (
         f"H has {negative:,} negative eigenvalues beyond its noise, so that θ is no minimum to "

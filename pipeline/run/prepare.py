@@ -89,10 +89,11 @@ def prepare(
 def least_bytes(frozen: FrozenInputs, options: RunOptions) -> int:
     """Bytes of the matrices that a run stores, without padding and Jacobians.
 
-    Of the Gauss-Newton matrix it is not known yet which terms have one.
+    Of the Gauss-Newton matrix alone it is not known yet which terms have one; beside the Hessian
+    all have to.
     """
     per_term = options.per_term and options.engine != "ggn"
-    num_matrices = 1 + bool(options.with_ggn) + (len(frozen.terms) if per_term else 0)
+    num_matrices = (1 + len(frozen.terms) if per_term else 1) * (2 if options.with_ggn else 1)
     return num_matrices * len(frozen.theta) ** 2 * frozen.dtype.itemsize
 
 

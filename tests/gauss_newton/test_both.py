@@ -221,6 +221,12 @@ def test_the_plan_counts_both(place: Path, tmp_path: Path) -> None:
     projected = [project_bytes(plan.request, cost, TILE, 1) for plan in (alone, both)]
     # A block row is kept until both are stored, and the Jacobian's columns in three copies.
     assert projected[1] - projected[0] == (TILE * NUM_PARAMS + 3 * 3 * TILE) * 8
+    # What is known before a row is tried: all matrices, as every term has both.
+    every = replace(options, with_ggn=True, per_term=True)
+    planned = prepare.prepare(inputs, every, None, checked=True).plan
+    assert planned.request.num_arrays == 2 * (1 + len(inputs.terms))
+    known = prepare.least_bytes(inputs, every)
+    assert known == planned.request.num_arrays * NUM_PARAMS**2 * 8
 
 
 def test_a_trial_counts_the_time_of_both(
