@@ -29,7 +29,6 @@ from pipeline.text import printable
 from pipeline.units import format_bytes
 
 if TYPE_CHECKING:
-    from pipeline.analysis.estimators import TraceMethod
     from pipeline.estimates.estimates import EstimateOptions, Estimates
     from pipeline.estimates.journal import Journal
     from pipeline.run.cluster.workers import Workers
@@ -168,8 +167,8 @@ def estimate_settings(
         StoppedError: If ``stop`` was set.
     """
     frozen = problem_inputs(settings)
-    options = replace(options, method=_fitting_method(settings, frozen, options, console))
     if settings.store is None:
+        options = _fitted(settings, frozen, options, console)
         return _estimate(settings, frozen, options, _Watched(console, stop))
     from pipeline.estimates.journal import Journal
     from pipeline.estimates.kept import check_replaceable, save
@@ -180,6 +179,7 @@ def estimate_settings(
         raise ConfigError(f"Estimates are kept in a directory, but --store is {settings.store}.")
     with location.locked():
         check_replaceable(path, frozen)
+        options = _fitted(settings, frozen, options, console)
         inputs, asked = frozen.fingerprint(), options.deciding()
         assert options.method is not None, options
         journal = Journal(path, inputs, asked, options.method, frozen.evaluated)
@@ -198,10 +198,10 @@ def estimate_settings(
     return found
 
 
-def _fitting_method(
+def _fitted(
     settings: Settings, frozen: FrozenInputs, options: EstimateOptions, console: Console
-) -> TraceMethod:
-    """Say what the search for eigenpairs takes, and choose how traces are estimated.
+) -> EstimateOptions:
+    """The options with how traces are estimated; says what the search for eigenpairs takes.
 
     Raises:
         DoesNotFitError: If the vectors of that search do not fit.
@@ -218,7 +218,8 @@ def _fitting_method(
         soft_wrap=True,
     )
     semidefinite = is_semidefinite(frozen, options.matrix, options.term)
-    return best_method(num_params, options.max_products, allowed, semidefinite)
+    method = best_method(num_params, options.max_products, allowed, semidefinite)
+    return replace(options, method=method)
 
 
 @dataclass(frozen=True)
