@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import typer
 from hypothesis import settings
 
 from hessian_tasks.frozen import FrozenInputs
@@ -97,10 +98,24 @@ def run() -> Run:
     return run
 
 
+@pytest.fixture(scope="session")
+def commands() -> Callable[[], Any]:
+    """The commands of ``hessian``; typer would build all of them for every call, for 20 ms."""
+    from pipeline.cli import app
+
+    return typer.main.get_command(app)
+
+
 @pytest.fixture
-def hessian(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+def hessian(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    commands: Callable[[], Any],
+) -> Cli:
     """The command ``hessian`` in this process: its exit code, output and errors."""
     from pipeline import cli
+
+    monkeypatch.setattr(cli, "app", commands)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["hessian", *map(str, arguments)])

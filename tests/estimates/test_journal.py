@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +16,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from pipeline import cli
 from pipeline.errors import ClusterError, StoppedError, StoreError, StoreMismatchError
 from pipeline.estimates._products import Product
 from pipeline.estimates.fitting import allowed_bytes, best_method, fitting_search
 from pipeline.estimates.journal import Journal
 from pipeline.store.places import locate
-from tests.helpers.runs import HESSIAN, Cli, read_until, start_held, wait_for
+from tests.helpers.runs import Cli, read_until, start_held, wait_for
 
 Array = Any
 
@@ -238,10 +240,13 @@ QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVN
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The answers of a process that was not interrupted."""
+    """The answers of the command when it is not interrupted."""
     path = tmp_path_factory.mktemp("whole") / "e.zarr"
-    command = [HESSIAN, *COMMAND, "--store", path]
-    subprocess.run([*map(str, command)], check=True, **QUIET)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["hessian", *COMMAND, "--store", str(path)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+    assert not left.value.code
     assert list(path.parent.iterdir()) == [path]
     return path
 

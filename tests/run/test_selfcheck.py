@@ -46,6 +46,8 @@ Array = npt.NDArray[Any]
 POISSON = ["poisson", "-o", "width=4", "-o", "depth=2", "-o", "num_interior=12"]
 POISSON += ["-o", "num_boundary=12", "-o", "dtype=float64", "--tile", "8"]
 NAMES = sorted({m.name for m in pkgutil.iter_modules(problems.__path__)} - {"networks", "sampling"})
+# The highest order, an equation that is not linear, one in time, and what is no equation.
+FAST = {"biharmonic", "burgers", "heat", "classification", "regression"}
 ENGINES = {"layered": LayeredEngine, "autodiff": AutodiffEngine, "ggn": GaussNewtonEngine}
 
 
@@ -88,8 +90,10 @@ def scale_a_tile(row: BlockRow, block: Array) -> None:
         block[:, 8:16] *= 1 + 1e-5
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+)
 def test_built_in_problems_pass(name: str, dtype: str, tmp_path: Path, run: Run) -> None:
     events = run(
         tmp_path / "h.zarr", frozen(name, width=4, depth=2, dtype=dtype), per_term=True, tile=32
@@ -117,8 +121,14 @@ def test_a_classifier_that_is_sure_passes_though_rounding_is_large(
     assert check.error < check.tolerance / 2
 
 
-@pytest.mark.parametrize("per_term", [False, True])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("engine", "per_term"),
+    [
+        *((engine, True) for engine in ENGINES),
+        ("layered", False),
+        *(pytest.param(name, False, marks=pytest.mark.slow) for name in ("autodiff", "ggn")),
+    ],
+)
 def test_a_dropped_variable_is_caught_and_the_run_goes_no_further(
     engine: str,
     per_term: bool,
@@ -142,7 +152,10 @@ def test_a_dropped_variable_is_caught_and_the_run_goes_no_further(
         assert open_store(path).sizes["row"] == store.num_params
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "engine",
+    ["layered", *(pytest.param(name, marks=pytest.mark.slow) for name in ("autodiff", "ggn"))],
+)
 def test_a_wrong_tile_of_another_block_row_is_caught_at_the_end(
     engine: str, tmp_path: Path, run: Run, poisson: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
