@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -30,6 +30,7 @@ __all__ = [
     "Terminal",
     "app",
     "escaped_logs",
+    "print_answer",
     "print_result",
     "print_warnings",
     "results",
@@ -136,6 +137,17 @@ def say(text: object, err: bool = False) -> None:
 def print_result(text: str, data: dict[str, Any], as_json: bool) -> None:
     """Print text for people, or data for scripts."""
     say(json.dumps(data, indent=2) if as_json else text)
+
+
+def print_answer(
+    stores: Sequence[HessianStore], text: str, data: dict[str, Any], as_json: bool
+) -> None:
+    """Print what stores answer, and beside it whether they are verified."""
+    for store in stores:
+        say_if_unverified(store)
+    verdicts = [store.verified for store in stores]
+    verified = None if None in verdicts and False not in verdicts else all(verdicts)
+    print_result(text, {"verified": verified, **data}, as_json)
 
 
 def say_if_unverified(store: HessianStore) -> None:
