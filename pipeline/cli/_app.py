@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
-from pipeline.errors import StoreWarning, WeightsWarning
+from pipeline.errors import ProblemWarning, StoreWarning, WeightsWarning
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -160,20 +160,23 @@ def say_if_unverified(store: HessianStore) -> None:
         say(f"hessian: verification FAILED; what is wrong says: {command}", err=True)
 
 
+_OURS = (ProblemWarning, StoreWarning, WeightsWarning)
+
+
 @contextmanager
 def print_warnings() -> Iterator[None]:
-    """Print what stores and files of weights warn of, each once, in a line."""
+    """Print what problems, stores and files of weights warn of, each once, in a line."""
     said: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
-        if not issubclass(category, (StoreWarning, WeightsWarning)):
+        if not issubclass(category, _OURS):
             show_others(printable(str(message)), category, *where, **options)
         elif str(message) not in said:
             said.add(str(message))
             say(f"hessian: {message}", err=True)
 
     with warnings.catch_warnings():
-        for ours in (StoreWarning, WeightsWarning):
+        for ours in _OURS:
             warnings.simplefilter("always", ours)
         show_others, warnings.showwarning = warnings.showwarning, show
         yield
