@@ -14,14 +14,15 @@
     ├── SelfCheckError
     └── StoppedError
 
-:class:`StoreWarning` is what opening a store may have to say, :class:`WeightsWarning` what a file
-of weights may.
+:class:`StoreWarning` is what opening a store may have to say, :class:`ProblemWarning` and
+:class:`WeightsWarning` what a problem and a file of weights may.
 """
 
 from hessian_tasks.errors import (
     HessianError,
     ModelError,
     ProblemError,
+    ProblemWarning,
     ReproductionError,
     WeightsWarning,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "ModelError",
     "PlanError",
     "ProblemError",
+    "ProblemWarning",
     "ReproductionError",
     "SelfCheckError",
     "StoppedError",

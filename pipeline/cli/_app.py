@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
-from pipeline.errors import StoreWarning, WeightsWarning
+from pipeline.errors import ProblemWarning, StoreWarning, WeightsWarning
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = [
     "Terminal",
     "app",
     "escaped_logs",
+    "print_answer",
     "print_result",
     "print_warnings",
     "results",
@@ -138,6 +139,17 @@ def print_result(text: str, data: dict[str, Any], as_json: bool) -> None:
     say(json.dumps(data, indent=2) if as_json else text)
 
 
+def print_answer(
+    stores: Sequence[HessianStore], text: str, data: dict[str, Any], as_json: bool
+) -> None:
+    """Print what stores answer, and beside it whether they are verified."""
+    for store in stores:
+        say_if_unverified(store)
+    verdicts = [store.verified for store in stores]
+    verified = None if None in verdicts and False not in verdicts else all(verdicts)
+    print_result(text, {"verified": verified, **data}, as_json)
+
+
 def say_if_unverified(store: HessianStore) -> None:
     """Say beside a store's numbers if they are not known to be right, or known not to be."""
     command = f"hessian verify {shlex.quote(str(store.location))}"
@@ -148,20 +160,23 @@ def say_if_unverified(store: HessianStore) -> None:
         say(f"hessian: verification FAILED; what is wrong says: {command}", err=True)
 
 
+_OURS = (ProblemWarning, StoreWarning, WeightsWarning)
+
+
 @contextmanager
 def print_warnings() -> Iterator[None]:
-    """Print what stores and files of weights warn of, each once, in a line."""
+    """Print what problems, stores and files of weights warn of, each once, in a line."""
     said: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
-        if not issubclass(category, (StoreWarning, WeightsWarning)):
+        if not issubclass(category, _OURS):
             show_others(printable(str(message)), category, *where, **options)
         elif str(message) not in said:
             said.add(str(message))
             say(f"hessian: {message}", err=True)
 
     with warnings.catch_warnings():
-        for ours in (StoreWarning, WeightsWarning):
+        for ours in _OURS:
             warnings.simplefilter("always", ours)
         show_others, warnings.showwarning = warnings.showwarning, show
         yield

@@ -9,7 +9,14 @@ import typer
 
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
-from pipeline.cli._app import EXIT_NOT_VERIFIED, app, print_result, say, say_if_unverified
+from pipeline.cli._app import (
+    EXIT_NOT_VERIFIED,
+    app,
+    print_answer,
+    print_result,
+    say,
+    say_if_unverified,
+)
 from pipeline.cli._parameters import (
     Json,
     MatrixName,
@@ -103,8 +110,7 @@ def spectrum(
     text, data = render.spectrum(found), found.to_json()
     if density:
         text, data = _with_density(opened, term, found, text, data)
-    say_if_unverified(opened)
-    print_result(text, data, as_json)
+    print_answer([opened], text, data, as_json)
 
 
 def _with_density(
@@ -140,8 +146,7 @@ def statistics(
 
     opened = select_matrix(store, matrix)
     found = matrix_statistics(opened, term)
-    say_if_unverified(opened)
-    print_result(render.statistics(found), found.to_json(), as_json)
+    print_answer([opened], render.statistics(found), found.to_json(), as_json)
 
 
 @app.command()
@@ -175,4 +180,4 @@ def info(
         from pipeline.analysis.pictures import matrix_picture, save
 
         save(matrix_picture(select_matrix(opened, matrix)), picture)
-    print_result(render.info(opened), render.info_data(opened), as_json)
+    print_answer([opened], render.info(opened), render.info_data(opened), as_json)

@@ -379,13 +379,36 @@ def test_commands_say_whether_the_store_is_verified(
 ) -> None:
     path = tmp_path / "h.zarr"
     run(path, poisson, tile=16, per_term=True)
-    asked = [["spectrum", path], ["statistics", path], ["terms", path]]
-    asked.append(["export", path, tmp_path / "h.npy"])
-    for command in asked:
-        assert hessian(*command)[2] == f"hessian: not verified yet: hessian verify {path}\n"
+    asked = ["spectrum", "statistics", "terms", "steps", "approximations", "info", "solve"]
+
+    def said() -> set[str]:
+        exported = hessian("export", path, tmp_path / "h.npy")[2]
+        return {exported, *(hessian(command, path)[2] for command in asked)}
+
+    def verified() -> list[bool | None]:
+        answers = [json.loads(hessian(each, path, "--json")[1]) for each in ["status", *asked]]
+        return [answer["verified"] for answer in answers]
+
+    assert said() == {f"hessian: not verified yet: hessian verify {path}\n"}
+    assert verified() == [None] * 8
     certificate = {"passed": False, "product_errors": [1.0]}
     HessianStore(path).set_certificate(certificate)
-    for command in asked:
-        assert "verification FAILED" in hessian(*command)[2]
+    failed = f"hessian: verification FAILED; what is wrong says: hessian verify {path}\n"
+    assert said() == {failed}
+    assert verified() == [False] * 8
     HessianStore(path).set_certificate({**certificate, "passed": True})
-    assert [hessian(*command)[2] for command in asked] == [""] * 4
+    assert said() == {""}
+    assert verified() == [True] * 8
+
+
+def test_an_answer_from_two_stores_is_verified_where_both_are(
+    tmp_path: Path, hessian: Cli, run: Run, poisson: Any
+) -> None:
+    path, ggn = tmp_path / "h.zarr", tmp_path / "g.zarr"
+    run(path, poisson, tile=16)
+    run(ggn, poisson, tile=16, engine="ggn")
+    HessianStore(path).set_certificate({"passed": True, "product_errors": [1e-9]})
+    for command in ("terms", "steps", "approximations"):
+        _, output, errors = hessian(command, path, "--ggn", ggn, "--json")
+        assert errors == f"hessian: not verified yet: hessian verify {ggn}\n"
+        assert json.loads(output)["verified"] is None
