@@ -19,6 +19,7 @@ from pipeline import (
     uncertainty,
 )
 from pipeline.cli.render._inverse import measured
+from tests.helpers.chosen import some_slow
 from tests.helpers.measured import (
     FILE,
     PLACES,
@@ -30,8 +31,8 @@ from tests.helpers.measured import (
 from tests.helpers.runs import Cli
 
 
-@pytest.mark.parametrize("damping", [0.0, 0.03])
-@pytest.mark.parametrize("sigma", [None, SIGMA])
+@pytest.mark.parametrize("damping", some_slow([0.0, 0.03], [0.03]))
+@pytest.mark.parametrize("sigma", some_slow([None, SIGMA], [SIGMA]))
 def test_ridge_regression(sigma: float | None, damping: float, tmp_path: Path) -> None:
     features = Features()
     y = np.sin(3 * PLACES) + SIGMA * np.random.default_rng(1).standard_normal(PLACES.shape)

@@ -171,6 +171,7 @@ def test_of_either_precision_and_of_a_part(
     assert HessianStore(tmp_path / "both.zarr").matrices == (HESSIAN, GAUSS_NEWTON)
 
 
+@pytest.mark.slow
 def test_networks_that_are_not_layered_go_to_autodiff(tmp_path: Path) -> None:
     layers = [keras.layers.Dense(width, dtype="float64") for width in (3, 1)]
     norm = keras.layers.LayerNormalization(dtype="float64")
