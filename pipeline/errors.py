@@ -195,7 +195,7 @@ class StoppedError(HessianError):
 
 
 class StoreWarning(UserWarning):
-    """The store opens, but what it holds is known to be wrong.
+    """What a store holds is known to be wrong, or nothing keeps two runs from writing into it.
 
     Example:
         >>> import tempfile, warnings

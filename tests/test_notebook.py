@@ -29,7 +29,7 @@ print(hidden.shape, verify_hessian(r"STORE/h.zarr", poisson).passed)
 CLUSTER = """
 import warnings; warnings.simplefilter("ignore")
 from distributed import Client, LocalCluster
-from pipeline import ProgressBar, RunOptions, compute_hessian, load_problem
+from pipeline import RunOptions, compute_hessian, load_problem
 import tensorflow as tf
 from pipeline import LossTerm, Problem, mlp
 scale = 3.0  # what is defined in a notebook goes to the workers with the problem
@@ -40,10 +40,8 @@ options = RunOptions(tile=8)
 with LocalCluster(
     n_workers=1, threads_per_worker=1, memory_limit="7GiB", dashboard_address="127.0.0.1:0"
 ) as cluster, Client(cluster) as client:
-    here = compute_hessian(problem, r"STORE/here.zarr", options=options)
-    there = compute_hessian(
-        problem, r"STORE/there.zarr", options=options, client=client, callbacks=[ProgressBar()]
-    )
+    here = compute_hessian(problem, r"STORE/here.zarr", options=options, callbacks=())
+    there = compute_hessian(problem, r"STORE/there.zarr", options=options, client=client)
     print(here.hessian.to_numpy().tobytes() == there.hessian.to_numpy().tobytes())
     print(client.submit(sum, [1, 2]).result())
 """

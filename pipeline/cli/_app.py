@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
-from pipeline.errors import ProblemWarning, StoreWarning, WeightsWarning
+from pipeline.errors import ProblemWarning, StoppedError, StoreWarning, WeightsWarning
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     "EXIT_NOT_VERIFIED",
     "EXIT_STOPPED",
     "EXIT_USAGE",
+    "STOPPED",
     "Terminal",
     "app",
     "escaped_logs",
@@ -62,6 +63,8 @@ class _Commands(TyperGroup):
 def _escaped_mistakes() -> Iterator[None]:
     try:
         yield
+    except KeyboardInterrupt as error:
+        raise StoppedError(STOPPED) from error
     except _UsageError as error:
         error.message = printable(error.message)
         raise
@@ -69,6 +72,11 @@ def _escaped_mistakes() -> Iterator[None]:
 
 class _Command(TyperCommand):
     """A command; its standard output is its results alone, for scripts to read."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Parse what it was given, pairs of numbers with a space or a comma between them."""
+        pairs = {n for option in self.params if option.nargs == 2 for n in option.opts}
+        return super().parse_args(ctx, spaced(args, pairs))
 
     def invoke(self, ctx: Any) -> Any:
         """Run it, with what a user's file or a library prints among what is said beside."""
@@ -78,6 +86,27 @@ class _Command(TyperCommand):
 
 # Where results go while standard output stands for standard error.
 _results: list[TextIO] = []
+
+
+def spaced(args: Sequence[str], pairs: Collection[str]) -> list[str]:
+    """Arguments in which options that take two values have them one by one.
+
+    Example:
+        >>> spaced(["--interval", "-1, 2", "--term=pde"], {"--interval"})
+        ['--interval', '-1', '2', '--term=pde']
+        >>> spaced(["--interval=-1,2"], {"--interval"})
+        ['--interval', '-1', '2']
+    """
+    found: list[str] = []
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        if equals and name in pairs:
+            found.append(name)
+            arg = value
+        parts = [part.strip() for part in arg.split(",")]
+        takes = bool(found) and found[-1] in pairs and len(parts) == 2 and all(parts)
+        found += parts if takes else [arg]
+    return found
 
 
 @contextmanager
@@ -108,6 +137,7 @@ app = _App(
     add_completion=False,
 )
 
+STOPPED = "stopped by Ctrl-C; what was stored stays"
 # 2 is also what typer exits with for wrong flags.
 EXIT_ERROR, EXIT_USAGE, EXIT_STOPPED, EXIT_NOT_VERIFIED = 1, 2, 3, 4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import threading
@@ -82,7 +83,8 @@ def run(settings: Settings) -> None:
     whole = settings.blocks is None
     with _stop_on_signals() as stop:
         place = (run_settings if whole else run_layers)(settings, Terminal(file=results()), stop)
-    say(f"stored in {place}; next: hessian {'verify' if whole else 'status'} {place}")
+    command = f"hessian {'verify' if whole else 'status'} {shlex.quote(str(place))}"
+    say(f"stored in {place}; next: {command}")
 
 
 @app.command()
@@ -158,7 +160,8 @@ def submit(settings: Settings) -> None:
         )
     command = [str(Path(sys.executable).with_name("hessian")), "run", *sys.argv[2:]]
     job = submit_job(chosen, command, path)
-    say(f"submitted as {job}; next: hessian status {path}, or: hessian cancel {path}")
+    named = shlex.quote(str(path))
+    say(f"submitted as {job}; next: hessian status {named}, or: hessian cancel {named}")
 
 
 @app.command()

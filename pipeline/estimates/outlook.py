@@ -10,13 +10,16 @@ import numpy as np
 
 from hessian_tasks.autodiff.products import ShardProducts, cut_points
 from hessian_tasks.frozen import FrozenInputs
+from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.process import configure_tensorflow, peak_bytes, reset_peak, resident_bytes
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.spec import EngineChoice, matrix_of
 from pipeline.errors import DoesNotFitError
 from pipeline.estimates._products import threaded_product
+from pipeline.estimates.elsewhere import Elsewhere
 from pipeline.estimates.operator import SHARDS_PER_THREAD
+from pipeline.run.engines import AnyEngine, choose_engine
 from pipeline.run.options import RunOptions
 from pipeline.run.plan import Plan
 from pipeline.run.prepare import find_obstacle, least_bytes, prepare
@@ -68,6 +71,7 @@ class Outlook:
         matrix_free: What products cost.
         layout: The parameters.
         choice: The engine that was tried, or None if none was.
+        elsewhere: What it would take on GPUs, or None if not all of it goes by layers.
     """
 
     num_params: int
@@ -77,6 +81,7 @@ class Outlook:
     matrix_free: MatrixFreeCost
     layout: ParameterLayout
     choice: EngineChoice | None
+    elsewhere: Elsewhere | None = None
 
     @property
     def advice(self) -> Literal["hessian run", "hessian estimate"]:
@@ -112,17 +117,27 @@ def look_ahead(frozen: FrozenInputs, options: RunOptions, location: Location) ->
         PlanError: If the engine, the tile side or the like does not apply.
     """
     plan, choice, obstacle = None, None, find_obstacle(frozen, options, location)
+    engine: AnyEngine | None = None
     if not obstacle:
         try:
             prepared = prepare(frozen, options, None)
-            plan, choice = prepared.plan, prepared.choice
+            plan, choice, engine = prepared.plan, prepared.choice, prepared.engines[0]
         except DoesNotFitError as error:
             obstacle = str(error)
     cost = _try_products(frozen, options)
     num_params = frozen.layout.num_params
-    return Outlook(
-        num_params, least_bytes(frozen, options), plan, obstacle, cost, frozen.layout, choice
-    )
+    if engine is None and options.engine in ("auto", "layered"):
+        engine, _ = choose_engine(rebuild(frozen), options.engine)
+    stored = least_bytes(frozen, options)
+    elsewhere = _on_gpus(engine, stored)
+    return Outlook(num_params, stored, plan, obstacle, cost, frozen.layout, choice, elsewhere)
+
+
+def _on_gpus(engine: AnyEngine | None, stored_bytes: int) -> Elsewhere | None:
+    if not isinstance(engine, LayeredEngine) or engine.left_out:
+        return None
+    num_params, itemsize = engine.layout.num_params, engine.dtype.itemsize
+    return Elsewhere(num_params, itemsize, stored_bytes, engine.point_streams)
 
 
 def _try_products(frozen: FrozenInputs, options: RunOptions) -> MatrixFreeCost:

@@ -425,6 +425,15 @@ def test_the_plan_knows_both_ways(hessian: Cli, monkeypatch: pytest.MonkeyPatch)
     assert told["advice"] == "hessian run"
     assert told["stored_bytes"] == 4 * told["num_params"] ** 2
     assert told["matrix_free"]["seconds_per_product"] > 0
+    # A GPU's line is for large matrices, the numbers are there: N S P² FLOP, two a multiply-add.
+    assert "on GPUs" not in text
+    points, boundary = (int(n) for n in re.findall(r"at (\d+) points", text))
+    flop = (4 * points + boundary) * told["num_params"] ** 2
+    there = told["on_gpus"]
+    assert there["gpu_hours"] * 3600 * there["gpu_flop_per_second"] == pytest.approx(flop)
+    assert there["store_seconds"] * there["store_bytes_per_second"] == told["stored_bytes"]
+    monkeypatch.setattr("pipeline.cli.render._matrix_free.LARGE_BYTES", told["stored_bytes"])
+    assert "on 8, bounded by " in hessian(*small)[1]
 
 
 @pytest.mark.parametrize(

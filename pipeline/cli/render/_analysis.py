@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hessian_tasks.parameters import NETWORK
 from pipeline.cli.render._loss import evaluated_rows, variable_rows
 from pipeline.cli.render._table import table
 from pipeline.store.names import describe_term
@@ -124,7 +125,7 @@ def subject(store: HessianStore) -> list[tuple[str, str]]:
     """What is differentiated, where, and how, for people: names and values."""
     attributes = store.attributes
     fixed = attributes.get("fixed") or {"weights": {}, "inference": []}
-    weights = ", ".join(f"{n:,} in {layer or 'the model'}" for layer, n in fixed["weights"].items())
+    weights = ", ".join(f"{n:,} in {layer or NETWORK}" for layer, n in fixed["weights"].items())
     terms = [{**term, "kind": describe_term(term, attributes)} for term in attributes["terms"]]
     rows = [
         *evaluated_rows(attributes["loss"], terms, store.gradient_norm),
