@@ -66,6 +66,16 @@ def client() -> Iterator[Client]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def here(
+    tiny_problem: Callable[..., Problem], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    """The objects of a run of the small problem in this process."""
+    path = tmp_path_factory.mktemp("here") / "h.zarr"
+    compute_hessian(tiny_problem(), path)
+    return objects(path)
+
+
 def test_a_client_computes_the_same_bytes_and_is_left_as_it_was(
     client: Client, tiny_problem: Callable[..., Problem], tmp_path: Path
 ) -> None:
@@ -137,12 +147,14 @@ class Gateway:
 
 
 def test_a_cluster_that_only_makes_clients(
-    client: Client, tiny_problem: Callable[..., Problem], tmp_path: Path
+    client: Client,
+    tiny_problem: Callable[..., Problem],
+    tmp_path: Path,
+    here: dict[str, bytes],
 ) -> None:
-    gateway, problem = Gateway(client.scheduler.address), tiny_problem()
-    compute_hessian(problem, tmp_path / "there.zarr", client=gateway)
-    compute_hessian(problem, tmp_path / "here.zarr")
-    assert objects(tmp_path / "there.zarr") == objects(tmp_path / "here.zarr")
+    gateway = Gateway(client.scheduler.address)
+    compute_hessian(tiny_problem(), tmp_path / "there.zarr", client=gateway)
+    assert objects(tmp_path / "there.zarr") == here
     (made,) = gateway.made
     assert made.status == "closed"
     assert default_client() is None
@@ -218,7 +230,10 @@ def receives(sent: SentSource) -> tuple[str, ...]:
 
 
 def test_an_asynchronous_client_serves_from_another_thread(
-    client: Client, tiny_problem: Callable[..., Problem], tmp_path: Path
+    client: Client,
+    tiny_problem: Callable[..., Problem],
+    tmp_path: Path,
+    here: dict[str, bytes],
 ) -> None:
     address, problem = client.scheduler.address, tiny_problem()
 
@@ -230,19 +245,17 @@ def test_an_asynchronous_client_serves_from_another_thread(
             await asyncio.to_thread(compute_hessian, problem, path, client=other)
 
     asyncio.run(compute())
-    compute_hessian(problem, tmp_path / "here.zarr")
-    assert objects(tmp_path / "there.zarr") == objects(tmp_path / "here.zarr")
+    assert objects(tmp_path / "there.zarr") == here
 
 
 def test_workers_that_are_threads_of_this_process(
-    tiny_problem: Callable[..., Problem], tmp_path: Path
+    tiny_problem: Callable[..., Problem], tmp_path: Path, here: dict[str, bytes]
 ) -> None:
     problem, before = tiny_problem(), blas_threads()
     with local_cluster(processes=False) as cluster:
         compute_hessian(problem, tmp_path / "there.zarr", client=cluster)
         assert cluster.status.name == "running"
-    compute_hessian(problem, tmp_path / "here.zarr")
-    assert objects(tmp_path / "there.zarr") == objects(tmp_path / "here.zarr")
+    assert objects(tmp_path / "there.zarr") == here
     assert blas_threads() == before
 
 
