@@ -228,13 +228,13 @@ def test_a_full_disk_keeps_what_is_there(small_disk: Callable[[str], Path], tmp_
 
 # ---- commands ------------------------------------------------------------------------------------
 
-PROBLEM = ["poisson", "-o", "width=8", "-o", "depth=2", "-o", "num_interior=60"]
-PROBLEM += ["-o", "num_boundary=20", "-o", "dtype=float64"]
+PROBLEM = ["regression", "-o", "width=8", "-o", "depth=2", "-o", "num_samples=60"]
+PROBLEM += ["-o", "dtype=float64"]
 COMMAND = ["estimate", *PROBLEM, "--pairs", "2", "--density", "2", "--diagonal", "20"]
 COMMAND += ["--max-products", "140", "--threads", "2", "--json"]
 FEW = ["estimate", "regression", "-o", "width=4", "-o", "depth=1", "-o", "num_samples=9"]
 FEW += ["--pairs", "1", "--max-products", "24", "--threads", "2", "--json"]
-NUM_PARAMS = 105
+NUM_PARAMS = 97
 QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 

@@ -67,6 +67,13 @@ def stored(tmp_path_factory: pytest.TempPathFactory, run: Run, poisson: FrozenIn
     return np.asarray(HessianStore(path).hessian()[...])
 
 
+@pytest.fixture(scope="module")
+def stored_ggn(tmp_path_factory: pytest.TempPathFactory, run: Run, poisson: FrozenInputs) -> Array:
+    path = tmp_path_factory.mktemp("stored") / "g.zarr"
+    run(path, poisson, engine="ggn")
+    return np.asarray(HessianStore(path).hessian()[...])
+
+
 def extremes(operator: Any) -> Array:
     found = scipy.sparse.linalg.eigsh(operator, k=8, which="BE", return_eigenvectors=False)
     return np.sort(found)
@@ -115,33 +122,54 @@ def test_the_measured_error_covers_that_of_float32() -> None:
 
 
 def test_terms_and_the_gauss_newton_matrix(
-    tmp_path: Path, poisson: FrozenInputs, run: Run, stored: Array
+    poisson: FrozenInputs, stored: Array, stored_ggn: Array
 ) -> None:
     unit = np.eye(len(stored))
     terms = [operator_of(poisson, term=t, num_threads=2) for t in ("pde", "dirichlet")]
     assert terms[0].title == "Hessian of term pde"
     total = sum(operator @ unit for operator in terms)
     np.testing.assert_allclose(total, stored, rtol=0, atol=1e-12 * np.abs(stored).max())
-    run(tmp_path / "g.zarr", poisson, engine="ggn")
-    ggn = np.asarray(HessianStore(tmp_path / "g.zarr").hessian()[...])
     found = operator_of(poisson, matrix=GAUSS_NEWTON, num_threads=2) @ unit
-    np.testing.assert_allclose(found, ggn, rtol=0, atol=1e-12 * np.abs(ggn).max())
+    np.testing.assert_allclose(found, stored_ggn, rtol=0, atol=1e-12 * np.abs(stored_ggn).max())
     with pytest.raises(ProblemError, match="no loss term 'heat'"):
         operator_of(poisson, term="heat")
 
 
+@pytest.mark.slow
 def test_workers_give_the_stored_spectrum(
     poisson: FrozenInputs, stored: Array, workers: Workers
 ) -> None:
+    assert_same_spectrum(operator_of(poisson, workers=workers, max_batch=16), stored)
+
+
+def test_workers_give_the_stored_matrix(
+    poisson: FrozenInputs, stored: Array, workers: Workers
+) -> None:
     operator = operator_of(poisson, workers=workers, max_batch=16)
-    assert_same_spectrum(operator, stored)
     np.testing.assert_allclose(operator @ np.eye(len(stored)), stored, atol=1e-11)
     # Nothing stays on the workers but the inputs.
     kept = {key for keys in workers.client.has_what().values() for key in keys}
     assert not [key for key in kept if "product" in str(key)]
 
 
-@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_only_worker_is_killed_with_all_that_was_sent(inputs: FrozenInputs) -> None:
+    unit = np.eye(len(inputs.theta))
+    with connected(processes(workers=1)) as workers:
+        shards = cut_points(inputs.source.load(), max_batch=4, num_shards=8)
+        product = distributed_product(workers, inputs, HESSIAN, shards)
+        first = product(unit[:, :1])
+        (victim,) = workers.client.run(os.getpid).values()
+        os.kill(victim, signal.SIGKILL)
+        found = product(unit)
+        assert victim not in workers.client.run(os.getpid).values()
+    expected = operator_of(inputs, num_threads=2) @ unit
+    tolerance = 1e-12 * np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(first, expected[:, :1], rtol=0, atol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_worker_that_is_killed(poisson: FrozenInputs, stored: Array, num_workers: int) -> None:
     """Also if it was the only one, and had all that was sent."""
     with connected(processes(workers=num_workers)) as workers:
@@ -255,12 +283,9 @@ def test_answers_agree_with_the_stored_matrix(poisson: FrozenInputs, stored: Arr
     assert operator.num_products == found.num_products
 
 
-def test_the_trace_of_the_gauss_newton_matrix(
-    tmp_path: Path, poisson: FrozenInputs, run: Run
-) -> None:
+def test_the_trace_of_the_gauss_newton_matrix(poisson: FrozenInputs, stored_ggn: Array) -> None:
     """By a method that H, which has negative eigenvalues, never gets."""
-    run(tmp_path / "g.zarr", poisson, engine="ggn")
-    exact = np.trace(HessianStore(tmp_path / "g.zarr").hessian()[...])
+    exact = np.trace(stored_ggn)
     answers = {}
     for matrix in (GAUSS_NEWTON, HESSIAN):
         operator = operator_of(poisson, matrix=matrix, num_threads=2)
@@ -344,7 +369,7 @@ def test_eigenpairs_take_no_more_than_was_said(poisson: FrozenInputs) -> None:
         assert taken > said.num_products / 2 or passes == 500
 
 
-@pytest.mark.parametrize("number", [5, 60])
+@pytest.mark.parametrize("number", [5, pytest.param(60, marks=pytest.mark.slow)])
 def test_the_memory_of_eigenpairs_is_within_what_was_said(number: int) -> None:
     """NumPy says of each array to tracemalloc; LAPACK's own is on top."""
     diagonal = np.linspace(-1.0, 1.0, 20_000)[:, np.newaxis]

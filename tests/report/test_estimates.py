@@ -235,10 +235,11 @@ def test_of_gauss_newton_the_model_is_its_own(folder: Path, tmp_path: Path) -> N
     from hessian_tasks.spec import GAUSS_NEWTON
 
     keep(tmp_path / "g.zarr", folder / "own.py", EstimateOptions(2, matrix=GAUSS_NEWTON))
-    page = write_report(tmp_path / "g.zarr").read_text()
-    assert "<h1>Gauss-Newton matrix of own.py:problem</h1>" in page
-    assert "½ α² vᵀGv" in page
-    steps = numbers(read_table(tmp_path / "g-report/tables/slice-1.csv"), "predicted total")
+    page = estimates_page(KeptEstimates(tmp_path / "g.zarr"))
+    assert page.title == "Gauss-Newton matrix of own.py:problem"
+    (slices,) = (section for section in page.sections if section.title == SLICES)
+    assert "½ α² vᵀGv" in slices.text[0]
+    steps = np.array(slices.tables[0].columns["predicted total"])
     assert np.all(np.diff(steps, 2) > 0)
 
 

@@ -19,13 +19,12 @@ from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.autodiff.matrices import AutodiffJacobian
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import NotLayeredError
+from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.problems import poisson
-from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow, EngineName
 from pipeline.run import engines
 from pipeline.run.engines import choose_engine
 from pipeline.run.events import Event, RunStarted
-from pipeline.run.inputs import freeze_source
 from pipeline.store.store import HessianStore
 from tests.helpers.runs import WAIT, Run
 from tests.layered.test_engine import of
@@ -74,10 +73,12 @@ def refuse(*_: Any) -> None:
 
 @pytest.mark.parametrize("engine", ["autodiff", "layered", "ggn"])
 def test_a_run_uses_all_devices_and_each_for_one_block_row_at_a_time(
-    engine: EngineName, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    engine: EngineName,
+    tmp_path: Path,
+    run: Run,
+    inputs: FrozenInputs,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = {"width": 8, "depth": 1, "num_interior": 9, "num_boundary": 5, "dtype": "float64"}
-    inputs = freeze_source(ProblemSource("poisson", options))
     # By layers the Jacobians are NumPy's.
     monkeypatch.setattr(engines, "layered_matrices", refuse)
     run(tmp_path / "one.zarr", inputs, tile=5, engine=engine)
@@ -85,7 +86,7 @@ def test_a_run_uses_all_devices_and_each_for_one_block_row_at_a_time(
     watch = Watch(monkeypatch)
     run(tmp_path / "two.zarr", inputs, [watch], tile=5, engine=engine, num_threads=4)
     assert set(watch.spans) == set(DEVICES)
-    assert sum(map(len, watch.spans.values())) >= 7  # P = 33
+    assert sum(map(len, watch.spans.values())) >= 8  # P = 37
     assert not any(watch.overlaps(device) for device in DEVICES)
     one, two = (HessianStore(tmp_path / name) for name in ("one.zarr", "two.zarr"))
     expected, found = (store.read(store.matrix.name) for store in (one, two))

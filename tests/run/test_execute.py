@@ -128,7 +128,7 @@ def test_tensorflow_is_configured_once() -> None:
     assert [configure_tensorflow(n) for n in (3, 1, 2)] == [3, 1, 2]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     tile=st.integers(3, NUM_PARAMS),
     row_batch=st.sampled_from([1, 4, 64]),
@@ -158,7 +158,12 @@ def test_any_cut_on_any_threads_gives_the_dense_hessian(
 
 @pytest.mark.parametrize(
     ("executor", "num_threads", "tile"),
-    [("serial", 1, 7), ("threads", 1, NUM_PARAMS), ("threads", 2, 16), ("threads", 3, 4)],
+    [
+        ("serial", 1, 7),
+        pytest.param("threads", 1, NUM_PARAMS, marks=pytest.mark.slow),
+        pytest.param("threads", 2, 16, marks=pytest.mark.slow),
+        ("threads", 3, 4),
+    ],
 )
 def test_whole_run_gives_the_dense_hessian(
     executor: ExecutorName,

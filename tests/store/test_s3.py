@@ -160,6 +160,31 @@ class Clock:
         self.now += seconds
 
 
+# A client of this machine that takes a store, says so, and is killed.
+HOLD = """
+import sys
+from pipeline.store.places import locate
+with locate(sys.argv[1]).locked():
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_the_lease_of_a_dead_client_is_not_waited_for(
+    url: str, run: Run, inputs: FrozenInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", HOLD, url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        process.kill()
+    clock = Clock()
+    monkeypatch.setattr(lease, "time", clock)
+    assert computed(run(url, inputs, tile=TILE)) == list(range(NUM_BLOCK_ROWS))
+    assert clock.now == 0.0
+
+
+@pytest.mark.slow
 def test_killed_run_resumes(url: str, hessian: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["run", *PROBLEM, "--store", url, "--tile", 1]
     with start_held("rows", 4, command) as process:

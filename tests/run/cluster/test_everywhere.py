@@ -16,10 +16,13 @@ from tests.run.cluster.clusters import NUM_BLOCK_ROWS, TILE, profile_of
 # Slow are those that differ from others by a name, or by less, and that other tests start, too: the
 # test of the command below, and those of faults, of jobs that are submitted, and of open ports.
 WORKERS = [
-    *("address with TLS", "sge with TLS"),
+    "sge with TLS",
     *(
         pytest.param(kind, marks=pytest.mark.slow)
-        for kind in ("processes", "cuda", "address", "ssh", "slurm", "pbs", "lsf", "htcondor")
+        for kind in (
+            *("processes", "cuda", "address", "address with TLS", "ssh"),
+            *("slurm", "pbs", "lsf", "htcondor"),
+        )
     ),
 ]
 

@@ -60,6 +60,7 @@ def test_a_lost_scheduler_leaves_a_store_that_resumes(
     assert objects(path) == expected
 
 
+@pytest.mark.slow
 def test_a_killed_job_is_replaced(
     slurm: None, tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes]
 ) -> None:
