@@ -94,6 +94,35 @@ def test_a_run_uses_all_devices_and_each_for_one_block_row_at_a_time(
     assert np.abs(found - expected).max() <= 1e-12 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("engine", ["autodiff", "layered"])
+def test_a_block_row_is_stored_while_the_device_computes_another(
+    engine: EngineName, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"width": 8, "depth": 1, "num_interior": 9, "num_boundary": 5, "dtype": "float64"}
+    inputs = freeze_source(ProblemSource("poisson", options))
+    monkeypatch.setattr(engines, "gpu_names", lambda: DEVICES[1:])
+    storing, taken = threading.Event(), threading.Event()
+    take, write = DevicePool.take, HessianStore.write_block_row
+
+    @contextmanager
+    def watched(pool: DevicePool) -> Iterator[str | None]:
+        with take(pool) as device:
+            if storing.is_set():
+                taken.set()
+            yield device
+
+    def held(*arguments: Any) -> Any:
+        storing.set()
+        # The first one is not stored before the only device is taken again.
+        assert taken.wait(WAIT)
+        return write(*arguments)
+
+    monkeypatch.setattr(DevicePool, "take", watched)
+    monkeypatch.setattr(HessianStore, "write_block_row", held)
+    run(tmp_path / "h.zarr", inputs, tile=5, engine=engine, num_threads=2)
+    assert HessianStore(tmp_path / "h.zarr").pending() == []
+
+
 @pytest.mark.parametrize(
     ("kind", "owner"), [("autodiff", AutodiffEngine), ("ggn", AutodiffJacobian)]
 )
