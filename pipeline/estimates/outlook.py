@@ -26,9 +26,10 @@ from hessian_tasks.spec import EngineChoice, Matrix, matrix_of
 from pipeline.errors import DoesNotFitError
 from pipeline.estimates._products import threaded_product
 from pipeline.estimates.operator import SHARDS_PER_THREAD
+from pipeline.run.budget import Budget
 from pipeline.run.options import RunOptions
 from pipeline.run.plan import Plan
-from pipeline.run.prepare import allowed_bytes, find_obstacle, least_bytes, prepare
+from pipeline.run.prepare import find_obstacle, least_bytes, prepare
 from pipeline.store.places import Location
 from pipeline.units import format_bytes, format_seconds
 
@@ -165,7 +166,7 @@ def look_ahead(frozen: FrozenInputs, options: RunOptions, location: Location) ->
         plan=plan,
         obstacle=obstacle,
         needed_bytes=needed,
-        allowed_bytes=allowed_bytes(options),
+        allowed_bytes=Budget.of(options.allowed_bytes).allowed,
         preparing_seconds=running_seconds(),
         matrix_free=_try_products(problem, matrix_of(options.engine), num_threads),
         layout=frozen.layout,

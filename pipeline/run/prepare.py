@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import psutil
 from threadpoolctl import threadpool_limits
 
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.problem import Problem
 from hessian_tasks.process import configure_tensorflow, resident_bytes
+from hessian_tasks.reading import read_terms
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.spec import EngineChoice, Matrix
 from pipeline.errors import StoreMismatchError
 from pipeline.run._references import References
 from pipeline.run._trial import measure, num_threads_of, wanted_block_rows
+from pipeline.run.budget import Budget
 from pipeline.run.engines import AnyEngine, choose_engines
 from pipeline.run.options import RunOptions
 from pipeline.run.plan import COPIES, MIN_TILE_SIDE, Plan, Request, make_plan
@@ -25,7 +26,6 @@ from pipeline.units import format_bytes
 
 __all__ = [
     "Prepared",
-    "allowed_bytes",
     "find_obstacle",
     "kept_options",
     "least_bytes",
@@ -74,7 +74,12 @@ def prepare(
     if store is not None:
         options = kept_options(store, options)
     problem, per_term = problem or rebuild(frozen), bool(options.per_term)
-    engines, choice = choose_engines(problem, options.engine, with_ggn=bool(options.with_ggn))
+    budget, readings = Budget.of(options.allowed_bytes), read_terms(problem)
+    if options.engine in ("auto", "layered"):
+        budget.check_expansions(readings)
+    engines, choice = choose_engines(
+        problem, options.engine, with_ggn=bool(options.with_ggn), readings=readings
+    )
     # Before memory is measured, so that it is planned for.
     references = {m: References(problem, m, choice.left_out) for m in choice.matrices}
     num_threads = num_threads_of(engines, options.executor, options.num_threads, num_threads)
@@ -86,7 +91,7 @@ def prepare(
         itemsize=frozen.dtype.itemsize,
         num_arrays=len(choice.matrices) * (1 + num_terms),
         num_threads=num_threads,
-        allowed_bytes=allowed_bytes(options),
+        allowed_bytes=budget.allowed,
         tile=options.tile,
         num_block_rows=wanted_block_rows(engines, num_threads, options.num_workers),
         tile_multiple=engines[0].tile_multiple,
@@ -112,17 +117,12 @@ def nothing_left(store: HessianStore, options: RunOptions) -> Prepared:
         itemsize=store.dtype.itemsize,
         num_arrays=len(store.all_arrays),
         num_threads=1,
-        allowed_bytes=allowed_bytes(options),
+        allowed_bytes=Budget.of(options.allowed_bytes).allowed,
         tile=kept.tile,
         matrices=store.matrices,
     )
     plan = Plan(request, store.tile, 1, reserved, 0, reserved, 0.0)
     return Prepared((), EngineChoice(store.engine, ""), plan, None)
-
-
-def allowed_bytes(options: RunOptions) -> int:
-    """The budget of resident memory: what is given, or half of what is free."""
-    return options.allowed_bytes or psutil.virtual_memory().available // 2
 
 
 def least_bytes(frozen: FrozenInputs, options: RunOptions) -> int:
@@ -143,7 +143,7 @@ def find_obstacle(frozen: FrozenInputs, options: RunOptions, location: Location)
         return f"only {format_bytes(free)} are free for {location}"
     num_params = len(frozen.theta)
     smallest = COPIES * min(MIN_TILE_SIDE, num_params) * (stored // num_params)
-    allowed = allowed_bytes(options)
+    allowed = Budget.of(options.allowed_bytes).allowed
     if smallest > allowed:
         return (
             f"the smallest block row takes {format_bytes(smallest)} of memory, and "
