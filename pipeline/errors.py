@@ -81,6 +81,9 @@ class PlanError(HessianError, ValueError):
 class DoesNotFitError(PlanError):
     """Memory or disk is too small for what was asked for.
 
+    Attributes:
+        needed_bytes: Memory that would do, where that is known.
+
     Example:
         >>> import tempfile
         >>> from pipeline import DoesNotFitError, RunOptions, compute_hessian
@@ -92,6 +95,11 @@ class DoesNotFitError(PlanError):
         ...         print("give it more memory")
         give it more memory
     """
+
+    def __init__(self, message: str, *, needed_bytes: int | None = None) -> None:
+        """As other errors, with the memory that would do."""
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
 
 
 class StoreError(HessianError, OSError):

@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import xarray as xr
-
 from hessian_tasks.problem import Problem
 from hessian_tasks.spec import EngineName, matrix_of
 from pipeline.api._given import source_of, workers_of
@@ -19,6 +17,8 @@ from pipeline.run.events import Callback
 from pipeline.store.places import Place
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from pipeline.analysis.operator import HessianOperator
     from pipeline.run.cluster.given import AnyClient
     from pipeline.run.options import RunOptions

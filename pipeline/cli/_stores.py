@@ -49,6 +49,7 @@ def verify(
     ] = None,
     option: Option = None,
     num_vectors: Annotated[int, typer.Option(min=1, help="Number of random vectors.")] = 3,
+    memory: Memory = None,
     as_json: Json = False,
 ) -> None:
     """Compare the store with the loss it came from, and record the certificate."""
@@ -56,7 +57,8 @@ def verify(
 
     source = named_source(problem, option)
     configure_tensorflow()
-    certificate = verify_hessian(store, source, num_vectors)
+    budget = None if memory is None else parse_bytes(memory)
+    certificate = verify_hessian(store, source, num_vectors, memory=budget)
     print_result(render.certificate(certificate), certificate.to_json(), as_json)
     if not certificate.passed:
         raise typer.Exit(EXIT_NOT_VERIFIED)

@@ -21,7 +21,7 @@ from pipeline.run._selfcheck import Guard
 from pipeline.run.events import BlockRowStored, Callback, Event, HearsEnd, RunFinished, RunStarted
 from pipeline.run.executors import get_executor
 from pipeline.run.options import RunOptions
-from pipeline.run.prepare import Prepared, least_bytes, prepare
+from pipeline.run.prepare import Prepared, least_bytes, nothing_left, prepare
 from pipeline.store.below import check_one
 from pipeline.store.places import Location, Place, locate
 from pipeline.store.records import BlockRecord
@@ -123,8 +123,9 @@ class _Run:
         with self.location.writing():
             pending = store.pending()
         check = store.self_check
-        checked = not pending and check is not None and check.passed
-        prepared = prepare(self.frozen, self.options, store, checked=checked)
+        if not pending and check is not None and check.passed:
+            return store, nothing_left(store, self.options), []
+        prepared = prepare(self.frozen, self.options, store)
         with self.location.writing():
             if pending:
                 self.location.sweep()
@@ -140,6 +141,8 @@ class _Run:
         pending: Sequence[BlockRow],
         on_stored: Callable[[BlockRecord], None],
     ) -> None:
+        if not pending:
+            return
         if self.workers is not None:
             job = (store, self.frozen.source, prepared.plan)
             self.workers.compute(job, pending, on_stored, self.stop)

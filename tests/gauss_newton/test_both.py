@@ -212,8 +212,8 @@ def test_the_problem_is_built_and_read_once(
 
 def test_the_plan_counts_both(place: Path, tmp_path: Path) -> None:
     inputs, options = inputs_of(place, small=True), RunOptions(tile=TILE)
-    alone = prepare.prepare(inputs, options, None, checked=True).plan
-    both = prepare.prepare(inputs, replace(options, with_ggn=True), None, checked=True).plan
+    alone = prepare.prepare(inputs, options, None).plan
+    both = prepare.prepare(inputs, replace(options, with_ggn=True), None).plan
     # One matrix and the Jacobian of 3 residuals, of float64.
     assert both.stored_bytes - alone.stored_bytes == (NUM_PARAMS + 3) * NUM_PARAMS * 8
     assert both.request.num_arrays == 2 * alone.request.num_arrays == 2
@@ -224,7 +224,7 @@ def test_the_plan_counts_both(place: Path, tmp_path: Path) -> None:
     assert projected[1] - projected[0] == (TILE * NUM_PARAMS + 3 * 3 * TILE) * 8
     # What is known before a row is tried: all matrices, as every term has both.
     every = replace(options, with_ggn=True, per_term=True)
-    planned = prepare.prepare(inputs, every, None, checked=True).plan
+    planned = prepare.prepare(inputs, every, None).plan
     assert planned.request.num_arrays == 2 * (1 + len(inputs.terms))
     known = prepare.least_bytes(inputs, every)
     assert known == planned.request.num_arrays * NUM_PARAMS**2 * 8

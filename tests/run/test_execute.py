@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from hessian_tasks.rebuild import freeze, rebuild
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import BlockRow, EngineChoice
 from pipeline.api import compute_hessian, open_hessian, verify_hessian
-from pipeline.errors import StoppedError, StoreError
+from pipeline.errors import StoppedError, StoreError, StoreMismatchError
+from pipeline.run import prepare
 from pipeline.run._blocks import BlockTask
 from pipeline.run.events import RunFinished, RunStarted
 from pipeline.run.executors import ExecutorName, get_executor
@@ -259,6 +261,30 @@ def test_resume_of_a_complete_store_changes_nothing(
     before = snapshot(complete[0])
     assert computed(run(complete[0], inputs)) == []
     assert snapshot(complete[0]) == before
+
+
+def test_a_complete_store_is_told_by_its_records(
+    run: Run,
+    inputs: FrozenInputs,
+    complete: tuple[Path, list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(prepare, "rebuild")
+    monkeypatch.delattr(prepare, "choose_engines")
+    first, last = run(complete[0], inputs)
+    assert (first.resumed, first.num_stored, last.num_computed) == (True, 8, 0)
+    # Inputs and options are compared all the same.
+    others = replace(inputs, gradient=inputs.gradient + 1)
+    with pytest.raises(StoreMismatchError, match="the gradient of the loss"):
+        run(complete[0], others)
+    with pytest.raises(StoreMismatchError, match="has tiles of side 5"):
+        run(complete[0], inputs, tile=6)
+    shutil.copytree(complete[0], copy := complete[0].with_name("failed.zarr"))
+    store = HessianStore(copy)
+    assert store.self_check is not None
+    store.set_self_check(store.self_check.model_copy(update={"passed": False}))
+    with pytest.raises(NameError):  # what has failed is looked at again
+        run(copy, inputs)
 
 
 @pytest.mark.parametrize("executor", ["serial", "threads"])

@@ -29,8 +29,8 @@ from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow, EngineName
 from pipeline.api import compute_hessian, open_store, verify_hessian
 from pipeline.errors import SelfCheckError, StoreWarning
-from pipeline.run import _references as references
 from pipeline.run import _selfcheck as selfcheck
+from pipeline.run import products
 from pipeline.run._references import References
 from pipeline.run.engines import choose_engines
 from pipeline.run.events import BlockRowStored, RunFinished
@@ -324,7 +324,7 @@ def test_parts_of_many_points_make_the_same_products(
     for matrix in (HESSIAN, GAUSS_NEWTON):
         whole = References(problem, matrix)(vectors)
         with monkeypatch.context() as patch:
-            patch.setattr(references, "MAX_POINTS", 5)
+            patch.setattr(products, "MAX_POINTS", 5)
             parts = References(problem, matrix)(vectors)
         assert parts.keys() == whole.keys() == {"pde", "dirichlet", None}
         for term in whole:

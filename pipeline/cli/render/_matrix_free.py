@@ -88,6 +88,8 @@ def outlook(found: Outlook) -> str:
     ]
     if found.plan is not None:
         rows = plan_rows(found.plan)
+        before = f"about {format_seconds(found.preparing_seconds)} before that"
+        rows.append(("preparing", f"{before}: importing, reading, compiling, a trial, as here"))
     rows[0] = ("parameters", found.layout.count)
     if found.choice is not None:
         words = filter(None, [found.choice.name, found.choice.reason])
@@ -128,6 +130,8 @@ def outlook_data(found: Outlook) -> dict[str, Any]:
         **(plan_data(found.plan) if found.plan is not None else {}),
         "stored_obstacle": found.obstacle,
         "on_gpus": None if found.elsewhere is None else found.elsewhere.to_json(),
+        "preparing_seconds": found.preparing_seconds,
+        "needed_bytes": found.needed_bytes,
         "matrix_free": {
             "seconds_per_product": free.seconds_per_product,
             "reserved_bytes": free.reserved_bytes,
