@@ -2,7 +2,8 @@
 
 - :mod:`~hessian_tasks.layered.multiply.tangents` says how tangents follow from each other, and
   :mod:`~hessian_tasks.layered.multiply._buffered` computes them in the buffers of a
-  :mod:`~hessian_tasks.layered.multiply.workspace`;
+  :mod:`~hessian_tasks.layered.multiply.workspace`, or leaves them as
+  :mod:`~hessian_tasks.layered.multiply._factored`;
 - :mod:`~hessian_tasks.layered.multiply.pairs` finds which of them are needed,
   :mod:`~hessian_tasks.layered.multiply.contract` says which products make up the entries,
   :mod:`~hessian_tasks.layered.multiply._probe` and

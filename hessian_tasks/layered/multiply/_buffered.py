@@ -6,10 +6,11 @@ import numpy as np
 
 from hessian_tasks.layered.expand.expansion import Expansion
 from hessian_tasks.layered.expand.network import Array
-from hessian_tasks.layered.multiply.tangents import Tangent, Tangents, is_diagonal
+from hessian_tasks.layered.multiply._factored import Factored
+from hessian_tasks.layered.multiply.tangents import Moving, Tangent, Tangents, is_diagonal
 from hessian_tasks.layered.multiply.workspace import Workspace
 
-__all__ = ["BufferedTangents"]
+__all__ = ["BufferedTangents", "write"]
 
 # Bytes of one piece of an element-wise sum: a part of the second-level cache of a core.
 PIECE_BYTES = 128 * 2**10
@@ -63,6 +64,14 @@ class BufferedTangents(Tangents):
         return _Sum(self)
 
 
+def write(tangent: Moving, place: Array) -> None:
+    """Put a tangent that is no diagonal into ``place`` ``[n, j, p]``."""
+    if isinstance(tangent, Factored):
+        tangent.write(place)
+    else:
+        place[...] = tangent
+
+
 class _Sum:
     """A sum of tangents that are products.
 
@@ -73,12 +82,15 @@ class _Sum:
     def __init__(self, tangents: BufferedTangents) -> None:
         self._tangents = tangents
         self._neurons = tangents.neurons
+        self._factored: list[Factored] = []
         self._scaled: list[tuple[Array, Array]] = []
         self._others: list[Array] = []
 
     def add_scaled(self, tangent: Tangent, factor: Array) -> None:
         """Add the tangent of a product with ``factor`` ``[n, p]`` on each neuron."""
-        if tangent is not None and is_diagonal(tangent):
+        if isinstance(tangent, Factored):
+            self._add_factored(tangent.scaled(factor))
+        elif tangent is not None and is_diagonal(tangent):
             self._others.append(tangent * factor[:, self._neurons])
         elif tangent is not None:
             self._scaled.append((tangent, factor))
@@ -87,33 +99,53 @@ class _Sum:
         """Add the tangent of a product with ``matrix``."""
         if tangent is None:
             return
-        if is_diagonal(tangent):
-            self._add_grid(tangent, matrix[self._neurons, None])
-        else:
-            image = self._tangents.lend(*tangent.shape[:2], matrix.shape[1])
-            np.matmul(tangent, matrix, out=image)
-            self._others.append(image)
+        if not isinstance(tangent, Factored) and is_diagonal(tangent):
+            ones = np.ones((len(tangent), matrix.shape[1]), matrix.dtype)
+            self._add_factored(Factored(((tangent, ones),), matrix[self._neurons]))
+            return
+        formed = self._form(tangent)
+        image = self._tangents.lend(*tangent.shape[:2], matrix.shape[1])
+        rows = formed.reshape(-1, formed.shape[2])
+        np.matmul(rows, matrix, out=image.reshape(len(rows), -1))
+        self._others.append(image)
+        if formed is not tangent:
+            self._tangents.give_back(formed)
 
-    def add_bent(self, tangent: Array, matrices: Array) -> None:
+    def add_bent(self, tangent: Moving, matrices: Array) -> None:
         """Add the tangent of a product with matrices ``[n, o, p]``, one a point."""
-        if is_diagonal(tangent):
-            self._add_grid(tangent, matrices[:, self._neurons].swapaxes(0, 1))
+        formed = self._form(tangent)
+        if is_diagonal(formed):
+            self._others.append(formed[:, :, None] * matrices[:, self._neurons])
         else:
-            self._others.append(np.einsum("jno,nop->jnp", tangent, matrices))
+            self._others.append(np.matmul(formed, matrices))
 
-    def _add_grid(self, diagonal: Array, factors: Array) -> None:
-        image = self._tangents.lend(diagonal.shape[1], diagonal.shape[0], factors.shape[2])
-        self._others.append(np.multiply(diagonal.T[:, :, None], factors, out=image))
+    def _add_factored(self, tangent: Factored) -> None:
+        for number, other in enumerate(self._factored):
+            together = other.plus(tangent)
+            if together is not None:
+                self._factored[number] = together
+                return
+        self._factored.append(tangent)
+
+    def _form(self, tangent: Moving) -> Array:
+        if not isinstance(tangent, Factored):
+            return tangent
+        image = self._tangents.lend(*tangent.shape)
+        tangent.write(image)
+        return image
 
     def value(self) -> Tangent:
         """The sum; its parts must not be used any more."""
-        parts = sorted(self._others, key=is_diagonal)
-        total: Tangent = self._sum_scaled() if self._scaled else None
+        if len(self._factored) == 1 and not self._scaled and not self._others:
+            return self._factored[0]
+        parts = [self._form(tangent) for tangent in self._factored]
+        parts += sorted(self._others, key=is_diagonal)
+        total: Array | None = self._sum_scaled() if self._scaled else None
         for part in parts:
             if total is None:
                 total = part
             elif is_diagonal(part) and not is_diagonal(total):
-                np.einsum("jnj->nj", total[:, :, self._neurons])[...] += part
+                np.einsum("njj->nj", total[:, :, self._neurons])[...] += part
             else:
                 total += part
                 self._tangents.give_back(part)
@@ -122,11 +154,12 @@ class _Sum:
     def _sum_scaled(self) -> Array:
         first, factor = self._scaled[0]
         total = self._tangents.lend(*first.shape)
-        step = max(1, PIECE_BYTES // first[0].nbytes)
+        step = max(1, PIECE_BYTES // max(1, first[0].nbytes))
         spare = np.empty_like(total[:step])
-        for j in range(0, len(total), step):
-            piece = total[j : j + step]
-            np.multiply(first[j : j + step], factor, out=piece)
+        for n in range(0, len(total), step):
+            points = slice(n, n + step)
+            piece = np.multiply(first[points], factor[points, None], out=total[points])
             for tangent, factor_ in self._scaled[1:]:
-                piece += np.multiply(tangent[j : j + step], factor_, out=spare[: len(piece)])
+                scaled = spare[: len(piece)]
+                piece += np.multiply(tangent[points], factor_[points, None], out=scaled)
         return total

@@ -1,17 +1,21 @@
 """Products with the tangents of one probe, which are too many to be kept at once.
 
 A group of the probe's neurons gives matrices wide enough for products to run at full speed; it is
-computed in parts narrow enough for their tangents to stay in the cache. Where block rows cut a
-site, the matrices are kept for the next block row, as far as memory is set aside for it; those of
-sites that block rows have left make room.
+computed in parts of the points small enough for their tangents to stay in the cache. Where block
+rows cut a site, the matrices are kept for the next block row, as far as memory is set aside for it;
+those of sites that block rows have left make room. Threads at the same site take other groups first
+than each other, so that none computes what another one is computing.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -19,9 +23,9 @@ import numpy as np
 from hessian_tasks.layered.expand.expansion import Expansion
 from hessian_tasks.layered.expand.network import Array
 from hessian_tasks.layered.expand.rows import slices
-from hessian_tasks.layered.multiply._buffered import BufferedTangents
-from hessian_tasks.layered.multiply.products import FACTOR_BYTES, Outer, Products
-from hessian_tasks.layered.multiply.tangents import Tangents
+from hessian_tasks.layered.multiply._buffered import BufferedTangents, write
+from hessian_tasks.layered.multiply.products import FACTOR_BYTES, Outer, Products, batches
+from hessian_tasks.layered.multiply.tangents import Moving, Tangents
 from hessian_tasks.layered.multiply.workspace import Workspace
 
 __all__ = ["Job", "Prober"]
@@ -40,14 +44,14 @@ class Job:
     Attributes:
         entries: Of all neurons j of the probe; ``[i, a, j, 1]`` if the tangents are diagonals.
         outer: The left factor.
-        find: Picks the tangents ``[j, n, b]``, or ``[n, j]``.
+        find: Picks the tangents ``[n, j, b]``, or ``[n, j]``.
         num_tangents: How many it picks.
         name: A name if other block rows need the same.
     """
 
     entries: Array
     outer: Outer
-    find: Callable[[Tangents], list[Array]]
+    find: Callable[[Tangents], list[Moving]]
     num_tangents: int
     name: tuple[int, int, str] | None
 
@@ -80,6 +84,9 @@ class Prober:
         self._workspace = workspace
         self._kept: dict[Key, _Kept] = {}
         self._lock = threading.Lock()
+        self._filling: defaultdict[tuple[int, int, int], threading.Lock] = defaultdict(
+            threading.Lock
+        )
 
     def add_diagonal(self, jobs: Sequence[Job], whole: Tangents) -> None:
         """Add products with tangents of a whole probe that are diagonals."""
@@ -100,7 +107,8 @@ class Prober:
         num_points, itemsize = points.stop - points.start, jobs[0].entries.itemsize
         columns = sum(job.num_tangents * job.entries.shape[3] for job in jobs)
         width = self._expansion.network.program.widths[site]
-        for group in slices(width, FACTOR_BYTES // (columns * num_points * itemsize)):
+        groups = batches(width, FACTOR_BYTES // (columns * num_points * itemsize))
+        for group in self._in_turn(site, points, groups):
             matrices = self._matrices(jobs, site, points, group)
             for job, matrix in zip(jobs, matrices, strict=True):
                 self._products.add_tangents(job.entries[:, :, group], job.outer, matrix)
@@ -115,25 +123,30 @@ class Prober:
     def _matrices(self, jobs: Sequence[Job], site: int, points: slice, group: slice) -> list[Array]:
         """Tangents below each other, with one row a point ``[tangents·n, j·b]``, for each job."""
         found: list[Array] = []
-        missing: list[tuple[Job, Array]] = []
+        shared: list[_Kept | None] = []
         num_points, num_neurons = points.stop - points.start, group.stop - group.start
-        fresh: list[_Kept] = []
         for number, job in enumerate(jobs):
             shape = (job.num_tangents, num_points, num_neurons, job.entries.shape[3])
             kept = self._keep((job.name, points.start, group.start, group.stop), shape)
-            if kept is None:
-                matrix = self._workspace.take(f"tangents {number}", *shape)
-            else:
-                matrix = kept.matrix
-            if kept is None or not kept.filled:
-                missing.append((job, matrix))
-                fresh += [] if kept is None else [kept]
-            found.append(matrix)
-        # Threads that miss the same at the same time fill in the same numbers.
-        self._fill(missing, site, points, group)
-        for kept in fresh:
-            kept.filled = True
+            taken = partial(self._workspace.take, f"tangents {number}", *shape)
+            found.append(taken() if kept is None else kept.matrix)
+            shared.append(kept)
+        # Where all is shared, one thread computes it for the others.
+        with nullcontext() if None in shared else self._filling[site, points.start, group.start]:
+            pairs = zip(jobs, found, shared, strict=True)
+            missing = [(job, matrix) for job, matrix, k in pairs if k is None or not k.filled]
+            self._fill(missing, site, points, group)
+            for kept in filter(None, shared):
+                kept.filled = True
         return [matrix.reshape(matrix.shape[0] * matrix.shape[1], -1) for matrix in found]
+
+    def _in_turn(self, site: int, points: slice, groups: Iterable[slice]) -> Iterator[slice]:
+        """Groups of neurons, those last that another thread is at."""
+        waiting = list(groups)
+        while waiting:
+            locks = [self._filling[site, points.start, group.start] for group in waiting]
+            free = (number for number, lock in enumerate(locks) if not lock.locked())
+            yield waiting.pop(next(free, 0))
 
     def _keep(self, key: Key, shape: tuple[int, ...]) -> _Kept | None:
         """Memory for a matrix that block rows share, unless there is no room for it."""
@@ -167,12 +180,12 @@ class Prober:
     ) -> None:
         expansion = self._expansion
         widest = max((matrix.shape[3] for _, matrix in matrices), default=1)
-        num_numbers = (points.stop - points.start) * widest * expansion.num_streams**2
+        num_numbers = (group.stop - group.start) * widest * expansion.num_streams**2
         step = TANGENTS_BYTES // (num_numbers * expansion.network.dtype.itemsize)
-        for part in slices(group.stop - group.start, step) if matrices else ():
-            neurons = slice(group.start + part.start, group.start + part.stop)
-            tangents = BufferedTangents(expansion, site, points, neurons, self._workspace)
+        for part in slices(points.stop - points.start, step) if matrices else ():
+            some = slice(points.start + part.start, points.start + part.stop)
+            tangents = BufferedTangents(expansion, site, some, group, self._workspace)
             for job, matrix in matrices:
                 for place, tangent in zip(matrix, job.find(tangents), strict=True):
-                    place[:, part] = tangent.transpose(1, 0, 2)
+                    write(tangent, place[part])
             tangents.release()

@@ -27,18 +27,19 @@ import numpy as np
 
 from hessian_tasks.layered.expand.expansion import Expansion
 from hessian_tasks.layered.expand.network import Array
-from hessian_tasks.layered.expand.rows import RowFactors, slices, times_inputs
+from hessian_tasks.layered.expand.rows import RowFactors, times_inputs
 from hessian_tasks.layered.multiply._buffered import BufferedTangents
+from hessian_tasks.layered.multiply._factored import Factored
 from hessian_tasks.layered.multiply._probe import Job, Prober
 from hessian_tasks.layered.multiply.pairs import Combinations, PairKind, SitePair, find_kinds
 from hessian_tasks.layered.multiply.products import FACTOR_BYTES, Outer, Products, batches
-from hessian_tasks.layered.multiply.tangents import Tangents, present
+from hessian_tasks.layered.multiply.tangents import Moving, Tangents, present
 from hessian_tasks.layered.multiply.workspace import Workspace
 
 __all__ = ["Contraction"]
 
 # Rows of the factors of a product; with fewer, the time to add products up shows.
-PRODUCT_DEPTH = 1536
+PRODUCT_DEPTH = 4096
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Contraction:
         columns = factors.inputs[pair.first][points, :, _slice(pair.first_rows)]
         left = times_inputs(columns, factors.left, take("left", *_shape(columns, factors.left)))
         column_bytes = len(left) * factors.right.shape[3] * left.itemsize
-        for kept in slices(len(pair.second_rows), FACTOR_BYTES // column_bytes):
+        for kept in batches(len(pair.second_rows), FACTOR_BYTES // column_bytes):
             columns = factors.inputs[pair.second][points, :, _slice(pair.second_rows[kept])]
             out = take("right", *_shape(columns, factors.right))
             right = times_inputs(columns, factors.right, out)
@@ -197,13 +198,13 @@ def _diagonal(entries: Array) -> Array:
     return diagonal[..., None]
 
 
-def _bent(site: int, pairs: Combinations, tangents: Tangents) -> list[Array]:
+def _bent(site: int, pairs: Combinations, tangents: Tangents) -> list[Moving]:
     return present(tangents.second(site, s, t) for s, t in pairs)
 
 
-def _moved(wire: int, rows: slice, pairs: Combinations, tangents: Tangents) -> list[Array]:
+def _moved(wire: int, rows: slice, pairs: Combinations, tangents: Tangents) -> list[Moving]:
     found = present(tangents.first(wire, s, t) for s, t in pairs)
-    return [tangent[..., rows] for tangent in found]
+    return [t.columns(rows) if isinstance(t, Factored) else t[..., rows] for t in found]
 
 
 def _shape(inputs: Array, factor: Array) -> tuple[int, int, int, int]:

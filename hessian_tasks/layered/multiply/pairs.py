@@ -18,7 +18,7 @@ import numpy as np
 from hessian_tasks.layered.expand.expansion import Expansion
 from hessian_tasks.layered.expand.network import Array, curvature
 from hessian_tasks.layered.multiply._buffered import BufferedTangents
-from hessian_tasks.layered.multiply.tangents import Tangents, is_diagonal, present
+from hessian_tasks.layered.multiply.tangents import Tangent, Tangents, is_diagonal, present
 from hessian_tasks.layered.multiply.workspace import Workspace
 from hessian_tasks.layered.read.program import Node
 
@@ -30,7 +30,7 @@ StreamPair: TypeAlias = tuple[int, int]
 Combinations: TypeAlias = dict[StreamPair, dict[StreamPair, float]]
 """Independent pairs of streams, each with the pairs whose tangents contain its own, how often."""
 
-Probe: TypeAlias = Callable[[Tangents, int, int], Array | None]
+Probe: TypeAlias = Callable[[Tangents, int, int], Tangent]
 
 # Relative; random numbers are multiplied and added some hundred times.
 TOLERANCE = 1e-11
@@ -152,7 +152,7 @@ def _combine(
     for pair in pairs:
         tangent = find(sample, *pair)
         if tangent is not None:
-            columns[is_diagonal(tangent)][pair] = tangent.ravel()
+            columns[is_diagonal(tangent)][pair] = np.asarray(tangent).ravel()
     return {diagonal: independent(some, TOLERANCE) for diagonal, some in columns.items() if some}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from hessian_tasks.layered.expand.network import Array
 from hessian_tasks.layered.expand.rows import slices
+from hessian_tasks.layered.multiply._factored import multiply_streams
 from hessian_tasks.layered.multiply.pairs import Combinations
 from hessian_tasks.layered.multiply.workspace import Workspace
 
@@ -20,9 +21,11 @@ __all__ = ["FACTOR_BYTES", "Outer", "Products", "batches", "mirror"]
 
 # Bytes of one product before it is added to the entries, and of a factor.
 PRODUCT_BYTES = 8 * 2**20
-FACTOR_BYTES = 16 * 2**20
-# Parts into which the rows of a triangle are cut; 1/16 of its square is computed in vain.
+FACTOR_BYTES = 64 * 2**20
+# Parts into which the rows of a triangle are cut, 1/16 of its square being computed in vain, unless
+# these had fewer rows of a product than let it run at full speed.
 TRIANGLE_PARTS = 8
+TRIANGLE_ROWS = 256
 
 
 class Outer:
@@ -57,7 +60,8 @@ class Outer:
         left, right = (next(iter(factors.values())) for factors in self._factors)
         row_bytes = len(self._combinations) * right.size * right.itemsize
         num_rows = left.shape[1]
-        rows = _row_parts(num_rows, FACTOR_BYTES // row_bytes, self._triangular)
+        corner = right.shape[1] if self._triangular else None
+        rows = _row_parts(num_rows, FACTOR_BYTES // row_bytes, corner)
         if num_rows * row_bytes > FACTOR_BYTES:
             return (self._part(some, partial(self._workspace.take, "outer")) for some in rows)
         if self._kept is None:
@@ -66,15 +70,17 @@ class Outer:
 
     def _part(self, rows: slice, make: Callable[..., Array]) -> tuple[slice, int, Array]:
         above = rows.start if self._triangular else 0
-        left = {s: values[:, rows, None] for s, values in self._factors[0].items()}
-        right = {t: values[:, None, above:] for t, values in self._factors[1].items()}
-        num_points, num_rows, _ = next(iter(left.values())).shape
-        num_columns = next(iter(right.values())).shape[2]
+        left = {s: values[:, rows] for s, values in self._factors[0].items()}
+        right = {t: values[:, above:] for t, values in self._factors[1].items()}
+        num_points, num_rows = next(iter(left.values())).shape
+        num_columns = next(iter(right.values())).shape[1]
         outer = make(len(self._combinations), num_points, num_rows, num_columns)
         for place, pairs in zip(outer, self._combinations, strict=True):
-            place[...] = 0
+            sums: dict[int, Array] = {}
             for (s, t), coefficient in pairs.items():
-                place += left[s].dtype.type(coefficient) * left[s] * right[t]
+                scaled = right[t].dtype.type(coefficient) * right[t]
+                sums[s] = sums[s] + scaled if s in sums else scaled
+            multiply_streams([left[s] for s in sums], list(sums.values()), place)
         return rows, above, outer.reshape(len(self._combinations) * num_points, -1)
 
     def release(self) -> None:
@@ -104,7 +110,8 @@ class Products:
         """
         width, other_width = entries.shape[1], entries.shape[3]
         row_bytes = entries[0].size * entries.itemsize
-        for rows in _row_parts(len(entries), PRODUCT_BYTES // row_bytes, corner is not None):
+        triangle = None if corner is None else width
+        for rows in _row_parts(len(entries), PRODUCT_BYTES // row_bytes, triangle):
             above = 0 if corner is None else max(0, rows.start - corner)
             part = entries[rows, :, above:]
             if not part.size:
@@ -145,8 +152,12 @@ def batches(length: int, largest: int) -> Iterator[slice]:
     return slices(length, -(-length // max(1, number)))
 
 
-def _row_parts(num_rows: int, step: int, triangular: bool) -> Iterator[slice]:
-    return slices(num_rows, min(step, -(-num_rows // TRIANGLE_PARTS)) if triangular else step)
+def _row_parts(num_rows: int, step: int, triangle: int | None) -> Iterator[slice]:
+    """Parts of ``step`` rows, of a triangle narrow ones; its rows are ``triangle`` of a product."""
+    if triangle is None:
+        return slices(num_rows, step)
+    narrow = max(-(-num_rows // TRIANGLE_PARTS), TRIANGLE_ROWS // triangle)
+    return slices(num_rows, min(step, narrow))
 
 
 def mirror(entries: Array) -> None:

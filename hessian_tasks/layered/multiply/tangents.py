@@ -9,7 +9,8 @@ wire w with respect to stream s of the probe, and ``second(w, s, t)`` is
 
 the second-order adjoint of the network. Each pair of streams is computed when it is first asked
 for, so that pairs which nothing needs, or which are zero, cost nothing. Up to the next product with
-a kernel a neuron of the probe only moves that same neuron; such tangents are kept as diagonals.
+a kernel a neuron of the probe only moves that same neuron; such tangents are kept as diagonals, and
+those behind it as factors.
 """
 
 from __future__ import annotations
@@ -20,23 +21,24 @@ from typing import Protocol, TypeAlias
 
 from hessian_tasks.layered.expand.expansion import Expansion
 from hessian_tasks.layered.expand.network import Array
+from hessian_tasks.layered.multiply._factored import Factored
 from hessian_tasks.layered.read.program import Linear, Node, Site
 
-__all__ = ["Tangent", "Tangents", "is_diagonal", "present"]
+__all__ = ["Moving", "Tangent", "Tangents", "is_diagonal", "present"]
 
-Tangent: TypeAlias = Array | None
-"""Zero, ``[n, j]`` where neuron j moves neuron j only, or ``[j, n, p]``, j in the probe's part.
+Moving: TypeAlias = Array | Factored
+"""``[n, j]`` where neuron j moves neuron j only, or ``[n, j, p]``, j in the probe's part."""
 
-With the probe's neurons outermost, a factor ``[n, p]`` is one long vector to each of them.
-"""
+Tangent: TypeAlias = Moving | None
+"""One that may be zero."""
 
 
-def is_diagonal(tangent: Array) -> bool:
+def is_diagonal(tangent: Moving) -> bool:
     """Whether a tangent is kept as a diagonal ``[n, j]``."""
     return tangent.ndim == 2
 
 
-def present(tangents: Iterable[Tangent]) -> list[Array]:
+def present(tangents: Iterable[Tangent]) -> list[Moving]:
     """Those tangents that are not zero."""
     return [tangent for tangent in tangents if tangent is not None]
 
@@ -50,7 +52,7 @@ class Sum(Protocol):
     def add_product(self, tangent: Tangent, matrix: Array) -> None:
         """Add the tangent of a product with ``matrix``."""
 
-    def add_bent(self, tangent: Array, matrices: Array) -> None:
+    def add_bent(self, tangent: Moving, matrices: Array) -> None:
         """Add the tangent of a product with matrices ``[n, o, p]``, one a point."""
 
     def value(self) -> Tangent:

@@ -16,7 +16,7 @@ from hessian_tasks.jets import Tensor
 from hessian_tasks.layered.expand.expansion import Expansion
 from hessian_tasks.layered.expand.network import Array
 from hessian_tasks.layered.multiply.pairs import Combinations, PairKind
-from hessian_tasks.layered.multiply.tangents import Tangent, Tangents, is_diagonal, present
+from hessian_tasks.layered.multiply.tangents import Moving, Tangents, is_diagonal, present
 
 __all__ = ["Stacks", "entering_streams", "stack_tangents"]
 
@@ -53,33 +53,28 @@ class _Sum:
     def __init__(self) -> None:
         self._parts: list[Tensor] = []
 
-    def add_scaled(self, tangent: Tangent, factor: Array) -> None:
+    def add_scaled(self, tangent: Tensor, factor: Array) -> None:
         if tangent is not None:
-            self._parts.append(tangent * factor)
+            self._parts.append(tangent * (factor if is_diagonal(tangent) else factor[:, None]))
 
-    def add_product(self, tangent: Tangent, matrix: Array) -> None:
+    def add_product(self, tangent: Tensor, matrix: Array) -> None:
         if tangent is None:
             return
         if is_diagonal(tangent):
-            self._parts.append(tf.transpose(tangent)[:, :, None] * matrix[:, None, :])
+            self._parts.append(tangent[:, :, None] * matrix)
         else:
             self._parts.append(tf.tensordot(tangent, np.ascontiguousarray(matrix), 1))
 
-    def add_bent(self, tangent: Array, matrices: Array) -> None:
-        form = "nj,njp->jnp" if is_diagonal(tangent) else "jno,nop->jnp"
+    def add_bent(self, tangent: Tensor, matrices: Array) -> None:
+        form = "nj,njp->njp" if is_diagonal(tangent) else "njo,nop->njp"
         self._parts.append(tf.einsum(form, tangent, matrices))
 
     def value(self) -> Tensor:
         if not self._parts:
             return None
         if len({part.ndim for part in self._parts}) > 1:
-            self._parts = [_spread(p) if is_diagonal(p) else p for p in self._parts]
+            self._parts = [tf.linalg.diag(p) if is_diagonal(p) else p for p in self._parts]
         return tf.add_n(self._parts)
-
-
-def _spread(diagonal: Tensor) -> Tensor:
-    """``[j, n, j]`` of ``[n, j]``."""
-    return tf.transpose(tf.linalg.diag(diagonal), [1, 0, 2])
 
 
 def stack_tangents(
@@ -104,17 +99,17 @@ def stack_tangents(
 
 
 def _stack_pair(tangents: TracedTangents, second: int, kind: PairKind) -> Stacks:
-    def bent(pairs: Combinations) -> list[Array]:
+    def bent(pairs: Combinations) -> list[Moving]:
         return present(tangents.second(second, s, t) for s, t in pairs)
 
-    def moved(pairs: Combinations) -> list[Array]:
+    def moved(pairs: Combinations) -> list[Moving]:
         source = tangents.expansion.network.program.inputs(second)[0]
         return present(tangents.first(source, s, t) for s, t in pairs)
 
     stacks = {}
     for name, found, combinations in (("bent", bent, kind.bent), ("moved", moved, kind.moved)):
         if combinations.get(False):
-            stacks[name] = tf.transpose(tf.stack(found(combinations[False])), [0, 2, 1, 3])
+            stacks[name] = tf.stack(found(combinations[False]))
         if combinations.get(True):
             stacks[f"{name} diagonal"] = tf.stack(found(combinations[True]))
     if kind.separable:
