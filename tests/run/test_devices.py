@@ -96,10 +96,12 @@ def test_a_run_uses_all_devices_and_each_for_one_block_row_at_a_time(
 
 @pytest.mark.parametrize("engine", ["autodiff", "layered"])
 def test_a_block_row_is_stored_while_the_device_computes_another(
-    engine: EngineName, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    engine: EngineName,
+    tmp_path: Path,
+    run: Run,
+    inputs: FrozenInputs,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = {"width": 8, "depth": 1, "num_interior": 9, "num_boundary": 5, "dtype": "float64"}
-    inputs = freeze_source(ProblemSource("poisson", options))
     monkeypatch.setattr(engines, "gpu_names", lambda: DEVICES[1:])
     storing, taken = threading.Event(), threading.Event()
     take, write = DevicePool.take, HessianStore.write_block_row
