@@ -187,6 +187,7 @@ def mixed(*terms: Any) -> Problem:
     return Problem(net(1), [pair, bent, own, rest, *terms], "xy", parameters={"a": SLOPE})
 
 
+@pytest.mark.slow
 def test_all_ways_agree_for_terms_of_all_kinds() -> None:
     norm = LossTerm("norm", lambda model: tf.reduce_sum(model.trainable_weights[0] ** 4))
     problem = shifted(mixed(norm))

@@ -58,7 +58,7 @@ def test_equals_numpy_on_random_networks(seed: int, monkeypatch: pytest.MonkeyPa
             (kovasznay, (4, 2, 9, 7)),
             (classification, (4, 2, 12)),
         ],
-        [poisson, classification],
+        [classification],
     ),
     ids=["poisson", "burgers", "kovasznay", "classification"],
 )

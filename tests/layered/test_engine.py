@@ -271,7 +271,7 @@ def twice(model: Any) -> Any:
             (unequal, None),
             (twice, "evaluates the network at points that depend on the weights"),
         ],
-        [conflicting, decayed, twice],
+        [decayed, twice],
     ),
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -120,6 +120,7 @@ def test_a_loss_calls_the_network_with_all_of_its_inputs(packed: str) -> None:
     assert reading.startswith(f"u, u.trunk1, u.trunk0trunk0 at {N} points")
 
 
+@pytest.mark.slow
 def test_the_gauss_newton_matrix_of_a_deeponet() -> None:
     net = deeponet()
     terms = [

@@ -112,6 +112,7 @@ def test_engines_and_products_agree(build: Any) -> None:
         np.testing.assert_allclose(block, expected[start:stop, start:], rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_gauss_newton_matrices_agree() -> None:
     problem = inverse()
     problem = resolve(Problem(**{**vars(problem), "terms": problem.terms[:2]}))

@@ -79,7 +79,7 @@ def with_residual(residual: Callable[[Any, Any], Any]) -> Problem:
 
 @pytest.fixture(
     scope="module",
-    params=some_slow([*RESIDUALS, convection, reaction], [delayed, chained]),
+    params=some_slow([*RESIDUALS, convection, reaction], [delayed]),
     ids=lambda p: p.__name__.rpartition(".")[2],
 )
 def problem(request: pytest.FixtureRequest) -> Problem:

@@ -187,10 +187,13 @@ LOSSES = [
     columns, decorated, high_order,
 ]  # fmt: skip
 
+# Traced longest; Jacobians of batches are beside them.
+LARGE = (high_order, hessians, leftovers, jacobian)
+
 
 @pytest.mark.parametrize(
     "loss",
-    some_slow(LOSSES, [loss for loss in LOSSES if loss not in (high_order, hessians, leftovers)]),
+    some_slow(LOSSES, [loss for loss in LOSSES if loss not in LARGE]),
     ids=lambda loss: getattr(loss, "__name__", "decorated"),
 )
 def test_a_users_loss_goes_by_layers(loss: Loss) -> None:
