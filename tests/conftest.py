@@ -138,9 +138,9 @@ def hessian(
 
 @pytest.fixture(scope="session")
 def workers() -> Iterator[Workers]:
-    """Two worker processes."""
+    """A worker process: each imports TensorFlow, which takes longer than most tests."""
 
-    with connected(processes()) as found:
+    with connected(processes(workers=1)) as found:
         yield found
 
 

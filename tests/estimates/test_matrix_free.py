@@ -51,6 +51,7 @@ from tests.helpers.runs import Cli, Run, connected, processes
 Array = npt.NDArray[Any]
 
 OPTIONS = {"width": 8, "depth": 2, "num_interior": 60, "num_boundary": 50, "dtype": "float64"}
+CHEAP = ["regression", "-o", "width=12", "-o", "depth=1", "-o", "num_samples=20"]
 FEW_POINTS = ["-o", "num_interior=20", "-o", "num_boundary=10"]
 
 
@@ -386,9 +387,8 @@ def test_the_memory_of_eigenpairs_is_within_what_was_said(number: int) -> None:
 
 
 def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
-    options = [*FEW_POINTS, "-o", "width=8", "-o", "depth=1", "-o", "dtype=float64"]
     path = tmp_path / "e.zarr"
-    command = ["estimate", "poisson", *options, "--pairs", 2, "--max-products", 30]
+    command = ["estimate", *CHEAP, "-o", "dtype=float64", "--pairs", 2, "--max-products", 30]
     command += ["--density", 1]
     code, text, errors = hessian(*command, "--threads", 2)
     assert code == 0, errors
@@ -413,12 +413,20 @@ def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
         means = [dataset.diagonal[:24].mean(), dataset.diagonal[24:].mean()]
         np.testing.assert_allclose(told["diagonal"]["means"], means, rtol=1e-12)
     code, text, _ = hessian(*command, "--engine", "ggn", "--json", "--threads", 2)  # replaced
-    assert (code, json.loads(text)["trace"]["method"]) == (0, "xnystrace")
+    assert (code, json.loads(text)["asked"]["matrix"]) == (0, "ggn")
     other = [*command, "-o", "width=7"]
     code, text, errors = hessian(*other)
     assert (code, text) == (1, "")
     assert "other inputs: shapes of the network, weights of the network (theta)" in errors
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_the_command_traces_what_is_semidefinite_by_its_own_method(hessian: Cli) -> None:
+    options = [*FEW_POINTS, "-o", "width=8", "-o", "depth=1", "--pairs", 2, "--max-products", 30]
+    code, text, errors = hessian("estimate", "poisson", *options, "--engine", "ggn", "--json")
+    assert code == 0, errors
+    assert json.loads(text)["trace"]["method"] == "xnystrace"
 
 
 def test_a_store_of_a_matrix_is_not_replaced(
@@ -441,7 +449,7 @@ def test_damaged_answers_are_not_replaced(
 
 
 def test_the_plan_knows_both_ways(hessian: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = ["plan", "poisson", *FEW_POINTS, "-o", "width=4", "-o", "depth=1", "--threads", 2]
+    small = ["plan", *CHEAP, "--threads", 2]
     code, text, _ = hessian(*small)
     assert code == 0
     assert re.search(r"^matrix-free +\S+ s a product, memory about", text, re.MULTILINE)
@@ -452,8 +460,8 @@ def test_the_plan_knows_both_ways(hessian: Cli, monkeypatch: pytest.MonkeyPatch)
     assert told["matrix_free"]["seconds_per_product"] > 0
     # A GPU's line is for large matrices, the numbers are there: N S P² FLOP, two a multiply-add.
     assert "on GPUs" not in text
-    points, boundary = (int(n) for n in re.findall(r"at (\d+) points", text))
-    flop = (4 * points + boundary) * told["num_params"] ** 2
+    (points,) = (int(n) for n in re.findall(r"at (\d+) points", text))
+    flop = points * told["num_params"] ** 2
     there = told["on_gpus"]
     assert there["gpu_hours"] * 3600 * there["gpu_flop_per_second"] == pytest.approx(flop)
     assert there["store_seconds"] * there["store_bytes_per_second"] == told["stored_bytes"]
@@ -479,15 +487,14 @@ def test_the_plan_knows_both_ways(hessian: Cli, monkeypatch: pytest.MonkeyPatch)
             "the smallest block row takes .* KiB of memory, and 1 KiB are allowed",
             r"hessian estimate --memory \d+MiB",
         ),
-        ("64GiB", 2**10, "only 1 KiB are free for .*runs/poisson", "hessian estimate"),
+        ("64GiB", 2**10, "only 1 KiB are free for .*runs/regression", "hessian estimate"),
     ],
 )
 def test_the_plan_says_why_a_matrix_does_not_fit(
     memory: str, free: int, reason: str, advice: str, hessian: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.store.places._directory.free_bytes", lambda path: free)
-    command = ["plan", "poisson", *FEW_POINTS, "-o", "width=8", "-o", "depth=1", "--threads", 2]
-    command += ["--memory", memory]
+    command = ["plan", *CHEAP, "--threads", 2, "--memory", memory]
     code, text, errors = hessian(*command)
     assert code == 0, errors
     assert re.search(rf"^stored +\S+ KiB: does not fit, .*{reason}", text, re.MULTILINE)

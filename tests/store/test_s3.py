@@ -29,7 +29,7 @@ from pipeline.store.places import Bucket, locate
 from pipeline.store.places import _bucket as bucket
 from pipeline.store.places import _lease as lease
 from pipeline.store.store import HessianStore
-from tests.helpers.runs import Cli, Run, computed, start_held, wait_for
+from tests.helpers.runs import Cli, Run, computed, connected, processes, start_held, wait_for
 
 TILE, NUM_BLOCK_ROWS = 5, 8
 # Beside the server's address.
@@ -228,14 +228,23 @@ def set_environment(variables: dict[str, str]) -> None:
 
 @pytest.fixture
 def told(server: str, workers: Workers) -> Iterator[Workers]:
-    """Workers that know of the server, as if they had been started by the one that runs them."""
+    """A worker that knows of the server, as if it had been started by the one that runs it."""
     variables = {**VARIABLES, "AWS_ENDPOINT_URL": server}
     workers.client.run(set_environment, variables)
     yield workers
     workers.client.run(set_environment, dict.fromkeys(variables, ""))
 
 
+@pytest.mark.slow
 def test_two_workers_write_to_it(
+    url: str, run: Run, inputs: FrozenInputs, local: HessianStore
+) -> None:
+    with connected(processes()) as workers:
+        assert computed(run(url, inputs, tile=TILE, workers=workers)) == list(range(NUM_BLOCK_ROWS))
+    assert matrix_objects(HessianStore(url)) == matrix_objects(local)
+
+
+def test_a_worker_writes_to_it(
     url: str, run: Run, inputs: FrozenInputs, local: HessianStore, told: Workers
 ) -> None:
     assert computed(run(url, inputs, tile=TILE, workers=told)) == list(range(NUM_BLOCK_ROWS))

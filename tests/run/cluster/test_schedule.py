@@ -181,13 +181,14 @@ def test_failures_that_stay_are_set_aside(tmp_path: Path, workers: Workers) -> N
     assert task.begun() == {0: 1, 1: 2, 2: 1, 3: 1}
 
 
-def test_few_futures_are_open_at_a_time(workers: Workers) -> None:
+def test_few_futures_are_open_at_a_time() -> None:
     most = []
 
     def look(_: Any) -> None:
         most.append(len(workers.client.futures))
 
     many = schedule([], on_stored=look)
-    run_block_rows(workers.client, lambda row: row.index, rows(500), many)
+    with connected(processes()) as workers:
+        run_block_rows(workers.client, lambda row: row.index, rows(500), many)
     assert len(most) == 500
     assert max(most) <= 2 + 2 + 1
