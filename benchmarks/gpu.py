@@ -264,9 +264,9 @@ def time_jax(case: Any, card: Card, seconds: float) -> dict[str, float] | str:
 def answer_jax(path: Path) -> None:
     """The other side of :func:`time_jax`."""
     import with_jax_streams
-    from case import Case
+    from case import load_case
 
-    (way,) = with_jax_streams.kronecker(Case.load(path), []).values()
+    (way,) = with_jax_streams.kronecker(load_case(path), []).values()
     begun = time.perf_counter()
     way.measure(0)
     first = time.perf_counter() - begun

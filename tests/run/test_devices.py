@@ -103,20 +103,29 @@ def test_a_block_row_is_stored_while_the_device_computes_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(engines, "gpu_names", lambda: DEVICES[1:])
-    storing, taken = threading.Event(), threading.Event()
+    takers: list[int] = []
+    changed, first = threading.Condition(), threading.Lock()
     take, write = DevicePool.take, HessianStore.write_block_row
 
     @contextmanager
     def watched(pool: DevicePool) -> Iterator[str | None]:
         with take(pool) as device:
-            if storing.is_set():
-                taken.set()
+            with changed:
+                takers.append(threading.get_ident())
+                changed.notify_all()
             yield device
 
+    def taken_since() -> bool:
+        """Whether another thread has had the only device since this one gave it back."""
+        own = threading.get_ident()
+        last = len(takers) - 1 - takers[::-1].index(own)
+        return len(takers) > last + 1
+
     def held(*arguments: Any) -> Any:
-        storing.set()
-        # The first one is not stored before the only device is taken again.
-        assert taken.wait(WAIT)
+        if first.acquire(blocking=False):
+            # The first block row is not stored before that.
+            with changed:
+                assert changed.wait_for(taken_since, WAIT)
         return write(*arguments)
 
     monkeypatch.setattr(DevicePool, "take", watched)
