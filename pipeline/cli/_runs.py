@@ -122,8 +122,10 @@ def estimate(
     """Extreme eigenvalues, trace and norm from products alone, without computing the matrix.
 
     For networks whose matrix would not fit; hessian plan says which do. With --store the same
-    command goes on with an interrupted estimate.
+    command goes on with an interrupted estimate. --picture draws the density.
     """
+    if picture is not None and not density:
+        raise ConfigError("--picture draws the density, which has to be asked for: --density 4")
     _configure_client(settings)
     from pipeline.cli._calls import estimate_settings
     from pipeline.estimates.estimates import EstimateOptions
