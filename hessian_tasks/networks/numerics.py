@@ -102,7 +102,8 @@ def is_piecewise_linear(model: Any, num_coordinates: int = 0) -> bool:
     """Whether a network has no curvature at any of some random inputs, as one of ``relu``.
 
     Args:
-        model: A built Keras model; of one that does not take rows of numbers the answer is no.
+        model: A built Keras model; of one that cannot be asked, as it takes no rows of numbers or
+            not so few of them, the answer is no.
         num_coordinates: Width of its input where the model does not say.
 
     Example:
@@ -121,16 +122,29 @@ def is_piecewise_linear(model: Any, num_coordinates: int = 0) -> bool:
     given = tf.nest.map_structure(lambda x: tf.constant(x[:NUM_SPREAD], dtype), inputs)
     points = tf.nest.flatten(given)
     along = [tf.constant(rng.normal(size=tuple(x.shape)), dtype) for x in points]
+
+    def total() -> Any:
+        outputs = tf.nest.flatten(model(given))
+        return tf.add_n([tf.reduce_sum(y * rng.normal(size=y.shape)) for y in outputs])
+
+    try:
+        curvature = _along(total, points, along)
+    except Exception:  # whatever a network says to inputs that it was not made for
+        return False
+    return not any(np.any(tensor.numpy()) for tensor in curvature)
+
+
+def _along(total: Any, points: list[Any], along: list[Any]) -> list[Any]:
+    """The second derivatives of a scalar along directions, those by the points they are of."""
     with tf.GradientTape() as outer:
         outer.watch(points)
         with tf.GradientTape() as inner:
             inner.watch(points)
-            outputs = tf.nest.flatten(model(given))
-            total = tf.add_n([tf.reduce_sum(y * rng.normal(size=y.shape)) for y in outputs])
-        slopes = inner.gradient(total, points, unconnected_gradients="zero")
+            value = total()
+        slopes = inner.gradient(value, points, unconnected_gradients="zero")
         slope = tf.add_n([tf.reduce_sum(g * a) for g, a in zip(slopes, along, strict=True)])
-    curved = outer.gradient(slope, points, unconnected_gradients="zero")
-    return not any(np.any(tensor.numpy()) for tensor in curved)
+    found: list[Any] = outer.gradient(slope, points, unconnected_gradients="zero")
+    return found
 
 
 def _suspects(model: Any) -> str:

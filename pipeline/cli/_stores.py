@@ -104,26 +104,29 @@ def spectrum(
         found = compute(opened, term, extreme or (NUM_ENDS if density else None), **options)
     if vectors is not None:
         _save_pairs(vectors, found)
+    text, data = render.spectrum(found), found.to_json()
+    described = _density(opened, term, found) if density else None
+    if described is not None:
+        text, data = f"{text}\n{render.density(described)}", data | {"density": described}
     if picture is not None:
-        from pipeline.analysis.pictures import eigenvalue_picture, save
+        from pipeline.analysis.pictures import eigenvalue_picture, estimated_density_picture, save
 
         title = f"Spectrum of the {opened.matrix.title}, P = {opened.num_params:,}"
-        save(eigenvalue_picture(found, title), picture)
-    text, data = render.spectrum(found), found.to_json()
-    if density:
-        text, data = _with_density(opened, term, found, text, data)
+        drawn = (
+            eigenvalue_picture(found, title)
+            if described is None
+            else estimated_density_picture(described, title)
+        )
+        save(drawn, picture)
     print_answer([opened], text, data, as_json)
 
 
-def _with_density(
-    store: HessianStore, term: str | None, found: Spectrum, text: str, data: dict[str, Any]
-) -> tuple[str, dict[str, Any]]:
+def _density(store: HessianStore, term: str | None, found: Spectrum) -> dict[str, Any]:
     from pipeline.analysis.density import spectral_density
     from pipeline.analysis.operator import open_operator
 
     estimate = spectral_density(open_operator(store, term), known=found.pairs)
-    described = estimate.to_json(found.noise_floor)
-    return f"{text}\n{render.density(described)}", data | {"density": described}
+    return estimate.to_json(found.noise_floor)
 
 
 def _save_pairs(path: Path, found: Spectrum) -> None:

@@ -389,12 +389,16 @@ def test_the_memory_of_eigenpairs_is_within_what_was_said(number: int) -> None:
 def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
     path = tmp_path / "e.zarr"
     command = ["estimate", *CHEAP, "-o", "dtype=float64", "--pairs", 2, "--max-products", 30]
+    picture = tmp_path / "density.png"
+    code, _, errors = hessian(*command, "--picture", picture)
+    assert (code, "ask" in errors, picture.exists()) == (2, True, False)
     command += ["--density", 1]
-    code, text, errors = hessian(*command, "--threads", 2)
+    code, text, errors = hessian(*command, "--threads", 2, "--picture", picture)
     assert code == 0, errors
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert re.search(r"^largest +\S+ ± \S+  \S+ ± \S+$", text, re.MULTILINE)
     assert "(standard error; XTrace, " in text
-    assert re.search(r"^  above the floor +[0-9.]+ ± ", text, re.MULTILINE)
+    assert re.search(r"^  above the floor +[0-9.]+ to [0-9.]+$", text, re.MULTILINE)
     assert "diagonal" not in text
     assert re.search(r"^eigenpairs, 2 at each end: at most \S+ products, and \S+ KiB", errors)
     command += ["--store", path, "--diagonal", 12]

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from hessian_tasks import DensityTerm, LossTerm, Problem, ProblemWarning, ResidualTerm
 from hessian_tasks.networks.models import get_theta
+from hessian_tasks.networks.numerics import is_piecewise_linear
 from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.reading import warn_of_flat_derivatives
 from tests.helpers.runs import Cli
@@ -93,6 +94,16 @@ def test_derivatives_that_do_not_are_none_to_warn_of(case: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ProblemWarning)
         warn_of_flat_derivatives(resolve(CURVED[case]()))
+
+
+def test_a_network_of_one_batch_size_alone_is_not_asked() -> None:
+    layers = [
+        keras.Input((1,), batch_size=len(POINTS), dtype="float64"),
+        keras.layers.Reshape((1, 1), dtype="float64"),
+        keras.layers.GRU(2, stateful=True, dtype="float64"),
+        keras.layers.Dense(1, dtype="float64"),
+    ]
+    assert not is_piecewise_linear(keras.Sequential(layers), 1)
 
 
 FILE = """
