@@ -220,8 +220,12 @@ def test_memory_of_workers_bounds_the_plan(tmp_path: Path, run: Run, inputs: Fro
 
 @contextmanager
 def one_that_restarts() -> Iterator[Workers]:
-    """A worker that has just been killed, and is being started again."""
-    with connected(processes(workers=1)) as workers:
+    """A worker that has just been killed, and is being started again, however long that takes."""
+    with (
+        # As if that were longer than Dask waits by itself before it ends the nanny, too.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "0s"}),
+        connected(processes(workers=1)) as workers,
+    ):
         (worker,) = workers.client.run(os.getpid).values()
         os.kill(worker, signal.SIGKILL)
         wait_for(lambda: not workers.client.nthreads())

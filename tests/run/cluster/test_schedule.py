@@ -155,7 +155,7 @@ def test_a_block_row_that_kills_its_workers_is_set_aside(tmp_path: Path) -> None
     assert begun.total() <= 6 + 2 + 3
 
 
-@pytest.mark.parametrize("number", [4, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_workers_that_die_with_their_results_lose_none(number: int, tmp_path: Path) -> None:
     # About when the result arrives, for some before and for some after it.
     deaths = {i: (partial(faults.die_later, 0.016 * i / number), 1) for i in range(number)}
