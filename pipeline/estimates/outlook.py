@@ -25,8 +25,11 @@ from hessian_tasks.rebuild import rebuild
 from hessian_tasks.shards import Shard
 from hessian_tasks.spec import EngineChoice, Matrix, matrix_of
 from pipeline.errors import DoesNotFitError
+from pipeline.estimates._errors import MeasuredError
 from pipeline.estimates._products import threaded_product
 from pipeline.estimates.elsewhere import Elsewhere
+from pipeline.estimates.estimates import EstimateOptions
+from pipeline.estimates.fitting import usual_bytes
 from pipeline.estimates.operator import SHARDS_PER_THREAD
 from pipeline.run.budget import Budget
 from pipeline.run.engines import choose_engine
@@ -41,8 +44,6 @@ __all__ = ["Outlook", "look_ahead"]
 # What `hessian estimate` took for trained PINNs of up to a million parameters: 120 to 400 for the
 # trace and the norm, and as many for eigenpairs.
 TYPICAL_PRODUCTS = 500
-# Vectors that are in memory together, in float64: the basis of Lanczos' method and what XTrace has.
-TYPICAL_VECTORS = 100
 # A stored matrix answers everything, and exactly: worth that much of waiting.
 PATIENCE_SECONDS = 3600.0
 
@@ -156,18 +157,21 @@ def look_ahead(frozen: FrozenInputs, options: RunOptions, location: Location) ->
         PlanError: If the engine, the tile side or the like does not apply.
     """
     num_threads = configure_tensorflow(options.num_threads)
-    problem = rebuild(frozen)
+    budget, stored = Budget.of(options.allowed_bytes), least_bytes(frozen, options)
+    problem, rebuilt = rebuild(frozen), running_seconds()
+    # First, in the memory that an estimate has as well: what a trial of rows leaves is a run's.
+    products = _try_products(problem, matrix_of(options.engine), num_threads, budget)
+    tried = running_seconds() - rebuilt
     prepared, obstacle, needed = _try_rows(frozen, options, location, problem)
-    preparing, stored = running_seconds(), least_bytes(frozen, options)
     return Outlook(
         num_params=frozen.layout.num_params,
         stored_bytes=stored,
         plan=None if prepared is None else prepared.plan,
         obstacle=obstacle,
         needed_bytes=needed,
-        allowed_bytes=Budget.of(options.allowed_bytes).allowed,
-        preparing_seconds=preparing,
-        matrix_free=_try_products(problem, matrix_of(options.engine), num_threads),
+        allowed_bytes=budget.allowed,
+        preparing_seconds=running_seconds() - tried,
+        matrix_free=products,
         layout=frozen.layout,
         choice=None if prepared is None else prepared.choice,
         elsewhere=_on_gpus(prepared, problem, options, stored),
@@ -203,6 +207,11 @@ def _on_gpus(
 
 
 def _try_products(problem: Problem, matrix: Matrix, num_threads: int) -> MatrixFreeCost:
+=======
+def _try_products(
+    problem: Problem, matrix: Matrix, num_threads: int, budget: Budget
+) -> MatrixFreeCost:
+>>>>>>> h4
     reserved = resident_bytes()
     reset_peak()
     products = ShardProducts(problem, matrix)
@@ -211,7 +220,10 @@ def _try_products(problem: Problem, matrix: Matrix, num_threads: int) -> MatrixF
         _seconds(products, list(of_term), num_threads)
         for _, of_term in groupby(shards, key=lambda shard: shard.term)
     )
-    vectors = TYPICAL_VECTORS * products.num_params * np.dtype(float).itemsize
+    # An estimate begins with it: it compiles another way, and multiplies with several vectors.
+    heads = threaded_product(products, [shard.head() for shard in shards], num_threads)
+    MeasuredError(problem, products, shards)(heads)
+    vectors = usual_bytes(products.num_params, budget.allowed, EstimateOptions.max_products)
     return MatrixFreeCost(seconds, reserved, max(peak_bytes(), reserved) + vectors)
 
 

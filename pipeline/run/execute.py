@@ -101,10 +101,15 @@ class _Run:
             reporter.tell(RunFinished(seconds, len(pending), peak_bytes(), found))
         return store
 
+    @property
+    def timed(self) -> bool:
+        """Whether block rows are waited for by their planned time, as those of workers are."""
+        return self.workers is not None
+
     def create(self) -> tuple[HessianStore, Prepared, list[BlockRow]]:
         check_one(self.location)
         _check_space(self.location, least_bytes(self.frozen, self.options))
-        prepared = prepare(self.frozen, self.options, None)
+        prepared = prepare(self.frozen, self.options, None, timed=self.timed)
         with self.location.writing():
             _check_space(self.location, prepared.plan.padded_bytes)
             fixed = fixed_parts(prepared.engines[0].problem.model)
@@ -125,7 +130,7 @@ class _Run:
         check = store.self_check
         if not pending and check is not None and check.passed:
             return store, nothing_left(store, self.options), []
-        prepared = prepare(self.frozen, self.options, store)
+        prepared = prepare(self.frozen, self.options, store, timed=self.timed)
         with self.location.writing():
             if pending:
                 self.location.sweep()

@@ -56,6 +56,8 @@ def prepare(
     options: RunOptions,
     store: HessianStore | None,
     problem: Problem | None = None,
+    *,
+    timed: bool = True,
 ) -> Prepared:
     """Rebuild the problem, try a few rows, and plan.
 
@@ -64,6 +66,7 @@ def prepare(
         options: How to run.
         store: The store to resume, whose tiles and arrays are kept, or None.
         problem: The problem, if it is rebuilt already.
+        timed: Whether the plan's time is for somebody to wait by.
 
     Raises:
         ReproductionError: If the problem cannot be rebuilt.
@@ -84,7 +87,7 @@ def prepare(
     references = {m: References(problem, m, choice.left_out) for m in choice.matrices}
     num_threads = num_threads_of(engines, options.executor, options.num_threads, num_threads)
     with threadpool_limits(1, "blas"):
-        cost = measure(engines, per_term, num_threads, options.num_workers)
+        cost = measure(engines, per_term, num_threads, options.num_workers, timed=timed)
     num_terms = len(frozen.terms) - len(choice.left_out) if per_term else 0
     request = Request(
         num_params=frozen.layout.num_params,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from typing import Any
 
@@ -30,7 +32,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return rebuild(frozen)
 
     def count(self: Any, shard: Any, vectors: Any) -> Any:
-        found[shard.term] += len(shard.batches())
+        if vectors.shape[1] == 1:
+            found[shard.term] += len(shard.batches())
         return multiply(self, shard, vectors)
 
     for module in (outlook, prepare):
@@ -50,3 +53,31 @@ def test_a_plan_tries_some_batches_of_a_problem_that_it_reads_once(
     # The first batch of each shard, twice: to compile, and to take the time.
     assert counts == {"pde": 2 * SHARDS_PER_THREAD * NUM_THREADS, "dirichlet": 2}
     assert json.loads(text)["preparing_seconds"] > 0
+
+
+SCRIPT = """
+import sys
+from pipeline.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+from hessian_tasks.process import peak_bytes
+print(peak_bytes(), file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_an_estimate_takes_the_memory_that_is_planned() -> None:
+    problem = ["poisson", "-o", "width=10", "-o", "depth=2"]
+    little = ["--max-products", "12", "--tolerance", "0.1"]
+
+    def run(*arguments: str) -> tuple[str, int]:
+        command = [sys.executable, "-c", SCRIPT, *arguments]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return done.stdout, int(done.stderr.splitlines()[-1])
+
+    planned = json.loads(run("plan", *problem, "--json")[0])["matrix_free"]["projected_bytes"]
+    _, peak = run("estimate", *problem, *little)
+    # Which threads' batches are in memory together is chance, as is what glibc keeps.
+    assert 0.95 * peak <= planned <= 1.3 * peak

@@ -234,7 +234,7 @@ def test_a_trial_counts_the_time_of_both(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs = iter([Cost(100, 10, 5, 1.0, 2.0), Cost(130, 1, 7, 0.5, 0.25)])
-    monkeypatch.setattr(_trial, "_measure", lambda *arguments: next(costs))
+    monkeypatch.setattr(_trial, "_measure", lambda *arguments, **options: next(costs))
     problem = resolve(ProblemSource(str(place / "problem.py"), {"small": True}).load())
     engines, _ = choose_engines(problem, "auto", with_ggn=True)
     assert _trial.measure(engines, False, 1, 1) == Cost(130, 11, 7, 1.5, 2.25)
