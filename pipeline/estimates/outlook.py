@@ -206,12 +206,9 @@ def _on_gpus(
     return Elsewhere(num_params, itemsize, stored_bytes, engine.point_streams)
 
 
-def _try_products(problem: Problem, matrix: Matrix, num_threads: int) -> MatrixFreeCost:
-=======
 def _try_products(
     problem: Problem, matrix: Matrix, num_threads: int, budget: Budget
 ) -> MatrixFreeCost:
->>>>>>> h4
     reserved = resident_bytes()
     reset_peak()
     products = ShardProducts(problem, matrix)
