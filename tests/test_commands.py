@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-FILE = Path(__file__).parents[1] / "benchmarks" / "stages.py"
+FILE = Path(__file__).parents[1] / "benchmarks" / "commands.py"
 
 
 @pytest.fixture
