@@ -52,7 +52,8 @@ ON_WORKERS = ["sequential", "skip connection", "two networks", "shared layer", "
 ON_WORKERS += ["subclassed", "registered layer", "Normalization", "closure", "two outputs"]
 
 
-@pytest.mark.parametrize("make", some_slow(ON_WORKERS, ["registered layer", "closure"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("make", ON_WORKERS)
 def test_makes_on_workers(make: str, tmp_path: Path, workers: Workers, run: Run) -> None:
     frozen = freeze_source(ProblemSource(FILE, {"make": make}))
     run(tmp_path / "h.zarr", frozen, workers=workers)

@@ -503,6 +503,7 @@ def own(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_workers_rebuild_a_part(tmp_path: Path, own: Path, workers: Workers, run: Run) -> None:
     full = resolve(ProblemSource(str(own), {"only": ""}).load())
     expected = hessian_vector_product(full, np.eye(13))[-5:, -5:]
