@@ -189,10 +189,9 @@ def _refusal(request: Request, reserved: int, projected: int, tile: int) -> Does
     allowed = format_bytes(request.allowed_bytes)
     if reserved >= request.allowed_bytes:
         return DoesNotFitError(
-            f"The run does not fit into memory: TensorFlow and the problem alone take "
-            f"{format_bytes(reserved)} of this process, and block rows "
-            f"{format_bytes(projected - reserved)} more; allowed {allowed}. Allow more: "
-            f"--memory {least}",
+            f"The run does not fit into memory: projected {format_bytes(projected)}, of which "
+            f"TensorFlow and the problem alone take {format_bytes(reserved)}; allowed {allowed}. "
+            f"Allow more: --memory {least}",
             needed_bytes=projected,
         )
     smaller = ", or use a smaller --tile" if request.tile else ""

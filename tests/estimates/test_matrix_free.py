@@ -482,7 +482,7 @@ def test_the_plan_knows_both_ways(hessian: Cli, monkeypatch: pytest.MonkeyPatch)
         (
             "64MiB",
             2**60,
-            "does not fit into memory: TensorFlow and the problem alone take .* of this process",
+            "does not fit into memory: projected .*TensorFlow and the problem alone take",
             r"hessian run --memory \d+MiB",
         ),
         (
