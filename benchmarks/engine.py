@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -139,20 +140,14 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"])
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    stages = [*list(dict.fromkeys(stage for stage, _, _ in STAGES)), REST, "all"]
-    table: dict[str, list[str]] = {name: [] for name in ("limit", *stages)}
+    stages = [*dict.fromkeys(stage for stage, _, _ in STAGES), REST, "all"]
+    print(f"| width x points | limit | {' | '.join(stages)} |\n|{' --- |' * (len(stages) + 2)}")
     with threadpool_limits(1, "blas"):
-        for case in arguments.cases:
-            for dtype in arguments.dtypes:
-                width, num_points = map(int, case.split("x"))
-                found = measure(width, num_points, dtype, arguments.rounds)
-                table["limit"].append(f"{found['limit']:.3g} s")
-                for stage in stages:
-                    table[stage].append(f"{found.get(stage, 0.0):.2f}")
-    heads = [f"{case} {dtype}" for case in arguments.cases for dtype in arguments.dtypes]
-    print(f"| width x points | {' | '.join(heads)} |\n|{' --- |' * (len(heads) + 1)}")
-    for name, cells in table.items():
-        print(f"| {name} | {' | '.join(cells)} |")
+        for case, dtype in itertools.product(arguments.cases, arguments.dtypes):
+            width, num_points = map(int, case.split("x"))
+            found = measure(width, num_points, dtype, arguments.rounds)
+            cells = [f"{found.get(stage, 0.0):.2f}" for stage in stages]
+            print(f"| {case} {dtype} | {found['limit']:.3g} s | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
