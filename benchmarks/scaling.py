@@ -5,6 +5,9 @@ for each entry and one for each block row. The simulation is by events: the sche
 block rows one after the other, the largest first; workers compute them, and write them to a store
 whose bandwidth they share. The bottleneck is what makes the run fastest if it is taken away.
 
+With --teraflops workers are GPUs that sustain so much, and that reach the store by a network of
+--network GB/s each; an entry then takes the FLOP of --point-streams multiply-adds.
+
 With --validate the same model predicts runs on one and two workers of this machine, which are then
 measured.
 """
@@ -55,6 +58,8 @@ HERE = Model(per_entry=1.17e-7, per_block_row=0.0, writer_bandwidth=274e6)
 # Seconds of the scheduler for a task (benchmarks/scheduling.py) and of a worker until it is ready;
 # how unlike machines are.
 PER_TASK, START, SPREAD = 0.6e-3, 10.0, 0.05
+# Importing TensorFlow for CUDA and compiling, in place of a start of 10 s: assumed, not measured.
+GPU_START = 60.0
 
 
 @dataclass(frozen=True)
@@ -192,8 +197,8 @@ def validate(width: int) -> Model:
 
 def print_table(num_params: int, model: Model, tile_multiple: int) -> dict[int, float]:
     """Times by number of workers, as Markdown; the efficiencies."""
-    print("| workers | tile | block rows | time | efficiency | bottleneck |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| workers | tile | block rows | time | worker hours | efficiency | bottleneck |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     efficiency: dict[int, float] = {}
     for number in WORKERS:
         plan = plan_for(num_params, number, tile_multiple)
@@ -202,9 +207,10 @@ def print_table(num_params: int, model: Model, tile_multiple: int) -> dict[int, 
         alone = replace(model, start=0.0, store_bandwidth=math.inf, spread=0.0)
         one = simulate(Work.of(plan_for(num_params, 1, tile_multiple)), alone, 1)
         efficiency[number] = one / seconds / number
+        hours = seconds / 3600
         print(
-            f"| {number:,} | {plan.tile:,} | {plan.num_block_rows:,} | {seconds / 3600:.2f} h | "
-            f"{efficiency[number]:.0%} | {name} |"
+            f"| {number:,} | {plan.tile:,} | {plan.num_block_rows:,} | {hours:.2f} h | "
+            f"{number * hours:.1f} | {efficiency[number]:.0%} | {name} |"
         )
     return efficiency
 
@@ -232,15 +238,22 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=100)
     parser.add_argument("--params", type=int, default=1_000_000)
     parser.add_argument("--bandwidths", type=float, nargs="+", default=[1, 10, 100], help="GB/s")
+    parser.add_argument("--teraflops", type=float, help="of a GPU, sustained")
+    parser.add_argument("--point-streams", type=int, default=5000, help="of all terms together")
+    parser.add_argument("--network", type=float, default=3.0, help="GB/s of a GPU to the store")
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     model = validate(arguments.width) if arguments.validate else HERE
+    start = START
+    if arguments.teraflops is not None:
+        per_entry = 2 * arguments.point_streams / (arguments.teraflops * 1e12)
+        model, start = Model(per_entry, 0.0, arguments.network * 1e9), GPU_START
     # Three square kernels in a row: one of their rows has about so many weights.
     multiple = math.isqrt(arguments.params // 2)
     curves = {}
     for bandwidth in arguments.bandwidths:
         print(f"\nP = {arguments.params:,}, a store of {bandwidth:g} GB/s\n")
-        there = replace(model, store_bandwidth=bandwidth * 1e9, per_task=PER_TASK, start=START)
+        there = replace(model, store_bandwidth=bandwidth * 1e9, per_task=PER_TASK, start=start)
         curves[bandwidth] = print_table(arguments.params, replace(there, spread=SPREAD), multiple)
     if arguments.picture:
         draw(curves, arguments.picture)

@@ -24,6 +24,7 @@ from hessian_tasks.errors import (
     HessianError,
     ModelError,
     ProblemError,
+    ProblemWarning,
     ReproductionError,
     WeightsWarning,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "ParameterLayout",
     "Problem",
     "ProblemError",
+    "ProblemWarning",
     "ReproductionError",
     "ResidualTerm",
     "Variable",

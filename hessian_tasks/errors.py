@@ -11,7 +11,8 @@
 :mod:`pipeline.errors` extends the same tree. The command line prints the
 message of any :class:`HessianError` and exits; every other exception is a bug.
 
-:class:`WeightsWarning` is what a file of weights may leave to be said.
+:class:`ProblemWarning` is what a problem may leave to be said, :class:`WeightsWarning` what a file
+of weights may.
 """
 
 import re
@@ -21,6 +22,7 @@ __all__ = [
     "ModelError",
     "NotLayeredError",
     "ProblemError",
+    "ProblemWarning",
     "ReproductionError",
     "WeightsWarning",
     "plain",
@@ -90,6 +92,26 @@ class ReproductionError(HessianError):
 
 class NotLayeredError(HessianError):
     """The layered engine does not apply; the message says why."""
+
+
+class ProblemWarning(UserWarning):
+    """The problem is computed as it is declared, but can hardly be meant so.
+
+    Example:
+        >>> import warnings
+        >>> import keras
+        >>> from hessian_tasks import Problem, ProblemWarning, ResidualTerm
+        >>> from pipeline import train
+        >>> net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(3, "relu")])
+        >>> pde = ResidualTerm("pde", [[0.5], [1.0]], lambda x, u: u.d("xx") + 1.0)
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", ProblemWarning)
+        ...     try:
+        ...         train(Problem(net, [pde], "x"))
+        ...     except ProblemWarning as warning:
+        ...         print(str(warning).partition(" whatever")[0])
+        Term 'pde' depends on u.xx, which is zero at all of its points
+    """
 
 
 class WeightsWarning(UserWarning):

@@ -19,10 +19,22 @@ import numpy.typing as npt
 
 from hessian_tasks.errors import ModelError
 
-__all__ = ["LAYER", "Held", "ParameterLayout", "Variable"]
+__all__ = ["LAYER", "NETWORK", "Held", "ParameterLayout", "Variable", "owner_of"]
 
 # The layer to which the parameters of a problem belong, which are no weights of a network.
 LAYER = "parameters"
+# What weights belong to that a network owns itself: the path of their layer is empty.
+NETWORK = "network"
+
+
+def owner_of(path: str) -> str:
+    """The layer of a weight by its path, or ``"network"`` where it is in none.
+
+    Example:
+        >>> owner_of("block/hidden_1/kernel"), owner_of("scale")
+        ('block/hidden_1', 'network')
+    """
+    return path.rpartition("/")[0] or NETWORK
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class Variable:
     """One trainable variable and its place in θ.
 
     Attributes:
-        layer: Path of the layer that owns it, ``"hidden_1"``.
+        layer: Path of the layer that owns it, ``"hidden_1"``; empty if it is in none.
         name: Name within the layer, ``"kernel"``.
         shape: Shape of the variable.
         offset: Index in θ of its first entry.
@@ -60,6 +72,11 @@ class Variable:
     def path(self) -> str:
         """Layer and name, ``"hidden_1/kernel"``."""
         return f"{self.layer}/{self.name}" if self.layer else self.name
+
+    @property
+    def owner(self) -> str:
+        """The layer, or ``"network"`` where it is in none."""
+        return owner_of(self.path)
 
 
 @dataclass(frozen=True)
@@ -170,8 +187,13 @@ class ParameterLayout:
         return f"{variable.path}[{inside}]"
 
     def layers(self) -> list[str]:
-        """Layer paths, each once, in the order of θ."""
-        return list(dict.fromkeys(variable.layer for variable in self.variables))
+        """Layer paths, each once, in the order of θ; ``"network"`` of weights that are in none.
+
+        Example:
+            >>> ParameterLayout.of([("scale", (2,)), ("a/k", (2,)), ("a/b", (1,))]).layers()
+            ['network', 'a']
+        """
+        return list(dict.fromkeys(variable.owner for variable in self.variables))
 
     def labels(self) -> dict[str, npt.NDArray[np.int32]]:
         """Label every entry of θ.
@@ -183,7 +205,7 @@ class ParameterLayout:
         """
         layers = self.layers()
         sizes = [variable.size for variable in self.variables]
-        codes = [layers.index(variable.layer) for variable in self.variables]
+        codes = [layers.index(variable.owner) for variable in self.variables]
         return {
             "layer": np.repeat(codes, sizes).astype(np.int32),
             "variable": np.repeat(range(len(sizes)), sizes).astype(np.int32),

@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "peak_bytes",
     "reset_peak",
     "resident_bytes",
+    "running_seconds",
 ]
 
 _STATUS = Path("/proc/self/status")
@@ -136,7 +138,7 @@ def _quiet() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             held.seek(0)
             os.write(stderr, held.read())
             raise
@@ -156,6 +158,11 @@ def available_cores() -> int:
 def resident_bytes() -> int:
     """Resident memory of this process now, in bytes."""
     return int(psutil.Process().memory_info().rss)
+
+
+def running_seconds() -> float:
+    """Time since this process was started."""
+    return time.time() - psutil.Process().create_time()
 
 
 def reset_peak() -> None:

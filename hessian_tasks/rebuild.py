@@ -35,6 +35,7 @@ from hessian_tasks.networks.numerics import check_precision, compute_the_same
 from hessian_tasks.networks.trainables import UNNAMED, held_of, networks_of, parameters_of, resolve
 from hessian_tasks.parameters import ParameterLayout
 from hessian_tasks.problem import Problem, Term
+from hessian_tasks.reading import warn_of_flat_derivatives
 from hessian_tasks.source import ProblemSource
 
 __all__ = ["freeze", "rebuild"]
@@ -47,6 +48,9 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
         ProblemError: If the weights, the loss or the gradient are not finite, or a term is not what
             it is declared to be.
         ModelError: If the network cannot be used.
+
+    Warns:
+        ProblemWarning: If a term depends on derivatives that are zero everywhere.
     """
     problem = with_regularization(resolve(problem))
     theta = get_theta(problem.model)
@@ -61,6 +65,7 @@ def freeze(problem: Problem, source: ProblemSource) -> FrozenInputs:
     for network in networks_of(problem.model).values():
         check_precision(network, len(problem.coordinates))
     check_means(problem)
+    warn_of_flat_derivatives(problem)
     compiled = compile_losses_and_gradient(problem)
     at_theta = Evaluated(*compiled.evaluate())
     reads = compiled.digests()

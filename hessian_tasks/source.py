@@ -150,9 +150,10 @@ class ProblemSource:
             # What leaves the program leaves it unfinished, whatever its exit code says.
             except (Exception, SystemExit) as error:
                 given = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+                where = "" if self.file is None else _line_of(error, self.file)
                 raise ProblemError(
                     f"Building the problem of {self.reference}{given and ' with '}"
-                    f"{given[:MAX_QUOTED]} failed: {type(error).__name__}: {plain(error)}"
+                    f"{given[:MAX_QUOTED]} failed{where}: {type(error).__name__}: {plain(error)}"
                 ) from error
         if is_model(found):
             return as_problem(found)

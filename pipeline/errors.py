@@ -14,14 +14,15 @@
     ├── SelfCheckError
     └── StoppedError
 
-:class:`StoreWarning` is what opening a store may have to say, :class:`WeightsWarning` what a file
-of weights may.
+:class:`StoreWarning` is what opening a store may have to say, :class:`ProblemWarning` and
+:class:`WeightsWarning` what a problem and a file of weights may.
 """
 
 from hessian_tasks.errors import (
     HessianError,
     ModelError,
     ProblemError,
+    ProblemWarning,
     ReproductionError,
     WeightsWarning,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "ModelError",
     "PlanError",
     "ProblemError",
+    "ProblemWarning",
     "ReproductionError",
     "SelfCheckError",
     "StoppedError",
@@ -79,6 +81,9 @@ class PlanError(HessianError, ValueError):
 class DoesNotFitError(PlanError):
     """Memory or disk is too small for what was asked for.
 
+    Attributes:
+        needed_bytes: Memory that would do, where that is known.
+
     Example:
         >>> import tempfile
         >>> from pipeline import DoesNotFitError, RunOptions, compute_hessian
@@ -90,6 +95,11 @@ class DoesNotFitError(PlanError):
         ...         print("give it more memory")
         give it more memory
     """
+
+    def __init__(self, message: str, *, needed_bytes: int | None = None) -> None:
+        """As other errors, with the memory that would do."""
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
 
 
 class StoreError(HessianError, OSError):
@@ -193,7 +203,7 @@ class StoppedError(HessianError):
 
 
 class StoreWarning(UserWarning):
-    """The store opens, but what it holds is known to be wrong.
+    """What a store holds is known to be wrong, or nothing keeps two runs from writing into it.
 
     Example:
         >>> import tempfile, warnings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import typer
 from hypothesis import settings
 
 from hessian_tasks.frozen import FrozenInputs
@@ -38,6 +40,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         cpu = tf.config.list_physical_devices("CPU")[0]
         halves = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(cpu, halves)
+    # Half a million objects of libraries, which each full collection would look through: graphs are
+    # made of so many small ones that this took a seventh of the time of tests.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -97,10 +103,24 @@ def run() -> Run:
     return run
 
 
+@pytest.fixture(scope="session")
+def commands() -> Callable[[], Any]:
+    """The commands of ``hessian``; typer would build all of them for every call, for 20 ms."""
+    from pipeline.cli import app
+
+    return typer.main.get_command(app)
+
+
 @pytest.fixture
-def hessian(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+def hessian(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    commands: Callable[[], Any],
+) -> Cli:
     """The command ``hessian`` in this process: its exit code, output and errors."""
     from pipeline import cli
+
+    monkeypatch.setattr(cli, "app", commands)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["hessian", *map(str, arguments)])
@@ -118,9 +138,9 @@ def hessian(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(scope="session")
 def workers() -> Iterator[Workers]:
-    """Two worker processes."""
+    """A worker process: each imports TensorFlow, which takes longer than most tests."""
 
-    with connected(processes()) as found:
+    with connected(processes(workers=1)) as found:
         yield found
 
 

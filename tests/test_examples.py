@@ -23,6 +23,8 @@ from tests.helpers.oracles import FiniteDifferenceJet
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+# Fast tests run it from docs/howto/own_loss.md.
+@pytest.mark.slow
 def test_notebook_loss_equals_the_declared_one(capsys: pytest.CaptureFixture[str]) -> None:
     # The file itself asserts that both Hessians agree.
     runpy.run_path(str(EXAMPLES / "notebook_loss.py"), run_name="__main__")

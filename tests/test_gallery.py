@@ -31,14 +31,9 @@ def test_every_script_and_picture_of_the_gallery_is_in_the_documentation() -> No
             assert (docs / f"{picture}.png").stat().st_size > 10_000
 
 
-# These start processes, train networks, and compute several Hessians.
-SLOW = ("seed_question", "conditioning", "gauss_newton", "training", "watching")
-
-
-@pytest.mark.parametrize(
-    "script",
-    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in PICTURES],
-)
+# They start processes, train networks, and compute several Hessians.
+@pytest.mark.slow
+@pytest.mark.parametrize("script", PICTURES)
 def test_script_runs(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(GALLERY))
     monkeypatch.setattr(sys, "argv", [script, "--small", "--out", str(tmp_path)])

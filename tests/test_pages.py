@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,54 +19,67 @@ def said(lines: list[str]) -> list[str]:
     return [line for line in lines if not line.startswith(progress)]
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param("README.md", marks=[pytest.mark.slow, pytest.mark.timeout(3000)]),
-        "docs/start/first_run.md",
-        "docs/start/own_problem.md",
-        "docs/howto/own_loss.md",
-        "docs/howto/parameters.md",
-        "docs/howto/weights.md",
-        "docs/concepts/gauss_newton.md",
-    ],
-)
-def test_code_of_a_page_runs_and_prints_what_stands_there(
-    page: str,
+# Of the fixture ``follow``.
+Follow = Callable[[str], list[tuple[Command, str]]]
+
+
+@pytest.fixture
+def follow(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     hessian: Cli,
     capsys: pytest.CaptureFixture[str],
-) -> None:
-    examples(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    names: dict[str, Any] = {}
-    for step in steps((ROOT / page).read_text()):
-        if isinstance(step, Command):
-            program, *arguments = step.words
-            if program == "python":
-                capsys.readouterr()
-                runpy.run_path(arguments[0], run_name="__main__")
-                printed = capsys.readouterr().out
+) -> Follow:
+    """Runs what stands on a page in an empty directory; its commands, and what they print."""
+
+    def follow(page: str) -> list[tuple[Command, str]]:
+        examples(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        names: dict[str, Any] = {}
+        found = []
+        for step in steps((ROOT / page).read_text()):
+            if isinstance(step, Command):
+                found.append((step, called(*step.words)))
+                assert said(words(found[-1][1])) == said(words(step.printed)), step.words
             else:
-                code, printed, errors = hessian(*arguments)
-                assert code == 0, errors
-            assert said(words(printed)) == said(words(step.printed)), step.words
-        else:
-            exec(compile(step, page, "exec"), names)
+                exec(compile(step, page, "exec"), names)
+        return found
+
+    def called(program: str, *arguments: str) -> str:
+        if program == "python":
+            capsys.readouterr()
+            runpy.run_path(arguments[0], run_name="__main__")
+            return capsys.readouterr().out
+        code, printed, errors = hessian(*arguments)
+        assert code == 0, errors
+        return printed
+
+    return follow
 
 
-def test_spectrum_of_the_first_run_is_that_of_the_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hessian: Cli
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    run, _, spectrum, *_ = steps((ROOT / "docs" / "start" / "first_run.md").read_text())
-    assert isinstance(run, Command)
-    assert isinstance(spectrum, Command)
-    assert hessian(*run.words[1:])[0] == 0
-    printed = hessian(*spectrum.words[1:])[1]
-    # The noise floor, known here without a certificate, and what is counted by it are left out.
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param("README.md", marks=[pytest.mark.slow, pytest.mark.timeout(3000)]),
+        pytest.param("docs/start/own_problem.md", marks=pytest.mark.slow),
+        "docs/howto/own_loss.md",
+        pytest.param("docs/howto/parameters.md", marks=pytest.mark.slow),
+        "docs/howto/weights.md",
+        pytest.param("docs/concepts/gauss_newton.md", marks=pytest.mark.slow),
+    ],
+)
+def test_code_of_a_page_runs_and_prints_what_stands_there(page: str, follow: Follow) -> None:
+    follow(page)
+
+
+def test_the_first_run_prints_the_numbers_of_its_page(follow: Follow) -> None:
+    found = {
+        command.words[1]: (command, printed)
+        for command, printed in follow("docs/start/first_run.md")
+    }
+    spectrum, printed = found["spectrum"]
+    # The noise floor, and what is counted by it, are left out: it is measured.
     lines = [("eigenvalues", 0), ("largest", 1e-3), ("smallest", 1e-3), ("trace", 1e-3)]
     for name, tolerance in [*lines, ("Frobenius norm", 1e-3)]:
         ours, theirs = (

@@ -115,3 +115,15 @@ def test_raises_when_the_loss_is_no_number(
     problem = Problem(model, [LossTerm("loss", loss)])
     with pytest.raises(ProblemError, match=message):
         train(problem, **options)
+
+
+def test_trainings_one_after_the_other_warn_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """TensorFlow counts traces of one code, whatever it closes over, and warns at the fifth."""
+    caplog.set_level("WARNING", "tensorflow")
+    tf.get_logger().addHandler(caplog.handler)
+    try:
+        for _ in range(6):
+            train(line(), adam_steps=1, lbfgs_steps=0)
+    finally:
+        tf.get_logger().removeHandler(caplog.handler)
+    assert "retracing" not in caplog.text

@@ -16,6 +16,7 @@ class Peer:
         module: Module of this folder.
         function: ``function(case, batches)`` there.
         environments: Environment variables to try; each gets a process.
+        single: Whether there is one way only, so that none has to be chosen.
         max_params: Largest P.
         reason: Why no larger.
     """
@@ -24,6 +25,7 @@ class Peer:
     module: str
     function: str
     environments: tuple[dict[str, str], ...] = field(default=({},))
+    single: bool = False
     max_params: int = 10**9
     reason: str = ""
 
@@ -36,9 +38,9 @@ _TENSORFLOW = (
 
 PEERS = {
     "layered": Peer(
-        "ours, layered", "ours", "layered", environments=({"OPENBLAS_NUM_THREADS": "1"},)
+        "ours, layered", "ours", "layered", ({"OPENBLAS_NUM_THREADS": "1"},), single=True
     ),
-    "autodiff": Peer("ours, autodiff", "ours", "autodiff"),
+    "autodiff": Peer("ours, autodiff", "ours", "autodiff", single=True),
     "tf-pfor": Peer(
         "TensorFlow tape.jacobian, pfor", "with_tensorflow", "jacobian_pfor", _TENSORFLOW
     ),
@@ -61,6 +63,7 @@ PEERS = {
         "JAX, streams, layer by layer",
         "with_jax_streams",
         "rows_of_layers",
+        single=True,
         max_params=6000,
         reason="computes all rows or none, so that it cannot be measured on some",
     ),
@@ -68,6 +71,7 @@ PEERS = {
         "JAX, streams, Kronecker products",
         "with_jax_streams",
         "kronecker",
+        single=True,
         max_params=25_000,
         reason="holds the matrix several times",
     ),

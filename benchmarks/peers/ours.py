@@ -13,6 +13,7 @@ import numpy as np
 from case import Array, Case, Indices
 from ways import Measurement, Way
 
+from hessian_tasks.devices import DevicePool
 from hessian_tasks.process import configure_tensorflow
 from hessian_tasks.spec import BlockRow
 
@@ -123,13 +124,13 @@ def autodiff(case: Case, batches: list[int]) -> dict[str, Way]:
     return {f"tile {tile}": _Autodiff(engine, tile, part=1)}
 
 
-def layered(case: Case, batches: list[int]) -> dict[str, Way]:
+def layered(case: Case, batches: list[int], devices: DevicePool | None = None) -> dict[str, Way]:
     """The engine for dense networks, cut into block rows as the planner does."""
     from hessian_tasks.layered.engine import LayeredEngine
     from pipeline.run._trial import BLOCK_ROWS_PER_THREAD
     from pipeline.run.plan import Cost, Request, make_plan
 
-    engine = LayeredEngine(_problem(case, case.dtype))
+    engine = LayeredEngine(_problem(case, case.dtype), devices)
     request = Request(
         num_params=case.num_params,
         itemsize=case.theta.itemsize,

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["draw", "markdown"]
+__all__ = ["draw", "markdown", "summary"]
 
 # Okabe and Ito's colours, told apart by the colour-blind; a marker each besides.
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#000000", "#999999"]
 MARKERS = "os^vD<>Ph*Xd"
+
+OURS = "layered"
 
 HEADER = """\
 | peer | way | time | spread | rows measured | first call | peak memory | GFLOP/s | of the limit | relative error |
@@ -38,6 +40,46 @@ def markdown(results: dict[str, Any]) -> str:
         failed = [r for r in found["peers"].values() if "failure" in r]
         parts.extend(f"- {r['name']}: not measured, {_one_line(r['failure'])}." for r in failed)
     return "\n".join(parts) + "\n"
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> str:
+    """One table of runs of several dtypes: our time, and how many times as long others took.
+
+    A ratio is that of the medians; between brackets, the smallest and largest of the rounds'.
+    """
+    columns = [
+        (run["dtype"], width, run["widths"][width]) for run in runs for width in run["widths"]
+    ]
+    keys = dict.fromkeys(key for *_, found in columns for key in found["peers"])
+    lines = [
+        "| peer | " + " | ".join(f"{width}, {dtype}" for dtype, width, _ in columns) + " |",
+        "| --- " * (len(columns) + 1) + "|",
+    ]
+    for key in keys:
+        name = next(f["peers"][key]["name"] for *_, f in columns if key in f["peers"])
+        cells = [_summarized(found["peers"], key) for *_, found in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    bounds = [f["useful_flop"] / best_limit(f) for *_, f in columns]
+    ours = [_seconds(f["peers"], OURS) for *_, f in columns]
+    cells = [
+        f"{statistics.median(o) / b:.2f}" if o else "" for o, b in zip(ours, bounds, strict=True)
+    ]
+    return "\n".join([*lines, f"| ours, times the limit | {' | '.join(cells)} |"]) + "\n"
+
+
+def _summarized(peers: dict[str, Any], key: str) -> str:
+    seconds, ours = _seconds(peers, key), _seconds(peers, OURS)
+    if not seconds or key == OURS or not ours:
+        return f"{statistics.median(seconds):.3g} s" if seconds else "-"
+    # Rounds pair up: what slows the machine down slows both.
+    ratios = [other / own for other, own in zip(seconds, ours, strict=False)]
+    ratio = statistics.median(seconds) / statistics.median(ours)
+    return f"{ratio:.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
+
+
+def _seconds(peers: dict[str, Any], key: str) -> list[float]:
+    record = peers.get(key, {"failure": "not asked for"})
+    return [] if "failure" in record else list(record["seconds"])
 
 
 def best_limit(found: dict[str, Any]) -> float:
@@ -145,9 +187,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", type=Path, nargs="+", help="what runs have written, .json")
+    parser.add_argument("--summary", action="store_true", help="one table of all, of any dtype")
     parser.add_argument("--picture", type=Path, help="where to draw time against P")
     arguments = parser.parse_args()
-    merged = merge([json.loads(path.read_text()) for path in arguments.results])
+    runs = [json.loads(path.read_text()) for path in arguments.results]
+    if arguments.summary:
+        print(summary(runs))
+        return
+    merged = merge(runs)
     print(markdown(merged))
     if arguments.picture:
         draw(merged, arguments.picture)

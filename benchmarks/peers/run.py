@@ -4,7 +4,7 @@ Every peer has a process of its own, with the same weights and points. First eac
 several row batches, with and without compilation, and keeps its fastest way. Then rounds: in
 each, every peer measures once while the others wait. Its rows are compared with ours.
 
-    python benchmarks/peers/run.py --widths 10 20 50 --dtype float32
+    python benchmarks/peers/run.py --widths 10 20 50 --dtypes float32 float64
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from case import Case, Indices, spread
 from catalogue import LIMITS, PEERS, Peer
 from client import Client, PeerError
-from report import draw, markdown
+from report import markdown, summary
 from ways import MAX_PARAMS_AT_ONCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,30 +35,31 @@ CHECKED_ROWS = 24
 
 def main() -> None:
     arguments = _parse()
-    results: dict[str, Any] = {
-        "machine": _machine(),
-        "arguments": {k: str(v) for k, v in vars(arguments).items()},
-        "dtype": arguments.dtype,
-        "widths": {},
-    }
     arguments.output.mkdir(parents=True, exist_ok=True)
-    stem = arguments.output / f"peers_{arguments.dtype}"
+    shared = {"machine": _machine(), "arguments": {k: str(v) for k, v in vars(arguments).items()}}
+    runs: list[dict[str, Any]] = [
+        {**shared, "dtype": dtype, "widths": {}} for dtype in arguments.dtypes
+    ]
+    # The dtypes of a width follow each other, so that their machine is the same.
     for width in arguments.widths:
-        results["widths"][str(width)] = measure_width(width, arguments)
-        stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(markdown(results))
-    print(markdown(results))
-    if arguments.picture:
-        draw(results, arguments.picture)
+        for run in runs:
+            run["widths"][str(width)] = measure_width(width, run["dtype"], arguments)
+            path = arguments.output / f"peers_{run['dtype']}.json"
+            path.write_text(json.dumps(run, indent=1) + "\n")
+    for run in runs:
+        text = markdown(run)
+        (arguments.output / f"peers_{run['dtype']}.md").write_text(text)
+        print(text)
+    print(summary(runs))
 
 
-def measure_width(width: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure_width(width: int, dtype: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything about one size: ways, first calls, errors, and the times of all rounds."""
     # Imported by a process of its own: this one stays small and computes nothing.
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "case.npz"
-        case, rows, reference = _prepare(width, arguments.dtype, path)
-        print(f"width {width}, P = {case.num_params}", file=sys.stderr)
+        case, rows, reference = _prepare(width, dtype, path)
+        print(f"width {width}, {dtype}, P = {case.num_params}", file=sys.stderr)
         found = {"P": case.num_params, "useful_flop": case.useful_flop, "peers": {}, "limits": {}}
         clients: dict[tuple[str, str], Client] = {}
         chosen = {("limits", k): p for k, p in LIMITS.items()}
@@ -136,7 +137,7 @@ def _start(peer: Peer, path: Path, arguments: argparse.Namespace, record: dict[s
     """Start the process that stays, with the fastest of the ways that a first process tried."""
     best: tuple[float, str | None, dict[str, str]] = (float("inf"), None, peer.environments[0])
     tuned = record["tuned"] = []
-    if peer in PEERS.values() and peer.module != "ours":
+    if peer in PEERS.values() and not peer.single:
         for environment in peer.environments:
             with Client(peer, path, environment, arguments.timeout) as client:
                 answer = client.ask("tune", batches=arguments.batches)
@@ -199,14 +200,15 @@ def _parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--widths", type=int, nargs="+", default=[10, 20, 50])
-    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=["float32", "float64"], default=["float32", "float64"]
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=128, help="of larger matrices, measured")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--timeout", type=float, default=1800, help="seconds of one answer")
     parser.add_argument("--output", type=Path, default=ROOT / "runs", help="folder of the results")
-    parser.add_argument("--picture", type=Path, help="where to draw time against P")
     return parser.parse_args()
 
 

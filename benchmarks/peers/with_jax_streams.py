@@ -14,7 +14,7 @@ from typing import Any
 
 # Read when JAX is imported; float64 would silently become float32 otherwise.
 os.environ["JAX_ENABLE_X64"] = "1"
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import jax.numpy as jnp

@@ -109,7 +109,8 @@ def compile_jacobian(problem: Problem, term: ResidualTerm) -> Callable[[Sequence
         around = linearise(problem, term)
         return around.pull(tf.one_hot(number, tf.size(around.value), dtype=around.value.dtype))
 
-    compiled = tf.function(row, autograph=False, input_signature=[tf.TensorSpec([], tf.int32)])
+    spec = tf.TensorSpec([], tf.int32)
+    compiled = tf.function(row, autograph=False).get_concrete_function(spec)
     return lambda numbers: np.stack([compiled(tf.constant(n)).numpy() for n in numbers])
 
 

@@ -29,6 +29,7 @@ from hessian_tasks.errors import ProblemError
 from hessian_tasks.jets import Tensor, forward_derivative
 from hessian_tasks.loss.batches import batch_size, specs_of, term_arrays
 from hessian_tasks.loss.gradient import gradient
+from hessian_tasks.loss.graphs import forget_gradients
 from hessian_tasks.loss.terms import View, seen_loss, seen_summands, term_values
 from hessian_tasks.networks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import LossTerm, PointTerm, Problem, ResidualTerm, Term
@@ -135,9 +136,10 @@ class ShardProducts:
                 vectors = tf.TensorSpec((None, self.num_params), self.dtype)
                 make = self._hessian if self.matrix == HESSIAN else self._gauss_newton
                 function = tf.function(make(term), autograph=False)
-                self._compiled[key] = function.get_concrete_function(
+                concrete = function.get_concrete_function(
                     specs_of(arrays), tf.TensorSpec(counts.shape, self.dtype), vectors
                 )
+                self._compiled[key] = forget_gradients(concrete)
             return self._compiled[key]
 
     def _hessian(self, term: Term) -> Compiled:

@@ -40,6 +40,8 @@ class LayeredEngine:
         network: The networks, read.
         left_out: The terms that are left to automatic differentiation, and why.
         readings: What the other terms depend on, in words.
+        point_streams: Points times streams, of all of these together: the rank-one updates that
+            an entry takes.
 
     Example:
         >>> import keras, numpy as np
@@ -91,6 +93,8 @@ class LayeredEngine:
                 self.readings[name] = reading.words
         if not expansions:
             raise NotLayeredError("; ".join(f"term {k!r} {v}" for k, v in self.left_out.items()))
+        parts = [part for expansion in expansions.values() for part in expansion.parts]
+        self.point_streams = sum(part.num_points * part.num_streams for part in parts)
         self._contractions = {
             device: self._contract(expansions, device) for device in self.devices.names or (None,)
         }

@@ -26,6 +26,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hessian_tasks.jets import Tensor
+from hessian_tasks.loss.graphs import forget_gradients
 from hessian_tasks.networks.models import dtype_of, inner_layers
 from hessian_tasks.networks.trainables import networks_of
 from hessian_tasks.problem import LossTerm, Problem, Term
@@ -202,4 +203,5 @@ class SumOverBatches:
             return self._function(Part(terms, given or None), *arguments)
 
         traced = tf.function(function, autograph=False)
-        return traced.get_concrete_function(specs_of(arrays), *self._specs)  # type: ignore[no-any-return]
+        concrete = traced.get_concrete_function(specs_of(arrays), *self._specs)
+        return forget_gradients(concrete)  # type: ignore[no-any-return]

@@ -18,6 +18,7 @@ import tensorflow as tf
 from hessian_tasks.digests import digest, digest_text
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.jets import Tensor
+from hessian_tasks.loss.graphs import inner_operations
 
 __all__ = ["Reads", "ancestors", "check_variables", "read_by"]
 
@@ -104,30 +105,10 @@ def _counts(array: npt.NDArray[Any]) -> bool:
 
 
 def _constants(operations: Iterable[Any], graph: Any) -> Iterator[npt.NDArray[Any]]:
-    """The constants of operations, and of the functions that they call: loops, branches, others."""
-    seen: set[str] = set()
-    waiting = [(operation, graph) for operation in operations]
-    while waiting:
-        operation, around = waiting.pop()
+    """The constants of operations, and of the functions that they call."""
+    for operation in inner_operations(operations, graph):
         if operation.type == "Const":
             yield tf.make_ndarray(operation.get_attr("value"))
-        for name in _called(operation):
-            # TensorFlow has no public way from a call to the body.
-            function = around._get_function(name)
-            if name not in seen and function is not None:
-                seen.add(name)
-                body = function.graph
-                waiting.extend((inner, body) for inner in body.get_operations())
-
-
-def _called(operation: Any) -> list[str]:
-    names = []
-    for attribute in operation.op_def.attr:
-        if attribute.type == "func":
-            names.append(operation.get_attr(attribute.name).name)
-        elif attribute.type == "list(func)":
-            names += [function.name for function in operation.get_attr(attribute.name)]
-    return names
 
 
 def check_variables(reads: Reads, network: Iterable[Any], term: str) -> None:

@@ -138,6 +138,12 @@ def _share(term: Term, arrays: Mapping[str, Tensor] | None) -> float:
 
 def _check_precision(found: str, dtype: str, what: str) -> None:
     # Rounding to fewer digits on the way, or to integers, would go unnoticed in the result.
+    if found.startswith("complex"):
+        raise ProblemError(
+            f"{what} dtype {found}; expected real numbers. Of complex residuals return real and "
+            "imaginary part as components, [tf.math.real(r), tf.math.imag(r)], whose squares add "
+            "up to |r|²; of a complex loss one of them, or its modulus."
+        )
     if found not in ("float64", dtype):
         raise ProblemError(
             f"{what} dtype {found}, but the weights are {dtype}: the Hessian would be no better "
@@ -222,6 +228,8 @@ def _asked_for(
 
 def _as_columns(component: Tensor, term: PointTerm, num_points: int) -> Tensor:
     component = tf.convert_to_tensor(component)
+    if component.dtype.is_complex:
+        _check_precision(component.dtype.name, "", f"The {term.kind} of term {term.name!r} has")
     shape = tuple(component.shape)
     if shape == (num_points,):
         return component[:, tf.newaxis]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from itertools import accumulate
 
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.parameters import LAYER
+from hessian_tasks.parameters import LAYER, NETWORK
 
 __all__ = ["positions_held"]
 
@@ -16,7 +16,8 @@ def positions_held(paths: Sequence[Collection[str]], only: Collection[str]) -> l
     """Positions of the weights that no name chooses.
 
     A name chooses the weights that have it as their path, or as the beginning of it: those of a
-    layer, of a network, of all parameters. One parameter is known by its name alone, too.
+    layer, of a network, of all parameters. One parameter is known by its name alone, too, and
+    ``"network"`` are the weights that are in no layer.
 
     Args:
         paths: Of every weight that is trained, in order; several where networks share it.
@@ -51,7 +52,10 @@ def _under(name: str, paths: Sequence[Collection[str]]) -> set[int]:
 
 
 def _begins(name: str, path: str) -> bool:
-    return f"{path}/".startswith(f"{name}/")
+    whole = f"{path}/"
+    return whole.startswith(f"{name}/") or (
+        "/" not in path and f"{NETWORK}/{whole}".startswith(f"{name}/")
+    )
 
 
 def _unknown(name: str, paths: Sequence[Collection[str]]) -> ProblemError:

@@ -15,6 +15,7 @@ from hessian_tasks.networks.trainables import (
     parameters_of,
     resolve,
 )
+from hessian_tasks.parameters import owner_of
 from hessian_tasks.problem import Problem
 
 __all__ = ["problems_by_layer"]
@@ -43,7 +44,7 @@ def problems_by_layer(problem: Problem) -> dict[str, Problem]:
     layers: dict[str, set[int]] = {}
     for position, weight in enumerate(candidates):
         if position not in held:
-            layers.setdefault(weight.path.rpartition("/")[0], set()).add(position)
+            layers.setdefault(owner_of(weight.path), set()).add(position)
     found = {}
     for layer, positions in layers.items():
         model = Trainables(networks, parameters)

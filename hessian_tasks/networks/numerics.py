@@ -11,11 +11,13 @@ import tensorflow as tf
 from hessian_tasks.errors import ModelError
 from hessian_tasks.networks.models import dtype_of, inner_layers
 
-__all__ = ["check_precision", "compute_the_same", "evaluated_somewhere"]
+__all__ = ["check_precision", "compute_the_same", "evaluated_somewhere", "is_piecewise_linear"]
 
 Array = npt.NDArray[Any]
 
 NUM_POINTS = 64
+# Of which so many tell whether a network has curvature.
+NUM_SPREAD = 8
 # Relative steps of the inputs: one that float32 does not resolve, and one that it does.
 FINE, COARSE = 2.0**-40, 2.0**-12
 
@@ -94,6 +96,55 @@ def check_precision(model: Any, num_coordinates: int = 0) -> None:
             'Pass dtype="float64" to keras.Input and every layer, and in a subclassed model write '
             'super().__init__(dtype="float64").'
         )
+
+
+def is_piecewise_linear(model: Any, num_coordinates: int = 0) -> bool:
+    """Whether a network has no curvature at any of some random inputs, as one of ``relu``.
+
+    Args:
+        model: A built Keras model; of one that cannot be asked, as it takes no rows of numbers or
+            not so few of them, the answer is no.
+        num_coordinates: Width of its input where the model does not say.
+
+    Example:
+        >>> from hessian_tasks.problems.networks import mlp
+        >>> import keras
+        >>> relu = keras.Sequential([keras.Input((1,)), keras.layers.Dense(3, "relu")])
+        >>> is_piecewise_linear(relu), is_piecewise_linear(mlp(1, width=3, depth=1))
+        (True, False)
+    """
+    inputs = _random_inputs(model, num_coordinates)
+    entries = tf.nest.flatten(inputs)
+    if inputs is None or any(entry.ndim != 2 for entry in entries):
+        return False
+    rng = np.random.default_rng(3)
+    dtype = dtype_of(model)
+    given = tf.nest.map_structure(lambda x: tf.constant(x[:NUM_SPREAD], dtype), inputs)
+    points = tf.nest.flatten(given)
+    along = [tf.constant(rng.normal(size=tuple(x.shape)), dtype) for x in points]
+
+    def total() -> Any:
+        outputs = tf.nest.flatten(model(given))
+        return tf.add_n([tf.reduce_sum(y * rng.normal(size=y.shape)) for y in outputs])
+
+    try:
+        curvature = _along(total, points, along)
+    except Exception:  # whatever a network says to inputs that it was not made for
+        return False
+    return not any(np.any(tensor.numpy()) for tensor in curvature)
+
+
+def _along(total: Any, points: list[Any], along: list[Any]) -> list[Any]:
+    """The second derivatives of a scalar along directions, those by the points they are of."""
+    with tf.GradientTape() as outer:
+        outer.watch(points)
+        with tf.GradientTape() as inner:
+            inner.watch(points)
+            value = total()
+        slopes = inner.gradient(value, points, unconnected_gradients="zero")
+        slope = tf.add_n([tf.reduce_sum(g * a) for g, a in zip(slopes, along, strict=True)])
+    found: list[Any] = outer.gradient(slope, points, unconnected_gradients="zero")
+    return found
 
 
 def _suspects(model: Any) -> str:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from hessian_tasks.errors import ProblemError
 
-__all__ = ["check_name", "finite", "named_arrays", "real"]
+__all__ = ["check_callable", "check_name", "finite", "named_arrays", "real"]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -26,6 +26,11 @@ def named_arrays(term: str, data: Mapping[str, npt.ArrayLike]) -> dict[str, npt.
     Raises:
         ProblemError: If a name is no identifier, or they are no finite numbers.
     """
+    if not isinstance(data, Mapping):
+        raise ProblemError(
+            f"The data of term {term!r} are a {type(data).__name__}; expected arrays by name: "
+            '{"y": Y}.'
+        )
     for key in data:
         check_name(key, f"array of term {term!r}")
     return {key: finite(array, f"{key!r} of term {term!r}") for key, array in data.items()}
@@ -51,13 +56,25 @@ def real(value: Any, name: str) -> float:
     return weight
 
 
+def check_callable(function: Any, kind: str, term: str) -> None:
+    """Refuse what cannot be called, before anything is computed.
+
+    Raises:
+        ProblemError: Saying what it is.
+    """
+    if not callable(function):
+        raise ProblemError(
+            f"The {kind} of term {term!r} is a {type(function).__name__}; expected a function."
+        )
+
+
 def check_name(name: str, what: str) -> None:
     """Refuse what cannot be an identifier.
 
     Raises:
         ProblemError: Saying of what it is the name.
     """
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ProblemError(
             f"{name!r} cannot name the {what}: expected letters, digits and underscores, "
             "starting with a letter."
@@ -74,6 +91,11 @@ def finite(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
         array = np.asarray(values)
     except ValueError as error:
         raise ProblemError(f"Expected an array for {what}: {error}") from error
+    if array.dtype.kind == "c":
+        raise ProblemError(
+            f"Expected real numbers in {what}, got dtype {array.dtype}. Give real and imaginary "
+            "part as two columns, or as two arrays: Z.real, Z.imag."
+        )
     if array.dtype.kind not in "biuf":
         raise ProblemError(f"Expected numbers in {what}, got dtype {array.dtype}.")
     if array.dtype.kind == "f" and not np.isfinite(array).all():

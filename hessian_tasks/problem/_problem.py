@@ -76,6 +76,16 @@ but the problem has 1 coordinate: x.
     def __post_init__(self) -> None:
         if self.only is not None:
             object.__setattr__(self, "only", _checked_names(self.only))
+        if not isinstance(self.parameters, Mapping):
+            raise ProblemError(
+                f"The problem's parameters are a {type(self.parameters).__name__}; expected "
+                'numbers by name: {"nu": 0.01}.'
+            )
+        if not isinstance(self.coordinates, Iterable):
+            raise ProblemError(
+                f"The problem's coordinates are {self.coordinates!r}; expected their names, as in "
+                '"xy".'
+            )
         object.__setattr__(self, "parameters", dict(self.parameters))
         object.__setattr__(self, "coordinates", tuple(self.coordinates))
         object.__setattr__(self, "terms", tuple(map(self._in_order, _checked_terms(self.terms))))

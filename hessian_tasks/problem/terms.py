@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.errors import ProblemError
-from hessian_tasks.problem._given import check_name, finite, named_arrays, real
+from hessian_tasks.problem._given import check_callable, check_name, finite, named_arrays, real
 
 __all__ = ["DensityTerm", "LossTerm", "PointTerm", "ResidualTerm", "Term", "TermKind", "is_batched"]
 
@@ -53,6 +53,7 @@ class PointTerm:
 
     def __post_init__(self) -> None:
         check_name(self.name, "loss term")
+        check_callable(self.function, self.kind, self.name)
         object.__setattr__(self, "weight", real(self.weight, self.name))
         object.__setattr__(self, "columns", _column_names(self.points))
         points = finite(self.points, f"the points of term {self.name!r}")
@@ -218,6 +219,7 @@ class LossTerm:
 
     def __post_init__(self) -> None:
         check_name(self.name, "loss term")
+        check_callable(self.loss, self.kind, self.name)
         object.__setattr__(self, "weight", real(self.weight, self.name))
         object.__setattr__(self, "data", named_arrays(self.name, self.data))
         if not isinstance(self.batched, bool):

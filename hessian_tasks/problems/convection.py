@@ -24,9 +24,9 @@ LEFT, START = (0.0, 0.0), (0.0, 0.0)
 BETA = 40.0
 
 
-def exact_solution(points: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def exact_solution(points: npt.NDArray[Any], beta: float = BETA) -> npt.NDArray[Any]:
     """Solution at points ``[N, 2]``, as ``[N, 1]``."""
-    return np.asarray(np.sin(points[:, 0:1] - BETA * points[:, 1:2]))
+    return np.asarray(np.sin(points[:, 0:1] - beta * points[:, 1:2]))
 
 
 def problem(
@@ -36,6 +36,7 @@ def problem(
     num_boundary: int = 200,
     seed: int = 0,
     dtype: str = "float32",
+    beta: float = BETA,
 ) -> Problem:
     """Build the problem.
 
@@ -46,6 +47,7 @@ def problem(
         num_boundary: Number of points of each initial and boundary condition.
         seed: Seed of the points and of the initial weights.
         dtype: Dtype of the network.
+        beta: The speed β.
     """
     rng = np.random.default_rng(seed)
     return Problem(
@@ -55,7 +57,7 @@ def problem(
             ResidualTerm(
                 "pde",
                 points=uniform(num_interior, [SPACE, TIME], rng),
-                residual=lambda x, u: u.d("t") + BETA * u.d("x"),
+                residual=lambda x, u: u.d("t") + beta * u.d("x"),
             ),
             ResidualTerm(
                 "initial",
@@ -68,5 +70,5 @@ def problem(
                 residual=lambda x, u: u.value - u.at(x + PERIOD).value,
             ),
         ],
-        exact_solution=exact_solution,
+        exact_solution=lambda points: exact_solution(points, beta),
     )

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.jets import Index, Tensor
+from hessian_tasks.loss.graphs import forget_gradients
 from hessian_tasks.loss.terms import View
 from hessian_tasks.networks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.problem import Problem
@@ -136,7 +137,8 @@ class Arguments:
         """Compile a function of arrays of these shapes."""
         specs = [tf.TensorSpec(shape, self.dtype) for shape in shapes]
         with functions_inlined():
-            compiled = tf.function(function, autograph=False).get_concrete_function(*specs)
+            traced = tf.function(function, autograph=False).get_concrete_function(*specs)
+        compiled = forget_gradients(traced)
 
         def evaluate(arrays: Sequence[Array]) -> list[Floats]:
             tensors = [tf.constant(array, self.dtype) for array in arrays]

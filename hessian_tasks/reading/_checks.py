@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.jets import Tensor, evaluate_by, reverse_derivative
+from hessian_tasks.loss.graphs import forget_gradients
 from hessian_tasks.loss.terms import seen_loss, term_loss
 from hessian_tasks.networks.joint import Joint
 from hessian_tasks.networks.models import dtype_of, get_theta, set_theta
@@ -63,7 +64,7 @@ def compile_jets(
         return [plain, seen_loss(problem, term, view), *jets]
 
     with functions_inlined():
-        compiled = tf.function(both, autograph=False).get_concrete_function()
+        compiled = forget_gradients(tf.function(both, autograph=False).get_concrete_function())
     agreed = []
     for loss, seen in _at_other_weights(problem.model, compiled):
         if np.isfinite(loss):

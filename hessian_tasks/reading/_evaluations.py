@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from hessian_tasks.errors import HessianError, NotLayeredError
 from hessian_tasks.jets import Index, Tensor
+from hessian_tasks.loss.graphs import forget_gradients
 from hessian_tasks.loss.reads import ancestors
 from hessian_tasks.loss.terms import seen_loss
 from hessian_tasks.networks.joint import Joint
@@ -161,7 +162,7 @@ def _trace(
         _check_fixed(flat, traced[0].given, variables)
         return calls.points
 
-    found = tf.function(trace, autograph=False).get_concrete_function()()
+    found = forget_gradients(tf.function(trace, autograph=False).get_concrete_function())()
     points = [[np.asarray(tensor.numpy()) for tensor in parts] for parts in found]
     return traced[0], points, tuple(direct)
 

@@ -35,6 +35,21 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Count:
+    """A number of eigenvalues.
+
+    Attributes:
+        value: What the nodes say; where they are far apart, anything within the bounds is as good.
+        low: What it is at least, with 95 % confidence and never below what is known.
+        high: What it is at most, likewise.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class SpectralDensity:
     """Quadratures of the spectrum, one for each random vector.
 
@@ -67,13 +82,15 @@ class SpectralDensity:
         exact = function(self.known[:, np.newaxis]).sum(axis=0)
         return self._estimate(values, exact, self._change(function, values))
 
-    def count(self, low: float, high: float) -> Estimate:
-        """Number of eigenvalues in ``(low, high]``, an array of one.
+    def count(self, low: float, high: float) -> Count:
+        """Number of eigenvalues in ``(low, high]``.
 
         The weight of a node is that of eigenvalues between its two neighbours (inequalities of
-        Chebyshev, Markov and Stieltjes; G. Golub, G. Meurant, 2010, section 6.2), so nodes with an
-        end of the interval among those are what the quadrature may be off. The outermost nodes
-        reach as far beyond as the second half of the steps moved them.
+        Chebyshev, Markov and Stieltjes; G. Golub, G. Meurant, 2010, section 6.2). So nodes whose
+        neighbours are all inside count for certain, and those with an end of the interval between
+        their neighbours may belong to it or not: where most eigenvalues are close to an end, as at
+        the noise floor, bounds are far apart. The outermost nodes reach as far beyond as the second
+        half of the steps moved them.
         """
         inside = (self.nodes > low) & (self.nodes <= high)
         moved = np.abs(self.nodes[:, [0, -1]] - self.half[0][:, [0, -1]])
@@ -81,9 +98,35 @@ class SpectralDensity:
         first[:, 0] -= moved[:, 0]
         last[:, -1] += moved[:, 1]
         astride = ((first < low) & (low < last)) | ((first < high) & (high < last))
-        bias = np.mean(np.sum(self.weights * astride, axis=1), keepdims=True)
-        exact = np.asarray(np.sum((self.known > low) & (self.known <= high), keepdims=True))
-        return self._estimate(inside[..., np.newaxis].astype(np.float64), exact, bias)
+        known = np.asarray(np.sum((self.known > low) & (self.known <= high), keepdims=True))
+        least, value, most = (
+            self._estimate(taken[..., np.newaxis].astype(np.float64), known, np.zeros(1))
+            for taken in (inside & ~astride, inside, inside | astride)
+        )
+        rest = self.num_params - len(self.known)
+        return Count(
+            float(value.value[0]),
+            max(float((least.value - least.error)[0]), float(known[0])),
+            min(float((most.value + most.error)[0]), float(known[0]) + rest),
+        )
+
+    def resolved(self, noise_floor: float) -> float | None:
+        """The smallest size beyond which eigenvalues of either sign are counted well.
+
+        Well is within a twentieth of P. Sizes are looked at from the noise floor on, four to a
+        decade.
+
+        Returns:
+            That, or None where it is the largest eigenvalue's.
+        """
+        largest = max(np.abs(self.nodes).max(), np.abs(self.known).max(initial=0.0))
+        size = noise_floor
+        while size < largest:
+            counts = self.count(-np.inf, -size), self.count(size, np.inf)
+            if all(count.high - count.low <= self.num_params / 20 for count in counts):
+                return size
+            size *= 10**0.25
+        return None
 
     def on_grid(self, grid: Array, smoothing: float, scale: float | None = None) -> Estimate:
         """The density ``1/P Σ_i N(t; s(λ_i), smoothing²)`` at the points t of a grid.
@@ -141,14 +184,23 @@ class SpectralDensity:
             "num_vectors": len(self.nodes),
             "num_steps": self.nodes.shape[1],
             "num_known": len(self.known),
-            "counts": {name: float(count.value[0]) for name, count in counts.items()},
-            "errors": {name: float(count.error[0]) for name, count in counts.items()},
+            "counts": {name: count.value for name, count in counts.items()},
+            "errors": {n: max(c.high - c.value, c.value - c.low) for n, c in counts.items()},
+            "ranges": {name: [count.low, count.high] for name, count in counts.items()},
+            "resolved": self._resolved_counts(noise_floor),
             "scale": noise_floor,
             "smoothing": smoothing,
             "grid": grid.tolist(),
             "density": curve.value.tolist(),
             "density_error": curve.error.tolist(),
         }
+
+    def _resolved_counts(self, noise_floor: float) -> dict[str, Any] | None:
+        size = self.resolved(noise_floor)
+        if size is None:
+            return None
+        below, above = self.count(-np.inf, -size), self.count(size, np.inf)
+        return {"size": size, "below": [below.low, below.high], "above": [above.low, above.high]}
 
     def _estimate(self, values: Array, exact: Array, bias: Array) -> Estimate:
         # For v uniform on the sphere in n dimensions the variance of vᵀ f v is

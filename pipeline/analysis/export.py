@@ -97,7 +97,7 @@ def _beside(store: HessianStore) -> dict[str, Array]:
         "gradient": store.read("gradient"),
         **layout.labels(),
         "layer_names": np.array(layout.layers()),
-        "variable_names": np.array([f"{v.layer}/{v.name}" for v in layout.variables]),
+        "variable_names": np.array([v.path for v in layout.variables]),
     }
 
 

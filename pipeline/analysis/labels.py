@@ -10,6 +10,8 @@ import numpy.typing as npt
 import xarray as xr
 from xarray.core.indexing import IndexSelResult
 
+from hessian_tasks.parameters import NETWORK
+
 __all__ = ["labelled"]
 
 Array = npt.NDArray[Any]
@@ -129,7 +131,8 @@ def labelled(dataset: xr.Dataset, axes: Sequence[str] = ("row", "col")) -> xr.Da
     labels = {}
     for name in [n for n in dataset.coords if "flag_meanings" in dataset[n].attrs]:
         codes = dataset[name]
-        names = np.array(codes.attrs["flag_meanings"])
+        # What is in no layer is recorded without a name.
+        names = np.array([name or NETWORK for name in codes.attrs["flag_meanings"]])
         if names.itemsize * codes.size > MAX_LABEL_BYTES:
             names = names.astype(object)
         labels[name] = (codes.dims, names[codes.to_numpy()])

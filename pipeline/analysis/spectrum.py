@@ -95,11 +95,24 @@ class Spectrum:
     def least_condition_number(self) -> float:
         """A lower bound for the condition number of the whole matrix.
 
-        ``max |λ|`` over the smallest magnitude that was found, or over the noise floor where that
-        is larger, for there the matrix is singular as far as is known.
+        Of the largest and the smallest magnitude that were found, each as far off as it may be:
+        no eigenvalue is by more than δ, so it is ``(max |λ| - δ) / (min |λ| + δ)``.
         """
         size = np.abs(self.eigenvalues)
-        return float(size.max() / max(size.min(), self.noise_floor)) if size.any() else 1.0
+        largest, smallest = size.max() - self.noise_floor, size.min() + self.noise_floor
+        return max(1.0, float(largest / smallest)) if size.any() else 1.0
+
+    @property
+    def conditioning(self) -> str:
+        """The condition number as far as it is known, in words.
+
+        Where an eigenvalue cannot be told from zero it is a bound by the noise floor, which is
+        itself known to its order of magnitude alone: it comes from a few random vectors.
+        """
+        if len(self._resolved) < len(self.eigenvalues):
+            return f"at least {10.0 ** np.floor(np.log10(self.least_condition_number)):.0e}"
+        known = self.condition_number
+        return f"at least {self.least_condition_number:.3g}" if known is None else f"{known:.3g}"
 
     @property
     def effective_rank(self) -> float | None:

@@ -91,7 +91,7 @@ class MatrixStatistics:
         Their squares add up to ``‖H‖_F²``.
         """
         layers = self.layout.layers()
-        codes = [layers.index(variable.layer) for variable in self.layout.variables]
+        codes = [layers.index(variable.owner) for variable in self.layout.variables]
         squares = np.zeros((len(layers),) * 2)
         np.add.at(squares, np.ix_(codes, codes), self.variable_norms**2)
         labels = {"row_layer": layers, "col_layer": layers}
@@ -103,7 +103,7 @@ class MatrixStatistics:
         parts = np.add.reduceat(self.diagonal, [v.offset for v in self.layout.variables])
         traces = dict.fromkeys(self.layout.layers(), 0.0)
         for variable, part in zip(self.layout.variables, parts, strict=True):
-            traces[variable.layer] += float(part)
+            traces[variable.owner] += float(part)
         return traces
 
     def to_json(self) -> dict[str, Any]:

@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import xarray as xr
-
 from hessian_tasks.problem import Problem
 from hessian_tasks.spec import EngineName, matrix_of
 from pipeline.api._given import source_of, workers_of
@@ -19,6 +17,8 @@ from pipeline.run.events import Callback
 from pipeline.store.places import Place
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from pipeline.analysis.operator import HessianOperator
     from pipeline.run.cluster.given import AnyClient
     from pipeline.run.options import RunOptions
@@ -33,7 +33,7 @@ def compute_hessian(
     weights: str | Path | None = None,
     take_network: bool = False,
     options: RunOptions | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | None = None,
     client: AnyClient | None = None,
 ) -> xr.Dataset:
     """Compute the exact Hessian of a problem's loss into a Zarr store.
@@ -52,8 +52,9 @@ def compute_hessian(
         options: Threads, memory, tile side, matrices of single loss terms, and the engine:
             with ``RunOptions(engine="ggn")`` this is the Gauss-Newton matrix, with
             ``RunOptions(with_ggn=True)`` both are computed, into one store.
-        callbacks: Functions that are told of every event of the run, such as a
-            :class:`~pipeline.run.progress.ProgressBar`.
+        callbacks: Functions that are told of every event of the run. By default a
+            :class:`~pipeline.run.progress.ProgressBar` in a notebook, and nobody elsewhere;
+            ``callbacks=()`` shows nothing.
         client: Whose workers compute: a :class:`distributed.Client`, a cluster such as
             ``LocalCluster`` or ``SLURMCluster``, or what :func:`connect` gives. They have to see
             the store under the same path, and keep their threads, limits and other tasks; the
@@ -77,12 +78,14 @@ def compute_hessian(
     from pipeline.run.execute import execute
     from pipeline.run.inputs import freeze_source
     from pipeline.run.options import RunOptions
+    from pipeline.run.progress import who_listens
 
     frozen = freeze_source(source_of(problem), weights, take_network=take_network)
     stop = threading.Event()
     try:
         with workers_of(client, stop) as workers:
-            execute(store, frozen, options or RunOptions(), callbacks, stop, workers)
+            listeners = who_listens(callbacks)
+            execute(store, frozen, options or RunOptions(), listeners, stop, workers)
     except KeyboardInterrupt:
         stop.set()
         raise
@@ -96,7 +99,7 @@ def compute_layer_blocks(
     weights: str | Path | None = None,
     take_network: bool = False,
     options: RunOptions | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | None = None,
     client: AnyClient | None = None,
 ) -> dict[str, xr.Dataset]:
     """Compute only the diagonal blocks of the layers of the Hessian, a store each.
@@ -136,6 +139,7 @@ def compute_layer_blocks(
     from pipeline.run.by_layer import freeze_blocks, missing_blocks
     from pipeline.run.execute import execute
     from pipeline.run.options import RunOptions
+    from pipeline.run.progress import who_listens
 
     source, options = source_of(problem), options or RunOptions()
     blocks = freeze_blocks(source, store, weights, take_network=take_network)
@@ -145,7 +149,8 @@ def compute_layer_blocks(
         with workers_of(client if missing else None, stop) as workers:
             for block in missing:
                 fitted = block.fit(options)
-                execute(block.location, block.frozen, fitted, callbacks, stop, workers)
+                listeners = who_listens(callbacks)
+                execute(block.location, block.frozen, fitted, listeners, stop, workers)
     except KeyboardInterrupt:
         stop.set()
         raise

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hessian_tasks.errors import ProblemError
 from hessian_tasks.problem import Problem
 from hessian_tasks.source import LIVE, ProblemSource
 
@@ -30,9 +32,19 @@ def workers_of(
 
 
 def source_of(problem: Problem | ProblemSource | str | Path) -> ProblemSource:
-    """Where a problem comes from, in whatever form it was given."""
+    """Where a problem comes from, in whatever form it was given.
+
+    Raises:
+        ProblemError: If it is none.
+    """
     if isinstance(problem, ProblemSource):
         return problem
     if isinstance(problem, Problem):
         return ProblemSource(LIVE, live=problem)
+    if not isinstance(problem, str | Path):
+        call = " Call the function: it has to return one." if callable(problem) else ""
+        raise ProblemError(
+            f"The problem is {reprlib.repr(problem)}; expected a Problem, the name of a built-in "
+            f"one, or path/to/problem.py.{call}"
+        )
     return ProblemSource(str(problem))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import xarray as xr
+from typing import TYPE_CHECKING
 
 from hessian_tasks.problem import Problem
 from hessian_tasks.source import ProblemSource
-from pipeline.analysis.labels import labelled
 from pipeline.api._given import source_of
 from pipeline.errors import StoreError
 from pipeline.store.opened import HoldsInputs
 from pipeline.store.places import Place
 from pipeline.store.store import HessianStore
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["open_hessian", "open_store", "rebuild_problem"]
 
@@ -48,6 +49,11 @@ def open_store(store: Place) -> xr.Dataset:
         >>> dict(block.sizes)
         {'row': 16, 'col': 5}
     """
+    # xarray brings pandas, a second which verifying a store need not wait for.
+    import xarray as xr
+
+    from pipeline.analysis.labels import labelled
+
     opened = HessianStore(store)
     try:
         return labelled(xr.open_zarr(opened.objects, consolidated=False, zarr_format=3))

@@ -27,6 +27,7 @@ def verify_hessian(
     num_vectors: int = 3,
     *,
     client: AnyClient | None = None,
+    memory: int | None = None,
 ) -> Certificate:
     """Verify a store and record the certificate in it.
 
@@ -36,6 +37,7 @@ def verify_hessian(
             source, if its function needs options.
         num_vectors: Number of random vectors to multiply with.
         client: Whose workers multiply, as in :func:`compute_hessian`; the store is read here.
+        memory: Bytes that this process may have; by default half of what is free.
 
     Returns:
         The certificate; look at its ``passed``.
@@ -43,6 +45,7 @@ def verify_hessian(
     Raises:
         ReproductionError: If the problem is not the one that the store was made from.
         StoreError: If the store cannot be read or the certificate not be written.
+        DoesNotFitError: If block rows, or the problem, do not fit into memory; nothing is recorded.
 
     Example:
         >>> import tempfile
@@ -58,7 +61,7 @@ def verify_hessian(
     records = opened.records()
     with workers_of(client) as workers:
         if workers is None:
-            certificate = _certify_here(opened, problem, num_vectors)
+            certificate = _certify_here(opened, problem, num_vectors, memory)
         else:
             certificate = _certify_there(opened, problem, num_vectors, workers)
     with opened.location.locked():
@@ -73,12 +76,19 @@ def verify_hessian(
 
 
 def _certify_here(
-    store: HessianStore, problem: Problem | ProblemSource | str | Path | None, num_vectors: int
+    store: HessianStore,
+    problem: Problem | ProblemSource | str | Path | None,
+    num_vectors: int,
+    memory: int | None,
 ) -> Certificate:
+    from pipeline.run.budget import Budget
     from pipeline.run.products import jacobian_products, matrix_products
-    from pipeline.run.verify import certify
+    from pipeline.run.verify import certify, reading_bytes
 
+    budget, reading = Budget.of(memory), reading_bytes(store)
+    budget.check("block rows that are read", reading)
     rebuilt = rebuild_problem(store, problem)
+    budget.check("block rows that are read", reading)
     products, images = matrix_products(store, rebuilt), jacobian_products(store, rebuilt)
     return certify(store, products, num_vectors, images)
 

@@ -15,21 +15,25 @@ from __future__ import annotations
 import os
 import sys
 
-# Importing them adds their commands, in the order in which help lists them.
-# isort: off
-from pipeline.cli import _runs, _stores, _parts, _inverse, _reports  # noqa: F401
+try:
+    # Importing them adds their commands, in the order in which help lists them.
+    # isort: off
+    from pipeline.cli import _runs, _stores, _parts, _inverse, _reports  # noqa: F401
 
-# isort: on
-from pipeline.cli._app import (
-    EXIT_ERROR,
-    EXIT_STOPPED,
-    EXIT_USAGE,
-    app,
-    escaped_logs,
-    print_warnings,
-    say,
-)
-from pipeline.errors import ConfigError, HessianError, StoppedError
+    # isort: on
+    from pipeline.cli._app import (
+        EXIT_ERROR,
+        EXIT_STOPPED,
+        EXIT_USAGE,
+        app,
+        escaped_logs,
+        print_warnings,
+        say,
+    )
+    from pipeline.errors import ConfigError, HessianError, StoppedError
+except KeyboardInterrupt:  # it takes a second, in which people change their minds
+    sys.stderr.write("hessian: stopped by Ctrl-C before anything was begun\n")
+    sys.exit(3)
 
 __all__ = ["main"]
 

@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
-from pipeline.errors import StoreWarning, WeightsWarning
+from pipeline.errors import ProblemWarning, StoppedError, StoreWarning, WeightsWarning
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -27,9 +27,11 @@ __all__ = [
     "EXIT_NOT_VERIFIED",
     "EXIT_STOPPED",
     "EXIT_USAGE",
+    "STOPPED",
     "Terminal",
     "app",
     "escaped_logs",
+    "print_answer",
     "print_result",
     "print_warnings",
     "results",
@@ -61,6 +63,8 @@ class _Commands(TyperGroup):
 def _escaped_mistakes() -> Iterator[None]:
     try:
         yield
+    except KeyboardInterrupt as error:
+        raise StoppedError(STOPPED) from error
     except _UsageError as error:
         error.message = printable(error.message)
         raise
@@ -68,6 +72,11 @@ def _escaped_mistakes() -> Iterator[None]:
 
 class _Command(TyperCommand):
     """A command; its standard output is its results alone, for scripts to read."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Parse what it was given, pairs of numbers with a space or a comma between them."""
+        pairs = {n for option in self.params if option.nargs == 2 for n in option.opts}
+        return super().parse_args(ctx, spaced(args, pairs))
 
     def invoke(self, ctx: Any) -> Any:
         """Run it, with what a user's file or a library prints among what is said beside."""
@@ -77,6 +86,27 @@ class _Command(TyperCommand):
 
 # Where results go while standard output stands for standard error.
 _results: list[TextIO] = []
+
+
+def spaced(args: Sequence[str], pairs: Collection[str]) -> list[str]:
+    """Arguments in which options that take two values have them one by one.
+
+    Example:
+        >>> spaced(["--interval", "-1, 2", "--term=pde"], {"--interval"})
+        ['--interval', '-1', '2', '--term=pde']
+        >>> spaced(["--interval=-1,2"], {"--interval"})
+        ['--interval', '-1', '2']
+    """
+    found: list[str] = []
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        if equals and name in pairs:
+            found.append(name)
+            arg = value
+        parts = [part.strip() for part in arg.split(",")]
+        takes = bool(found) and found[-1] in pairs and len(parts) == 2 and all(parts)
+        found += parts if takes else [arg]
+    return found
 
 
 @contextmanager
@@ -107,6 +137,7 @@ app = _App(
     add_completion=False,
 )
 
+STOPPED = "stopped by Ctrl-C; what was stored stays"
 # 2 is also what typer exits with for wrong flags.
 EXIT_ERROR, EXIT_USAGE, EXIT_STOPPED, EXIT_NOT_VERIFIED = 1, 2, 3, 4
 
@@ -138,6 +169,17 @@ def print_result(text: str, data: dict[str, Any], as_json: bool) -> None:
     say(json.dumps(data, indent=2) if as_json else text)
 
 
+def print_answer(
+    stores: Sequence[HessianStore], text: str, data: dict[str, Any], as_json: bool
+) -> None:
+    """Print what stores answer, and beside it whether they are verified."""
+    for store in stores:
+        say_if_unverified(store)
+    verdicts = [store.verified for store in stores]
+    verified = None if None in verdicts and False not in verdicts else all(verdicts)
+    print_result(text, {"verified": verified, **data}, as_json)
+
+
 def say_if_unverified(store: HessianStore) -> None:
     """Say beside a store's numbers if they are not known to be right, or known not to be."""
     command = f"hessian verify {shlex.quote(str(store.location))}"
@@ -148,20 +190,23 @@ def say_if_unverified(store: HessianStore) -> None:
         say(f"hessian: verification FAILED; what is wrong says: {command}", err=True)
 
 
+_OURS = (ProblemWarning, StoreWarning, WeightsWarning)
+
+
 @contextmanager
 def print_warnings() -> Iterator[None]:
-    """Print what stores and files of weights warn of, each once, in a line."""
+    """Print what problems, stores and files of weights warn of, each once, in a line."""
     said: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
-        if not issubclass(category, (StoreWarning, WeightsWarning)):
+        if not issubclass(category, _OURS):
             show_others(printable(str(message)), category, *where, **options)
         elif str(message) not in said:
             said.add(str(message))
             say(f"hessian: {message}", err=True)
 
     with warnings.catch_warnings():
-        for ours in (StoreWarning, WeightsWarning):
+        for ours in _OURS:
             warnings.simplefilter("always", ours)
         show_others, warnings.showwarning = warnings.showwarning, show
         yield

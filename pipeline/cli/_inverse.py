@@ -9,7 +9,7 @@ import typer
 
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
-from pipeline.cli._app import app, print_result, say_if_unverified
+from pipeline.cli._app import app, print_answer
 from pipeline.cli._parameters import (
     DataTerm,
     Json,
@@ -56,8 +56,7 @@ def solve(
     found = compute(opened, _right_hand_side(opened, right), damping, term, memory=limit)
     if out is not None:
         _save(out, found.x)
-    say_if_unverified(opened)
-    print_result(render.solution(found), found.to_json(), as_json)
+    print_answer([opened], render.solution(found), found.to_json(), as_json)
 
 
 @app.command()
@@ -84,8 +83,7 @@ def uncertainty(
     found = compute(opened, data, sigma, damping=damping, problem=problem)
     if picture is not None:
         save(band_picture(found.band, "How well the solution is known"), picture)
-    say_if_unverified(opened)
-    print_result(render.uncertainty(found), found.to_json(), as_json)
+    print_answer([opened], render.uncertainty(found), found.to_json(), as_json)
 
 
 @app.command()
@@ -119,8 +117,7 @@ def influence(
         save(
             residual_picture(shown, names, found.changes[name], title, f"change of {name}"), picture
         )
-    say_if_unverified(opened)
-    print_result(render.influence(found, name, number), found.to_json(), as_json)
+    print_answer([opened], render.influence(found, name, number), found.to_json(), as_json)
 
 
 def _right_hand_side(store: HessianStore, right: str) -> Any:

@@ -10,7 +10,7 @@ import typer
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
-from pipeline.cli._app import app, print_result, say, say_if_unverified
+from pipeline.cli._app import app, print_answer, say
 from pipeline.cli._parameters import Json, MatrixName, Picture, ProblemFile, Store, finite
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ def terms(
         gradients = term_gradients(store, problem)
         text += "\n\n" + render.gradients(gradients)
         data["gradients"] = {term: gradient.tolist() for term, gradient in gradients.items()}
-    say_if_unverified(opened)
-    print_result(text, data, as_json)
+    print_answer(_asked(opened, ggn), text, data, as_json)
 
 
 @app.command()
@@ -79,9 +78,12 @@ def steps(
     """Take Newton, saddle-free and, where G is stored, Gauss-Newton steps; look at the loss."""
     configure_tensorflow()
     from pipeline.curvature.steps import try_steps
+    from pipeline.store.store import HessianStore
 
-    tried = try_steps(store, ggn, dampings=damping, problem=problem)
-    print_result(render.steps(tried), {"steps": [step.to_json() for step in tried]}, as_json)
+    opened = HessianStore(store)
+    tried = try_steps(opened, ggn, dampings=damping, problem=problem)
+    data = {"steps": [step.to_json() for step in tried]}
+    print_answer(_asked(opened, ggn), render.steps(tried), data, as_json)
 
 
 @app.command()
@@ -114,8 +116,15 @@ def approximations(
         from pipeline.analysis.pictures import approximations_picture, save
 
         save(approximations_picture(found, f"approximations of the {found.title}"), picture)
-    say_if_unverified(opened)
-    print_result(render.approximations(found), found.to_json(), as_json)
+    print_answer(_asked(opened, ggn), render.approximations(found), found.to_json(), as_json)
+
+
+def _asked(opened: HessianStore, ggn: Path | None) -> list[HessianStore]:
+    """The stores that an answer comes from."""
+    from pipeline.store.store import HessianStore
+
+    # What it warns of was said when it was read.
+    return [opened] if ggn is None else [opened, HessianStore(ggn, warn=False)]
 
 
 def _factors(store: HessianStore, problem: str | None) -> KroneckerFactors | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ from pipeline.cli._parameters import (
     INPUTS,
     PLACES,
     Json,
+    Picture,
     Seed,
     Store,
     Term,
@@ -82,7 +84,8 @@ def run(settings: Settings) -> None:
     whole = settings.blocks is None
     with _stop_on_signals() as stop:
         place = (run_settings if whole else run_layers)(settings, Terminal(file=results()), stop)
-    say(f"stored in {place}; next: hessian {'verify' if whole else 'status'} {place}")
+    command = f"hessian {'verify' if whole else 'status'} {shlex.quote(str(place))}"
+    say(f"stored in {place}; next: {command}")
 
 
 @app.command()
@@ -115,13 +118,16 @@ def estimate(
         int, typer.Option(min=0, help="Random vectors for the density, 80 products each (none).")
     ] = 0,
     seed: Seed = 0,
+    picture: Picture = None,
     as_json: Json = False,
 ) -> None:
     """Extreme eigenvalues, trace and norm from products alone, without computing the matrix.
 
     For networks whose matrix would not fit; hessian plan says which do. With --store the same
-    command goes on with an interrupted estimate.
+    command goes on with an interrupted estimate. --picture draws the density.
     """
+    if picture is not None and not density:
+        raise ConfigError("--picture draws the density, which has to be asked for: --density 4")
     _configure_client(settings)
     from pipeline.cli._calls import estimate_settings
     from pipeline.estimates.estimates import EstimateOptions
@@ -133,6 +139,12 @@ def estimate(
     console = Terminal(stderr=True)
     with _stop_on_signals() as stop:
         found = estimate_settings(settings, options, console, stop)
+    described = found.density_data()
+    if picture is not None and described is not None:
+        from pipeline.analysis.pictures import estimated_density_picture, save
+
+        title = f"Spectrum of the {found.title}, P = {found.num_params:,}"
+        save(estimated_density_picture(described, title), picture)
     print_result(render.estimates(found), found.to_json(), as_json)
 
 
@@ -158,7 +170,8 @@ def submit(settings: Settings) -> None:
         )
     command = [str(Path(sys.executable).with_name("hessian")), "run", *sys.argv[2:]]
     job = submit_job(chosen, command, path)
-    say(f"submitted as {job}; next: hessian status {path}, or: hessian cancel {path}")
+    named = shlex.quote(str(path))
+    say(f"submitted as {job}; next: hessian status {named}, or: hessian cancel {named}")
 
 
 @app.command()

@@ -9,7 +9,14 @@ import typer
 
 from hessian_tasks.process import configure_tensorflow
 from pipeline.cli import render
-from pipeline.cli._app import EXIT_NOT_VERIFIED, app, print_result, say, say_if_unverified
+from pipeline.cli._app import (
+    EXIT_NOT_VERIFIED,
+    app,
+    print_answer,
+    print_result,
+    say,
+    say_if_unverified,
+)
 from pipeline.cli._parameters import (
     Json,
     MatrixName,
@@ -42,6 +49,7 @@ def verify(
     ] = None,
     option: Option = None,
     num_vectors: Annotated[int, typer.Option(min=1, help="Number of random vectors.")] = 3,
+    memory: Memory = None,
     as_json: Json = False,
 ) -> None:
     """Compare the store with the loss it came from, and record the certificate."""
@@ -49,7 +57,8 @@ def verify(
 
     source = named_source(problem, option)
     configure_tensorflow()
-    certificate = verify_hessian(store, source, num_vectors)
+    budget = None if memory is None else parse_bytes(memory)
+    certificate = verify_hessian(store, source, num_vectors, memory=budget)
     print_result(render.certificate(certificate), certificate.to_json(), as_json)
     if not certificate.passed:
         raise typer.Exit(EXIT_NOT_VERIFIED)
@@ -95,27 +104,29 @@ def spectrum(
         found = compute(opened, term, extreme or (NUM_ENDS if density else None), **options)
     if vectors is not None:
         _save_pairs(vectors, found)
+    text, data = render.spectrum(found), found.to_json()
+    described = _density(opened, term, found) if density else None
+    if described is not None:
+        text, data = f"{text}\n{render.density(described)}", data | {"density": described}
     if picture is not None:
-        from pipeline.analysis.pictures import eigenvalue_picture, save
+        from pipeline.analysis.pictures import eigenvalue_picture, estimated_density_picture, save
 
         title = f"Spectrum of the {opened.matrix.title}, P = {opened.num_params:,}"
-        save(eigenvalue_picture(found, title), picture)
-    text, data = render.spectrum(found), found.to_json()
-    if density:
-        text, data = _with_density(opened, term, found, text, data)
-    say_if_unverified(opened)
-    print_result(text, data, as_json)
+        drawn = (
+            eigenvalue_picture(found, title)
+            if described is None
+            else estimated_density_picture(described, title)
+        )
+        save(drawn, picture)
+    print_answer([opened], text, data, as_json)
 
 
-def _with_density(
-    store: HessianStore, term: str | None, found: Spectrum, text: str, data: dict[str, Any]
-) -> tuple[str, dict[str, Any]]:
+def _density(store: HessianStore, term: str | None, found: Spectrum) -> dict[str, Any]:
     from pipeline.analysis.density import spectral_density
     from pipeline.analysis.operator import open_operator
 
     estimate = spectral_density(open_operator(store, term), known=found.pairs)
-    described = estimate.to_json(found.noise_floor)
-    return f"{text}\n{render.density(described)}", data | {"density": described}
+    return estimate.to_json(found.noise_floor)
 
 
 def _save_pairs(path: Path, found: Spectrum) -> None:
@@ -140,8 +151,7 @@ def statistics(
 
     opened = select_matrix(store, matrix)
     found = matrix_statistics(opened, term)
-    say_if_unverified(opened)
-    print_result(render.statistics(found), found.to_json(), as_json)
+    print_answer([opened], render.statistics(found), found.to_json(), as_json)
 
 
 @app.command()
@@ -175,4 +185,4 @@ def info(
         from pipeline.analysis.pictures import matrix_picture, save
 
         save(matrix_picture(select_matrix(opened, matrix)), picture)
-    print_result(render.info(opened), render.info_data(opened), as_json)
+    print_answer([opened], render.info(opened), render.info_data(opened), as_json)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,14 +79,15 @@ class Along:
         paths, watching = self._paths(), list[tuple[Watch, WatchedStore]]()
 
         def observe(problem: Problem, phase: str, step: int) -> None:
-            if self.every and step % self.every == 0:
-                if not watching:
-                    kept = WatchedStore(self._watched, freeze(problem, source))
-                    watching.append((Watch(problem), kept))
-                watch, kept = watching[0]
-                kept.append(watch.observe(step, phase))
-            if step in paths:
-                save(problem.model, paths[step])
+            with rescued(problem.model):
+                if self.every and step % self.every == 0:
+                    if not watching:
+                        kept = WatchedStore(self._watched, freeze(problem, source))
+                        watching.append((Watch(problem), kept))
+                    watch, kept = watching[0]
+                    kept.append(watch.observe(step, phase))
+                if step in paths:
+                    save(problem.model, paths[step])
 
         return observe
 
@@ -150,7 +155,8 @@ def train_settings(settings: Settings, along: Along, seed: int, console: Console
         on_step=LossDisplay(console),
         observe=along.observer(lambda model, path: _save_network(model, path, source), source),
     )
-    _save_network(result.problem.model, out, source)
+    with rescued(result.problem.model):
+        _save_network(result.problem.model, out, source)
     _save_history(result.history, history)
     terms = ", ".join(f"{name} {loss:.3g}" for name, loss in result.losses.items())
     error = "" if result.error is None else f", relative L2 error {result.error:.2e}"
@@ -162,33 +168,82 @@ def train_settings(settings: Settings, along: Along, seed: int, console: Console
         console.print(f"saved {path}")
 
 
+@contextmanager
+def rescued(model: Any) -> Iterator[None]:
+    """Keep the weights elsewhere where they cannot be saved: they may have taken hours.
+
+    Raises:
+        StoreError: Of what could not be written, and where the weights are.
+    """
+    try:
+        yield
+    except StoreError as error:
+        raise StoreError(f"{error} {_keep_elsewhere(model)}") from error
+
+
+def _keep_elsewhere(model: Any) -> str:
+    from hessian_tasks.networks.weights import save_values
+
+    for parent in dict.fromkeys([tempfile.gettempdir(), str(Path.home()), os.getcwd()]):
+        try:
+            file = Path(tempfile.mkdtemp(prefix="hessian-trained-", dir=parent)) / "trained.npz"
+            save_values(file, model)
+        except OSError:
+            continue  # as full as the other one, or not ours
+        return f"The trained weights are kept: --weights {shlex.quote(str(file))}"
+    return "Nor can the trained weights be kept in the directories for temporary files or at home."
+
+
 def _save_network(model: Any, out: Path, source: ProblemSource) -> None:
-    """Save all weights, and read them back as a run will: into the problem's network."""
-    from hessian_tasks.networks.trainables import every_weight, networks_of, parameters_of
-    from hessian_tasks.networks.weights import load_weights, save_values
+    """Save all weights, and read them back as a run will: into the problem's network.
+
+    They are made elsewhere and copied: HDF5 on a full disk says more than one line.
+    """
+    from hessian_tasks.networks.trainables import every_weight
+    from hessian_tasks.networks.weights import load_weights
+
+    with tempfile.TemporaryDirectory() as directory:
+        made = Path(directory) / out.name
+        with writing(made):
+            _write_network(model, made)
+        found = load_weights(made, source.load()).model
+        pairs = zip(every_weight(found), every_weight(model), strict=True)
+        if not all(np.array_equal(a.numpy(), b.numpy(), equal_nan=True) for a, b in pairs):
+            raise StoreError(f"{out} would not give back the weights. Save as another format.")
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            _put(made, out)
+
+
+def _write_network(model: Any, out: Path) -> None:
+    from hessian_tasks.networks.trainables import networks_of, parameters_of
+    from hessian_tasks.networks.weights import save_values
 
     network, *others = networks_of(model).values()
-    if out.suffix != ".npz" and (others or parameters_of(model)):
+    if out.suffix == ".npz":
+        save_values(out, model)
+        return
+    if others or parameters_of(model):
         raise ConfigError(
-            f"The problem trains more than one network, which {out} cannot hold. Save as .npz."
+            f"The problem trains more than one network, which {out.name} cannot hold. Save as .npz."
         )
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            if out.suffix == ".npz":
-                save_values(out, model)
-            else:
-                (network.save if out.suffix == ".keras" else network.save_weights)(out)
-        # Of a subclassed model Keras may not know the arguments that it was made with.
-        except NotImplementedError as error:
-            raise ConfigError(
-                f"Keras cannot save this network as .keras ({plain(error)[:80]}…). Save its "
-                f"weights: --out {out.stem}.weights.h5"
-            ) from error
-    found = load_weights(out, source.load()).model
-    pairs = zip(every_weight(found), every_weight(model), strict=True)
-    if not all(np.array_equal(own.numpy(), saved.numpy(), equal_nan=True) for own, saved in pairs):
-        raise StoreError(f"{out} does not give back the weights that were saved. Save elsewhere.")
+    try:
+        (network.save if out.suffix == ".keras" else network.save_weights)(out)
+    # Of a subclassed model Keras may not know the arguments that it was made with.
+    except NotImplementedError as error:
+        raise ConfigError(
+            f"Keras cannot save this network as .keras ({plain(error)[:80]}…). Save its "
+            f"weights: --out {out.stem}.weights.h5"
+        ) from error
+
+
+def _put(made: Path, out: Path) -> None:
+    half_made = out.with_name(f"{out.name}.partial")
+    try:
+        shutil.copyfile(made, half_made)
+        half_made.replace(out)
+    finally:
+        half_made.unlink(missing_ok=True)
 
 
 def _save_history(found: LbfgsHistory | None, path: Path | None) -> None:

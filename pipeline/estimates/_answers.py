@@ -71,12 +71,21 @@ class _Diagonal(Strict):
         return self
 
 
+class _Resolved(Strict):
+    size: Size
+    below: tuple[Size, Size]
+    above: tuple[Size, Size]
+
+
 class _Density(Strict):
     num_vectors: PositiveInt
     num_steps: PositiveInt
     num_known: NonNegativeInt
     counts: Counts
     errors: Counts
+    # Estimates from before these were told have half widths alone.
+    ranges: dict[Literal["below", "within", "above"], tuple[Size, Size]] | None = None
+    resolved: _Resolved | None = None
     scale: float = Field(ge=1e-100, le=1e30)
     grid: list[Arcsinh] = Field(min_length=2, max_length=10_000)
     density: list[Size]
@@ -90,6 +99,8 @@ class _Density(Strict):
             raise ValueError("the curve is zero everywhere")
         if not len(self.counts) == len(self.errors) == 3:
             raise ValueError("the counts are not those below, within and above the noise")
+        if self.ranges is not None and len(self.ranges) != 3:
+            raise ValueError("the ranges are not those below, within and above the noise")
         return self
 
 

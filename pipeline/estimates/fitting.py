@@ -11,7 +11,14 @@ from pipeline.analysis.estimators import TraceMethod
 from pipeline.errors import DoesNotFitError
 from pipeline.units import format_bytes
 
-__all__ = ["BLOCK", "MAX_PASSES", "allowed_bytes", "best_method", "fitting_search"]
+__all__ = [
+    "BLOCK",
+    "MAX_PASSES",
+    "allowed_bytes",
+    "best_method",
+    "fitting_search",
+    "usual_bytes",
+]
 
 # Arrays of all its vectors that each keeps; XTrace has one vector for two products.
 XTRACE_COPIES, XNYSTRACE_COPIES = 5, 3
@@ -19,6 +26,7 @@ XTRACE_COPIES, XNYSTRACE_COPIES = 5, 3
 # large enough for several cores and multiple eigenvalues.
 BLOCK = 4
 MAX_PASSES = 500
+USUAL_PAIRS = 5
 
 
 def allowed_bytes(memory: int | None = None) -> int:
@@ -53,6 +61,24 @@ def best_method(
     vector = num_params * np.dtype(np.float64).itemsize
     fitting = [method for method, number in numbers.items() if number * vector < allowed]
     return fitting[0] if fitting else "hutchinson"
+
+
+def usual_bytes(num_params: int, allowed: int, num_products: int) -> int:
+    """What the vectors of a usual estimate take: a trace, then a few eigenpairs at each end.
+
+    Args:
+        num_params: P.
+        allowed: Bytes that they may take.
+        num_products: Products that a trace takes at most.
+
+    Example:
+        >>> usual_bytes(10**5, 10**12, 400), usual_bytes(10**5, 10**8, 400)
+        (800000000, 80235200)
+    """
+    vector = num_params * np.dtype(np.float64).itemsize
+    method = best_method(num_params, num_products, allowed)
+    trace = XTRACE_COPIES * (num_products // 2) * vector if method == "xtrace" else 0
+    return max(trace, search_cost(num_params, USUAL_PAIRS, BLOCK, MAX_PASSES).num_bytes)
 
 
 def fitting_search(num_params: int, num_pairs: int, allowed: int) -> SearchCost:

@@ -72,14 +72,14 @@ def _counts(found: Spectrum) -> list[Fact]:
     floor = f"{found.noise_floor:.2g}"
     if found.inertia is None:
         known = f"by the {len(found.eigenvalues)} extreme eigenvalues that are known"
-        return [("condition number", f"at least {found.least_condition_number:.3g}", known)]
+        return [("condition number", found.conditioning, known)]
     positive, within, negative = found.inertia
-    condition, rank = found.condition_number, found.effective_rank
+    rank = found.effective_rank
     return [
         (
             "condition number",
-            "not defined" if condition is None else f"{condition:.3g}",
-            f"of the eigenvalues above {floor}; the whole matrix's is at least that",
+            found.conditioning,
+            f"{within:,} eigenvalues cannot be told from zero" if within else "of all eigenvalues",
         ),
         ("negative eigenvalues", f"{negative:,}", f"below -{floor}"),
         ("positive eigenvalues", f"{positive:,}", f"above {floor}; {within:,} within the noise"),

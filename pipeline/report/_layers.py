@@ -81,7 +81,7 @@ def diagonal_section(layout: ParameterLayout, diagonal: Array, errors: Array) ->
 
 
 def _names(layout: ParameterLayout) -> list[str]:
-    return [f"{v.layer}/{v.name}".strip("/") for v in layout.variables]
+    return [v.path for v in layout.variables]
 
 
 def participation_section(found: Participation, values: Array) -> Section:

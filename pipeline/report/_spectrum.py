@@ -88,13 +88,28 @@ def _estimated(described: Mapping[str, Any], title: str) -> tuple[Picture, Table
         "Share of the eigenvalues by size and sign, estimated by stochastic Lanczos quadrature; "
         "the band is where it lies with 95 % confidence.",
     )
-    counts = Table(
+    return density, _counts(described)
+
+
+def _counts(described: Mapping[str, Any]) -> Table:
+    ranges = {f"{name} the noise floor": found for name, found in _ranges(described).items()}
+    resolved = described.get("resolved")
+    if resolved is not None:
+        size = resolved["size"]
+        ranges[f"below -{size:.2g}"] = resolved["below"]
+        ranges[f"above {size:.2g}"] = resolved["above"]
+    low, high = zip(*ranges.values(), strict=True)
+    return Table(
         "counts",
-        "Estimated numbers of eigenvalues, with half widths of 95 % confidence intervals.",
-        {
-            "eigenvalues": [f"{name} the noise floor" for name in described["counts"]],
-            "estimate": list(described["counts"].values()),
-            "±": list(described["errors"].values()),
-        },
+        "Estimated numbers of eigenvalues: 95 % intervals. Where most of them are close to the "
+        "noise floor, products do not tell on which side.",
+        {"eigenvalues": list(ranges), "at least": list(low), "at most": list(high)},
     )
-    return density, counts
+
+
+def _ranges(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The intervals of counts; estimates from before they were kept have half widths."""
+    if described.get("ranges") is not None:
+        return dict(described["ranges"])
+    counts, errors = described["counts"], described["errors"]
+    return {name: (max(0.0, n - errors[name]), n + errors[name]) for name, n in counts.items()}

@@ -7,28 +7,21 @@ residuals, stand-in or fixed point with the engine that computes the matrix.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from hessian_tasks.autodiff import compile_product
-from hessian_tasks.autodiff.generalised import compile_gauss_newton_product
-from hessian_tasks.autodiff.products import ShardProducts, cut_points
-from hessian_tasks.jets import reverse_derivative
 from hessian_tasks.networks.models import parameter_layout
-from hessian_tasks.problem import LossTerm, Problem, Term
-from hessian_tasks.spec import HESSIAN, Matrix
+from hessian_tasks.problem import Problem
+from hessian_tasks.spec import Matrix
+from pipeline.run.products import plain_product
 
 __all__ = ["Reference", "References"]
 
 Array: TypeAlias = npt.NDArray[Any]
-Product: TypeAlias = Callable[[Array], Array]
-
-# A term of more points is multiplied in parts, which take longer to compile and less memory.
-MAX_POINTS = 5000
 
 
 @dataclass(frozen=True)
@@ -71,13 +64,14 @@ class References:
         Raises:
             ProblemError: If a term fails.
         """
-        self.seconds = 0.0
         started = time.perf_counter()
         terms = [term for term in problem.terms if term.name not in left_out]
-        self._products = {term.name: _compile(problem, matrix, term) for term in terms}
-        self.seconds = time.perf_counter() - started
+        self._products = {t.name: plain_product(problem, matrix, [t.name]) for t in terms}
         # What is compiled at the first use is.
-        self(np.zeros((1, parameter_layout(problem.model).num_params)))
+        zeros = np.zeros((1, parameter_layout(problem.model).num_params))
+        for product in self._products.values():
+            product(zeros)
+        self.seconds = time.perf_counter() - started
 
     def __call__(self, vectors: Array) -> dict[str | None, Reference]:
         """The products by term, and those of the total under None.
@@ -98,13 +92,3 @@ class References:
         )
         self.seconds += time.perf_counter() - started
         return {**found, None: total}
-
-
-def _compile(problem: Problem, matrix: Matrix, term: Term) -> Product:
-    if isinstance(term, LossTerm) or term.num_points <= MAX_POINTS:
-        if matrix == HESSIAN:
-            return compile_product(problem, term.name)
-        return compile_gauss_newton_product(problem, [term.name])
-    shards = cut_points(problem, term=term.name)
-    products = ShardProducts(problem, matrix, reverse_derivative)
-    return lambda vectors: np.sum([products(shard, vectors.T).T for shard in shards], axis=0)

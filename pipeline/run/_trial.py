@@ -55,7 +55,12 @@ def _num_devices(engines: Sequence[AnyEngine]) -> int:
 
 
 def measure(
-    engines: Sequence[AnyEngine], per_term: bool, num_threads: int, num_workers: int
+    engines: Sequence[AnyEngine],
+    per_term: bool,
+    num_threads: int,
+    num_workers: int,
+    *,
+    timed: bool = True,
 ) -> Cost:
     """What a few rows cost in this process.
 
@@ -64,9 +69,11 @@ def measure(
         per_term: Whether the run computes the matrix of each loss term.
         num_threads: Block rows that are computed at once, in each worker.
         num_workers: Number of workers.
+        timed: Whether the time is to be known as well as can be. Otherwise one row is tried less,
+            and what a block row costs apart from its rows counts with these.
     """
     share = num_workers * _at_once(engines, num_threads)
-    costs = [_measure(engine, per_term, share) for engine in engines]
+    costs = [_measure(engine, per_term, share, timed) for engine in engines]
     return Cost(
         # What the trials before have left is there when the last begins.
         reserved_bytes=costs[-1].reserved_bytes,
@@ -77,16 +84,20 @@ def measure(
     )
 
 
-def _measure(engine: AnyEngine, per_term: bool, share: int) -> Cost:
+def _measure(engine: AnyEngine, per_term: bool, share: int, timed: bool) -> Cost:
     reserved = resident_bytes()
     reset_peak()
     first, short, long = engine.trial_rows()
     engine.block_row(first)  # compiles
     # The graph of the first layer is the largest.
     graphs = (engine.num_graphs(per_term) - 1) * max(0, resident_bytes() - reserved)
-    seconds = [_seconds(engine, row) for row in (short, long)]
-    per_row = max(0.0, seconds[1] - seconds[0]) / max(1, long.num_rows - short.num_rows)
-    fixed = max(0.0, seconds[0] - per_row * short.num_rows)
+    fixed = 0.0
+    if timed:
+        seconds = [_seconds(engine, row) for row in (short, long)]
+        per_row = max(0.0, seconds[1] - seconds[0]) / max(1, long.num_rows - short.num_rows)
+        fixed = max(0.0, seconds[0] - per_row * short.num_rows)
+    else:
+        per_row = _seconds(engine, long) / long.num_rows
     columns = engine.layout.num_params - long.start
     # Threads share what is kept from one block row to the next.
     kept, most_kept = engine.kept_bytes if isinstance(engine, LayeredEngine) else (0, 0)

@@ -7,6 +7,7 @@ place of (Σ P_l)².
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -118,8 +119,7 @@ def _placed(location: Location, inputs: dict[str, FrozenInputs]) -> list[LayerBl
         count = len(held) + len(frozen.layout.variables)
         first = min(set(range(count)) - held)
         layer = recorded[first] if len(recorded) == count else own
-        # A weight that is in no layer belongs to the network itself.
-        name = layer.replace("/", ".") or "network"
+        name = layer.replace("/", ".")
         blocks.append(LayerBlock(layer, location.below(f"{name}{SUFFIX}"), frozen))
     _check_names(location, blocks, there)
     return blocks
@@ -169,11 +169,12 @@ def missing_blocks(blocks: Sequence[LayerBlock], options: RunOptions) -> list[La
 
 
 def _advice(blocks: Sequence[LayerBlock], unfit: Sequence[LayerBlock]) -> str:
-    rest = ",".join(block.layer for block in blocks if block not in unfit)
-    first = f"Compute the others with --only {rest} --blocks layers. " if rest else ""
+    rest = shlex.quote(",".join(block.layer for block in blocks if block not in unfit))
+    others = len(unfit) < len(blocks)
+    first = f"Compute the others with --only {rest} --blocks layers. " if others else ""
     return (
         f"{first}Of these, products answer without the matrix: hessian estimate --only "
-        f"{unfit[0].layer}"
+        f"{shlex.quote(unfit[0].layer)}"
     )
 
 

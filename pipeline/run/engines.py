@@ -25,12 +25,15 @@ __all__ = ["AnyEngine", "choose_engine", "choose_engines", "uses_numpy"]
 AnyEngine = AutodiffEngine | LayeredEngine | GaussNewtonEngine
 
 
-def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, EngineChoice]:
+def choose_engine(
+    problem: Problem, name: EngineName, readings: Sequence[Reading] | None = None
+) -> tuple[AnyEngine, EngineChoice]:
     """Build the engine that was asked for, or the fastest one that applies.
 
     Args:
         problem: The problem, its model resolved to a Keras model.
         name: An engine, or ``"auto"``: the fastest one for the Hessian.
+        readings: All of its terms, if they are read already.
 
     Raises:
         PlanError: If the layered engine, or the Gauss-Newton matrix, was asked for and does not
@@ -41,14 +44,18 @@ def choose_engine(problem: Problem, name: EngineName) -> tuple[AnyEngine, Engine
         >>> choose_engine(problem(width=4, depth=2), "auto")[1].name
         'layered'
     """
-    devices, readings = DevicePool(gpu_names()), read_terms(problem)
+    devices, readings = DevicePool(gpu_names()), readings or read_terms(problem)
     if name == "ggn":
         return _choose_matrices(readings, find_kinds(readings), devices)
     return _choose_hessian(readings, name, devices)
 
 
 def choose_engines(
-    problem: Problem, name: EngineName, *, with_ggn: bool = False
+    problem: Problem,
+    name: EngineName,
+    *,
+    with_ggn: bool = False,
+    readings: Sequence[Reading] | None = None,
 ) -> tuple[tuple[AnyEngine, ...], EngineChoice]:
     """The engine of the Hessian, and that of the Gauss-Newton matrix beside it, if that is wanted.
 
@@ -58,6 +65,7 @@ def choose_engines(
         problem: The problem, its model resolved to a Keras model.
         name: An engine, as :func:`choose_engine` takes it.
         with_ggn: Whether the Gauss-Newton matrix is wanted beside the Hessian.
+        readings: All of its terms, if they are read already.
 
     Raises:
         PlanError: As :func:`choose_engine` does; or if a term has no Gauss-Newton matrix, or that
@@ -70,14 +78,14 @@ def choose_engines(
         (['layered', 'ggn'], 'layered')
     """
     if not with_ggn:
-        engine, choice = choose_engine(problem, name)
+        engine, choice = choose_engine(problem, name, readings)
         return (engine,), choice
     if name == "ggn":
         raise PlanError(
             "--engine ggn computes the Gauss-Newton matrix alone, and --with-ggn computes it "
             "beside the Hessian. Leave one of them out."
         )
-    devices, readings = DevicePool(gpu_names()), read_terms(problem)
+    devices, readings = DevicePool(gpu_names()), readings or read_terms(problem)
     kinds = find_kinds(readings)
     if kinds.left_out:
         raise PlanError(

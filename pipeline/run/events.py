@@ -33,6 +33,11 @@ class RunStarted:
     startup_seconds: float
     left_out: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """How much there is to do, without the plan and the block rows one by one."""
+        count = f"{len(self.pending)} of {self.plan.num_block_rows}"
+        return f"RunStarted({count} block rows to compute)"
+
     @property
     def num_stored(self) -> int:
         """Block rows that an earlier run has stored already."""
@@ -48,6 +53,11 @@ class BlockRowStored:
     """
 
     record: BlockRecord
+
+    def __repr__(self) -> str:
+        """Which block row, and how long it took, without the checksums of its record."""
+        row, seconds = self.record.row, self.record.compute_seconds
+        return f"BlockRowStored({row.index}: rows {row.start} to {row.stop}, {seconds:.3g} s)"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pipeline.run._selfcheck import Guard
 from pipeline.run.events import BlockRowStored, Callback, Event, HearsEnd, RunFinished, RunStarted
 from pipeline.run.executors import get_executor
 from pipeline.run.options import RunOptions
-from pipeline.run.prepare import Prepared, least_bytes, prepare
+from pipeline.run.prepare import Prepared, least_bytes, nothing_left, prepare
 from pipeline.store.below import check_one
 from pipeline.store.places import Location, Place, locate
 from pipeline.store.records import BlockRecord
@@ -101,10 +101,15 @@ class _Run:
             reporter.tell(RunFinished(seconds, len(pending), peak_bytes(), found))
         return store
 
+    @property
+    def timed(self) -> bool:
+        """Whether block rows are waited for by their planned time, as those of workers are."""
+        return self.workers is not None
+
     def create(self) -> tuple[HessianStore, Prepared, list[BlockRow]]:
         check_one(self.location)
         _check_space(self.location, least_bytes(self.frozen, self.options))
-        prepared = prepare(self.frozen, self.options, None)
+        prepared = prepare(self.frozen, self.options, None, timed=self.timed)
         with self.location.writing():
             _check_space(self.location, prepared.plan.padded_bytes)
             fixed = fixed_parts(prepared.engines[0].problem.model)
@@ -123,8 +128,9 @@ class _Run:
         with self.location.writing():
             pending = store.pending()
         check = store.self_check
-        checked = not pending and check is not None and check.passed
-        prepared = prepare(self.frozen, self.options, store, checked=checked)
+        if not pending and check is not None and check.passed:
+            return store, nothing_left(store, self.options), []
+        prepared = prepare(self.frozen, self.options, store, timed=self.timed)
         with self.location.writing():
             if pending:
                 self.location.sweep()
@@ -140,6 +146,8 @@ class _Run:
         pending: Sequence[BlockRow],
         on_stored: Callable[[BlockRecord], None],
     ) -> None:
+        if not pending:
+            return
         if self.workers is not None:
             job = (store, self.frozen.source, prepared.plan)
             self.workers.compute(job, pending, on_stored, self.stop)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import typing
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
-from hessian_tasks.spec import EngineName
+from hessian_tasks.spec import EngineName, StoredEngine
+from pipeline.errors import ConfigError
 from pipeline.run.executors import ExecutorName
 
 __all__ = ["RunOptions"]
@@ -27,6 +31,9 @@ class RunOptions:
             of the Hessian, and the Jacobians of residuals.
         with_ggn: Also compute the Gauss-Newton matrix and these Jacobians, beside the Hessian in
             one store; by default what an existing store has, or no.
+
+    Raises:
+        ConfigError: If a value is none of those that there are.
 
     Example:
         >>> import tempfile
@@ -52,3 +59,26 @@ class RunOptions:
     per_term: bool | None = None
     engine: EngineName = "auto"
     with_ggn: bool | None = None
+
+    def __post_init__(self) -> None:
+        _check("executor", self.executor, typing.get_args(ExecutorName), _WORKERS)
+        _check("engine", self.engine, ("auto", *typing.get_args(StoredEngine)))
+        for name in ("num_threads", "num_workers", "allowed_bytes", "tile"):
+            value = getattr(self, name)
+            # To Python the truth values are integers.
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+                raise ConfigError(f"RunOptions.{name} is {value!r}; expected a whole number.")
+        for name in ("per_term", "with_ggn"):
+            if getattr(self, name) not in (None, True, False):
+                raise ConfigError(
+                    f"RunOptions.{name} is {getattr(self, name)!r}; expected True, False or None."
+                )
+
+
+_WORKERS = " Processes and other workers are given as a Dask client: compute_hessian(client=...)."
+
+
+def _check(name: str, value: Any, accepted: tuple[Any, ...], advice: str = "") -> None:
+    if value not in accepted:
+        names = " or ".join(map(repr, accepted))
+        raise ConfigError(f"RunOptions.{name} is {value!r}; expected {names}.{advice}")

@@ -181,11 +181,25 @@ def make_plan(request: Request, cost: Cost) -> Plan:
             if tile <= smallest:
                 break
             tile = max(smallest, tile // 2)
-    raise DoesNotFitError(
+    raise _refusal(request, cost.reserved_bytes, projected, tile)
+
+
+def _refusal(request: Request, reserved: int, projected: int, tile: int) -> DoesNotFitError:
+    least = f"{math.ceil(projected / 2**20)}MiB"
+    allowed = format_bytes(request.allowed_bytes)
+    if reserved >= request.allowed_bytes:
+        return DoesNotFitError(
+            f"The run does not fit into memory: projected {format_bytes(projected)}, of which "
+            f"TensorFlow and the problem alone take {format_bytes(reserved)}; allowed {allowed}. "
+            f"Allow more: --memory {least}",
+            needed_bytes=projected,
+        )
+    smaller = ", or use a smaller --tile" if request.tile else ""
+    return DoesNotFitError(
         f"The run does not fit into memory: projected {format_bytes(projected)} with one thread "
-        f"and tiles of side {tile}, of which {format_bytes(cost.reserved_bytes)} are reserved by "
-        f"the process; allowed {format_bytes(request.allowed_bytes)}. Allow more (--memory)"
-        + (", or use a smaller --tile." if request.tile else ".")
+        f"and tiles of side {tile}, of which {format_bytes(reserved)} are reserved by the process; "
+        f"allowed {allowed}. Allow more{smaller}: --memory {least}",
+        needed_bytes=projected,
     )
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import psutil
 from threadpoolctl import threadpool_limits
 
 from hessian_tasks.frozen import FrozenInputs
-from hessian_tasks.process import configure_tensorflow
+from hessian_tasks.problem import Problem
+from hessian_tasks.process import configure_tensorflow, resident_bytes
+from hessian_tasks.reading import read_terms
 from hessian_tasks.rebuild import rebuild
 from hessian_tasks.spec import EngineChoice, Matrix
 from pipeline.errors import StoreMismatchError
 from pipeline.run._references import References
 from pipeline.run._trial import measure, num_threads_of, wanted_block_rows
+from pipeline.run.budget import Budget
 from pipeline.run.engines import AnyEngine, choose_engines
 from pipeline.run.options import RunOptions
 from pipeline.run.plan import COPIES, MIN_TILE_SIDE, Plan, Request, make_plan
@@ -22,7 +24,14 @@ from pipeline.store.places import Location
 from pipeline.store.store import HessianStore
 from pipeline.units import format_bytes
 
-__all__ = ["Prepared", "find_obstacle", "kept_options", "least_bytes", "prepare"]
+__all__ = [
+    "Prepared",
+    "find_obstacle",
+    "kept_options",
+    "least_bytes",
+    "nothing_left",
+    "prepare",
+]
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class Prepared:
     """A run that is ready to start: the engines are compiled and the plan is made.
 
     Attributes:
-        engines: Compute block rows.
+        engines: Compute block rows; none where nothing is left to compute.
         choice: Which engines these are, and why.
         plan: The plan.
         references: Products to check the result with, by matrix, or None if it is checked already.
@@ -43,7 +52,12 @@ class Prepared:
 
 
 def prepare(
-    frozen: FrozenInputs, options: RunOptions, store: HessianStore | None, *, checked: bool = False
+    frozen: FrozenInputs,
+    options: RunOptions,
+    store: HessianStore | None,
+    problem: Problem | None = None,
+    *,
+    timed: bool = True,
 ) -> Prepared:
     """Rebuild the problem, try a few rows, and plan.
 
@@ -51,7 +65,8 @@ def prepare(
         frozen: The inputs.
         options: How to run.
         store: The store to resume, whose tiles and arrays are kept, or None.
-        checked: Whether the store is complete and checked already.
+        problem: The problem, if it is rebuilt already.
+        timed: Whether the plan's time is for somebody to wait by.
 
     Raises:
         ReproductionError: If the problem cannot be rebuilt.
@@ -61,22 +76,25 @@ def prepare(
     num_threads = configure_tensorflow(options.num_threads)
     if store is not None:
         options = kept_options(store, options)
-    problem, per_term = rebuild(frozen), bool(options.per_term)
-    engines, choice = choose_engines(problem, options.engine, with_ggn=bool(options.with_ggn))
+    problem, per_term = problem or rebuild(frozen), bool(options.per_term)
+    budget, readings = Budget.of(options.allowed_bytes), read_terms(problem)
+    if options.engine in ("auto", "layered"):
+        budget.check_expansions(readings)
+    engines, choice = choose_engines(
+        problem, options.engine, with_ggn=bool(options.with_ggn), readings=readings
+    )
     # Before memory is measured, so that it is planned for.
-    references = None
-    if not checked:
-        references = {m: References(problem, m, choice.left_out) for m in choice.matrices}
+    references = {m: References(problem, m, choice.left_out) for m in choice.matrices}
     num_threads = num_threads_of(engines, options.executor, options.num_threads, num_threads)
     with threadpool_limits(1, "blas"):
-        cost = measure(engines, per_term, num_threads, options.num_workers)
+        cost = measure(engines, per_term, num_threads, options.num_workers, timed=timed)
     num_terms = len(frozen.terms) - len(choice.left_out) if per_term else 0
     request = Request(
         num_params=frozen.layout.num_params,
         itemsize=frozen.dtype.itemsize,
         num_arrays=len(choice.matrices) * (1 + num_terms),
         num_threads=num_threads,
-        allowed_bytes=options.allowed_bytes or psutil.virtual_memory().available // 2,
+        allowed_bytes=budget.allowed,
         tile=options.tile,
         num_block_rows=wanted_block_rows(engines, num_threads, options.num_workers),
         tile_multiple=engines[0].tile_multiple,
@@ -84,6 +102,30 @@ def prepare(
         matrices=choice.matrices,
     )
     return Prepared(engines, choice, make_plan(request, cost), references)
+
+
+def nothing_left(store: HessianStore, options: RunOptions) -> Prepared:
+    """What a store needs that is complete and checked: no problem, engine or trial.
+
+    Args:
+        store: The store.
+        options: How to run.
+
+    Raises:
+        StoreMismatchError: If the options contradict the store.
+    """
+    kept, reserved = kept_options(store, options), resident_bytes()
+    request = Request(
+        num_params=store.num_params,
+        itemsize=store.dtype.itemsize,
+        num_arrays=len(store.all_arrays),
+        num_threads=1,
+        allowed_bytes=Budget.of(options.allowed_bytes).allowed,
+        tile=kept.tile,
+        matrices=store.matrices,
+    )
+    plan = Plan(request, store.tile, 1, reserved, 0, reserved, 0.0)
+    return Prepared((), EngineChoice(store.engine, ""), plan, None)
 
 
 def least_bytes(frozen: FrozenInputs, options: RunOptions) -> int:
@@ -104,7 +146,7 @@ def find_obstacle(frozen: FrozenInputs, options: RunOptions, location: Location)
         return f"only {format_bytes(free)} are free for {location}"
     num_params = len(frozen.theta)
     smallest = COPIES * min(MIN_TILE_SIDE, num_params) * (stored // num_params)
-    allowed = options.allowed_bytes or psutil.virtual_memory().available // 2
+    allowed = Budget.of(options.allowed_bytes).allowed
     if smallest > allowed:
         return (
             f"the smallest block row takes {format_bytes(smallest)} of memory, and "

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from hessian_tasks.process import resident_bytes
-from pipeline.run.events import BlockRowStored, Event, RunFinished, RunStarted
+from pipeline.run.events import BlockRowStored, Callback, Event, RunFinished, RunStarted
 from pipeline.units import format_bytes, format_seconds
 
-__all__ = ["ProgressBar", "Tally"]
+__all__ = ["ProgressBar", "Tally", "who_listens"]
 
 MIN_BAR, MAX_BAR = 10, 30
 # Where nothing says how wide lines are, as in notebooks.
@@ -175,8 +176,22 @@ class _Notebook:
 
 def _notebook_line() -> _Notebook | None:
     """The line of the cell that runs, if this process is a notebook's."""
+    return _Notebook(sys.modules["IPython.display"].display) if _in_notebook() else None
+
+
+def _in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
-    if shell is None or not hasattr(shell, "kernel"):
-        return None
-    return _Notebook(sys.modules["IPython.display"].display)
+    return shell is not None and hasattr(shell, "kernel")
+
+
+def who_listens(callbacks: Sequence[Callback] | None) -> Sequence[Callback]:
+    """The callbacks that are given, or where none are said a bar in notebooks.
+
+    Example:
+        >>> who_listens(None), who_listens([print])
+        ((), [<built-in function print>])
+    """
+    if callbacks is not None:
+        return callbacks
+    return (ProgressBar(),) if _in_notebook() else ()

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from pipeline.store.checking import examine
 from pipeline.store.store import HessianStore
 
-__all__ = ["Certificate", "JacobianProduct", "Product", "certify"]
+__all__ = ["Certificate", "JacobianProduct", "Product", "certify", "reading_bytes"]
 
 Product = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 JacobianProduct = Callable[[npt.NDArray[Any]], Mapping[str, npt.NDArray[Any]]]
@@ -130,6 +130,18 @@ def certify(
         dtype=str(store.dtype),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def reading_bytes(store: HessianStore) -> int:
+    """Memory that :func:`certify` takes for the block rows that it reads.
+
+    Args:
+        store: The store.
+
+    Returns:
+        Bytes of a block row and its mirror image, each as it is stored and in float64.
+    """
+    return 2 * store.tile * store.num_params * (store.dtype.itemsize + np.dtype(float).itemsize)
 
 
 def _largest(found: Mapping[str, list[float]], store: HessianStore) -> list[float]:

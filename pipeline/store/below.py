@@ -7,9 +7,10 @@ out; nothing beside them has to be kept in step.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterable
 
-from hessian_tasks.parameters import ParameterLayout
+from hessian_tasks.parameters import ParameterLayout, owner_of
 from pipeline.errors import StoreError
 from pipeline.store.metadata import read_attributes
 from pipeline.store.places import Location
@@ -64,8 +65,8 @@ def layers_of(layout: ParameterLayout) -> list[str]:
         >>> layers_of(ParameterLayout(theta.variables, (Held(0, "a/kernel", (2,)),)))
         ['a', 'b', 'b']
     """
-    held = {weight.position: weight.path.rpartition("/")[0] for weight in layout.held}
-    own = iter(variable.layer for variable in layout.variables)
+    held = {weight.position: owner_of(weight.path) for weight in layout.held}
+    own = iter(variable.owner for variable in layout.variables)
     count = len(layout.held) + len(layout.variables)
     return [held[place] if place in held else next(own) for place in range(count)]
 
@@ -81,5 +82,5 @@ def check_one(location: Location) -> None:
         raise StoreError(
             f"{location} is not a store, but holds {len(stores)}: "
             f"{shown_names(store.name for store in stores)}. Name one of them, as {stores[0]}; how "
-            f"far they all are says: hessian status {location}"
+            f"far they all are says: hessian status {shlex.quote(str(location))}"
         )

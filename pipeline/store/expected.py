@@ -54,8 +54,11 @@ def label_attributes(layout: ParameterLayout, key: str) -> dict[str, Any]:
     """What the codes of a label mean, as an attribute of their array."""
     if key == "index":
         return {}
-    names = layout.layers() if key == "layer" else [v.name for v in layout.variables]
-    return {"flag_meanings": names}
+    if key == "variable":
+        return {"flag_meanings": [v.name for v in layout.variables]}
+    # Stores have always had "" for what is in no layer.
+    recorded = {v.owner: v.layer for v in layout.variables}
+    return {"flag_meanings": list(recorded.values())}
 
 
 def _expected_jacobian(

@@ -42,6 +42,9 @@ def run_adam(objective: Objective, num_steps: int, learning_rate: float) -> None
 
     compiled = tf.function(advance, autograph=False, jit_compile=False)
     for _ in range(num_steps):
-        loss, slope = (float(scalar) for scalar in compiled(*objective.losses()))
+        found = objective.losses()
+        # Called as it is, TensorFlow warns of retracing where a process trains several times.
+        step = compiled.get_concrete_function(*found)
+        loss, slope = (float(scalar) for scalar in step(*found))
         objective.check(loss, slope)
         objective.report(loss)

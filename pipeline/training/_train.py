@@ -16,6 +16,7 @@ from hessian_tasks.loss.regularization import with_regularization
 from hessian_tasks.networks.feed import outputs_at
 from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.problem import Problem, ResidualTerm
+from hessian_tasks.reading import warn_of_flat_derivatives
 from pipeline.analysis.lbfgs import LbfgsHistory
 from pipeline.training._adam import run_adam
 from pipeline.training._lbfgs import run_lbfgs
@@ -126,6 +127,9 @@ def train(
         PlanError: If Levenberg-Marquardt is asked for, and a term has no Gauss-Newton matrix; or
             if memory is too small for the matrices of an optimiser.
 
+    Warns:
+        ProblemWarning: If a term depends on derivatives that are zero everywhere.
+
     Example:
         >>> from pipeline import load_problem
         >>> small = load_problem("regression", width=4, depth=1, num_samples=10)
@@ -140,6 +144,7 @@ def train(
     keras.utils.set_random_seed(seed)
     problem = with_regularization(resolve(problem))
     check_means(problem)
+    warn_of_flat_derivatives(problem)
     done = 0
 
     def report(phase: str, step: int, loss: float) -> None:

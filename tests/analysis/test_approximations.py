@@ -12,6 +12,7 @@ import scipy.linalg
 
 from hessian_tasks.parameters import ParameterLayout
 from pipeline import RunOptions, compare_approximations, compute_hessian, load_problem
+from tests.helpers.chosen import some_slow
 from tests.helpers.matrices import matrix_of_spectrum, store_matrix
 from tests.helpers.runs import Cli
 
@@ -93,7 +94,7 @@ def test_nearest_factors_are_the_nearest(tmp_path: Path) -> None:
     assert found["Kronecker factors"].error == pytest.approx(expected, rel=1e-10)
 
 
-@pytest.mark.parametrize("damping", [None, 50.0])
+@pytest.mark.parametrize("damping", some_slow([None, 50.0], [None]))
 def test_steps_against_dense_solutions(damping: float | None, tmp_path: Path) -> None:
     small = load_problem("regression", width=5, depth=2, num_samples=9, dtype="float64")
     for engine in ("auto", "ggn"):

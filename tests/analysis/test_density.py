@@ -88,8 +88,8 @@ def test_known_outliers_count_exactly() -> None:
     assert known.converged.all()
     with_known, without = (spectral_density(operator, known=k) for k in (known, None))
     counts = [d.count(0.5, np.inf) for d in (with_known, without)]
-    np.testing.assert_allclose(counts[0].value, 8, atol=1e-9)
-    assert counts[0].error[0] < 1e-9 < counts[1].error[0]
+    np.testing.assert_allclose([counts[0].low, counts[0].high], 8, atol=1e-9)
+    assert counts[1].low < 8 < counts[1].high
     total = with_known.trace_of(lambda x: x)
     assert abs(total.value[0] - values.sum()) <= 1.5 * total.error[0]
 
@@ -116,7 +116,8 @@ def test_counts_hold_at_the_promised_rate(num_steps: int) -> None:
             operator_of(values), num_vectors=5, num_steps=num_steps, seed=seed
         )
         counts = [density.count(*interval) for interval in intervals]
-        hits += [abs(c.value[0] - e) <= c.error[0] for c, e in zip(counts, exact, strict=True)]
+        hits += [c.low <= e <= c.high for c, e in zip(counts, exact, strict=True)]
+        assert all(0 <= c.low <= c.value <= c.high <= len(values) for c in counts)
     assert (hits / NUM_SEEDS >= LEAST_RATE).all(), hits / NUM_SEEDS
 
 
@@ -134,3 +135,27 @@ def test_wrong_numbers_are_refused() -> None:
         spectral_density(operator, num_vectors=0)
     with pytest.raises(ValueError, match="expected above 0"):
         spectral_density(operator).on_grid(np.zeros(1), 0.0)
+
+
+def test_counts_beside_a_cluster_are_bounds_and_well_known_away_from_it() -> None:
+    # As of a network: nearly all eigenvalues close to zero, on either side of the floor.
+    rng = np.random.default_rng(2)
+    tail = 10 ** rng.uniform(-4, 1, 200) * rng.choice([-1.0, 1.0], 200)
+    values = np.concatenate([rng.normal(0.0, 1e-6, 1800), tail])
+    density = spectral_density(operator_of(values))
+    described = density.to_json(1e-6)
+    exact = {
+        "below": np.sum(values <= -1e-6),
+        "within": np.sum(np.abs(values) <= 1e-6),
+        "above": np.sum(values > 1e-6),
+    }
+    for name, (low, high) in described["ranges"].items():
+        assert 0 <= low <= exact[name] <= high <= len(values)
+    # The cluster may be on either side; of what is away from it half counts for certain.
+    assert described["ranges"]["above"][0] > 0.5 * np.sum(values > 0.1)
+    resolved = described["resolved"]
+    size = resolved["size"]
+    assert 1e-6 < size < 1.0
+    for name, number in (("above", np.sum(values > size)), ("below", np.sum(values <= -size))):
+        low, high = resolved[name]
+        assert low <= number <= high <= low + len(values) / 20

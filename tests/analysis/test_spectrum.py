@@ -15,7 +15,7 @@ from pipeline import compute_hessian, verify_hessian
 from pipeline.analysis import spectrum as module
 from pipeline.analysis.operator import noise_floor
 from pipeline.analysis.pictures import density_picture, eigenvalue_picture, matrix_picture, save
-from pipeline.analysis.spectrum import eigenvalues_between, spectrum
+from pipeline.analysis.spectrum import Spectrum, eigenvalues_between, spectrum
 from pipeline.errors import PlanError, StoreError
 from pipeline.store.store import HessianStore
 from tests.helpers import matrices
@@ -103,7 +103,21 @@ def test_ranks_and_conditions_with_the_noise_floor(store: HessianStore) -> None:
     expected = nonzero.sum() ** 2 / np.sum(nonzero**2)
     np.testing.assert_allclose(found.effective_rank, expected, rtol=1e-9)
     # Six eigenvalues are within the noise.
-    np.testing.assert_allclose(found.least_condition_number, 1e3 / found.noise_floor, rtol=1e-9)
+    smallest = np.abs(found.eigenvalues).min()
+    expected = (1e3 - found.noise_floor) / (smallest + found.noise_floor)
+    np.testing.assert_allclose(found.least_condition_number, expected, rtol=1e-9)
+
+
+def test_a_condition_number_that_ends_at_the_floor_is_a_bound_without_its_digits() -> None:
+    def known(*values: float, floor: float, complete: bool = True) -> str:
+        return Spectrum(np.array(values), complete, floor, 0.0, 1.0).conditioning
+
+    assert known(-2.0, 0.5, 8.0, floor=1e-9) == "16"
+    assert known(-2.0, 0.5, 8.0, floor=1e-9, complete=False) == "at least 16"
+    # Of verifications by other random vectors, of the same matrix.
+    bounds = {known(-2.0, 1e-7, 8.0, floor=floor) for floor in (3.1e-7, 5e-7, 7.9e-7)}
+    assert bounds == {"at least 1e+07"}
+    assert known(0.0, 0.0, floor=1e-9) == "at least 1e+00"
 
 
 @pytest.mark.parametrize("interval", [(-0.9, -0.4), (1e-4, 1.0), (100.0, 2000.0), (2e3, 3e3)])

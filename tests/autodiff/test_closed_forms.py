@@ -16,6 +16,7 @@ from hessian_tasks.networks.models import get_theta, resolve_model, set_theta, t
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.spec import BlockRow
+from tests.helpers.chosen import some_slow
 from tests.helpers.closed_forms import (
     least_squares,
     sine_eigenvalues,
@@ -194,7 +195,9 @@ def permute(order: Sequence[int], signs: Sequence[int], width: int) -> Callable[
 # Qᵀ H(Qθ) Q = H(θ).
 @pytest.mark.parametrize(
     ("order", "signs"),
-    [([2, 0, 1], [1, 1, 1]), ([0, 1, 2], [1, -1, 1]), ([1, 0, 2], [-1, 1, -1])],
+    some_slow(
+        [([2, 0, 1], [1, 1, 1]), ([0, 1, 2], [1, -1, 1]), ([1, 0, 2], [-1, 1, -1])], [[1, 0, 2]]
+    ),
     ids=["permuted", "flipped", "both"],
 )
 def test_symmetries_of_tanh_units(order: list[int], signs: list[int]) -> None:

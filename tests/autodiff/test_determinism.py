@@ -40,11 +40,12 @@ def digests(source: ProblemSource, num_threads: int) -> list[str]:
     ("source", "threads"),
     [
         (ProblemSource("poisson", FEW_POINTS), (1, 2)),
-        pytest.param(ProblemSource("poisson", FEW_POINTS), (2, 2), marks=pytest.mark.slow),
-        pytest.param(ProblemSource("classification", SMALL), (1, 2, 2), marks=pytest.mark.slow),
+        (ProblemSource("poisson", FEW_POINTS), (2, 2)),
+        (ProblemSource("classification", SMALL), (1, 2, 2)),
     ],
     ids=lambda value: getattr(value, "reference", None),
 )
+@pytest.mark.slow
 def test_block_rows_are_the_same_bytes_in_all_processes_and_threads(
     source: ProblemSource, threads: tuple[int, ...]
 ) -> None:

@@ -19,6 +19,7 @@ from hessian_tasks.networks.models import get_theta, resolve_model, set_theta
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.spec import BlockRow
+from tests.helpers.chosen import some_slow
 from tests.helpers.oracles import finite_difference_hessian
 
 Array = npt.NDArray[Any]
@@ -207,7 +208,10 @@ CASES: dict[str, Callable[[], Problem]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    some_slow(CASES, set(CASES) - {"tf.gradients", "ForwardAccumulator", "tf.map_fn", "tf.scan"}),
+)
 def test_hessian_is_the_derivative_of_the_gradient(case: str) -> None:
     problem = CASES[case]()
     hessian = whole(problem)
@@ -268,7 +272,7 @@ def test_float32_agrees_with_float64() -> None:
     assert 1e-9 < error < 1e-5
 
 
-@pytest.mark.parametrize("row_batch", [1, 4, 64])
+@pytest.mark.parametrize("row_batch", some_slow([1, 4, 64], [4]))
 def test_any_cut_gives_the_same_rows(row_batch: int) -> None:
     problem = poisson(randomise(mlp(2, width=2, depth=2, dtype="float64")))
     engine = AutodiffEngine(problem, row_batch)

@@ -23,6 +23,7 @@ from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems import poisson
 from hessian_tasks.shards import cut
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow, Matrix
+from tests.helpers.chosen import some_slow
 from tests.helpers.networks import draw_problem
 
 Array = npt.NDArray[Any]
@@ -60,15 +61,15 @@ def test_every_point_is_in_one_shard(num_points: int, max_batch: int, num_shards
     assert all(stop - start <= max_batch for start, stop in batches)
 
 
-@pytest.mark.parametrize(("max_batch", "num_shards"), [(100, 1), (5, 2), (1, 12), (7, 3)])
+@pytest.mark.parametrize(
+    ("max_batch", "num_shards"), some_slow([(100, 1), (5, 2), (1, 12), (7, 3)], [5])
+)
 def test_shards_add_up_to_the_hessian(tiny_problem: Make, max_batch: int, num_shards: int) -> None:
     problem = tiny_problem()
     assert_same(whole(problem, max_batch=max_batch, num_shards=num_shards), dense(problem))
 
 
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))]
-)
+@pytest.mark.parametrize("seed", some_slow([0, 2, 3], [0]))
 def test_any_problem(seed: int) -> None:
     problem = draw_problem(np.random.default_rng(seed), "float64")
     assert_same(whole(problem, max_batch=4), dense(problem))
@@ -155,6 +156,7 @@ def test_another_path_to_the_derivatives_of_the_network(tiny_problem: Make) -> N
     assert_same(ShardProducts(problem, HESSIAN, reverse_derivative)(pde, vectors), forward)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("matrix", [HESSIAN, GAUSS_NEWTON])
 def test_float32_is_as_good_as_its_digits(matrix: Matrix) -> None:
     single, double = (poisson.problem(8, 2, 60, 60, dtype=d) for d in ("float32", "float64"))

@@ -17,7 +17,17 @@ from hessian_tasks.loss.regularization import with_regularization
 from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.spec import BlockRow
 from pipeline.run.engines import choose_engine
-from tests.bridges.models import MODELS, burgers, compiled, fnn, inverse, poisson, system
+from tests.bridges.models import (
+    MODELS,
+    burgers,
+    compiled,
+    fnn,
+    hard_constraint,
+    inverse,
+    poisson,
+    system,
+)
+from tests.helpers.chosen import some_slow
 from tests.helpers.oracles import dense_hessian, dense_jacobian
 
 
@@ -38,9 +48,7 @@ def parameters(model: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
-def test_losses_and_hessian_are_those_of_deepxdes_own_loss(
-    dde: Any, make: Callable[[Any], Any]
-) -> None:
+def test_losses_are_those_of_deepxdes_own_loss(dde: Any, make: Callable[[Any], Any]) -> None:
     model = make(dde)
     problem = with_regularization(resolve(deepxde.problem(model)))
     own = tf.function(lambda: own_losses(dde, model), autograph=False)().numpy()
@@ -49,6 +57,13 @@ def test_losses_and_hessian_are_those_of_deepxdes_own_loss(
     # Sums of some dozens of float64 terms, with second derivatives inside.
     assert list(losses.values()) == pytest.approx(own.tolist(), rel=1e-12)
 
+
+@pytest.mark.parametrize(
+    "make", some_slow(MODELS, [inverse, hard_constraint]), ids=lambda make: make.__name__
+)
+def test_the_hessian_is_that_of_deepxdes_own_loss(dde: Any, make: Callable[[Any], Any]) -> None:
+    model = make(dde)
+    problem = with_regularization(resolve(deepxde.problem(model)))
     expected = dense_hessian(parameters(model), lambda: tf.reduce_sum(own_losses(dde, model)))
     engine, choice = choose_engine(problem, "auto")
     assert (choice.name, choice.reason) == ("layered", "")

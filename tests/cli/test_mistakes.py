@@ -101,7 +101,7 @@ def test_mistake_is_one_message_and_changes_nothing(
         ("tf.sin", "tf.cos", r"other inputs: .*problem source"),
         ("def problem", "def poblem", r"has no 'problem'"),
         ("return Problem", "retrun Problem", r"problem\.py failed.*SyntaxError"),
-        ("mlp(1,", "mpl(1,", r"failed: NameError: name 'mpl'"),
+        ("mlp(1,", "mpl(1,", r"failed at line \d+: NameError: name 'mpl'"),
         ("tf.sin(x)", "tf.sin(x)[:, 0]", r"residual of term 'fit' has shape \(8, 8\)"),
     ],
 )

@@ -31,9 +31,11 @@ def obeyed(text: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def sound(inputs: FrozenInputs, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sound") / "h.zarr"
+def poisoned(inputs: FrozenInputs, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose text is more than shown wherever vetting lets it through."""
+    path = tmp_path_factory.mktemp("poisoned") / "h.zarr"
     run(path, inputs, tile=20)
+    assert {"source.text", "source.options.dtype"} <= set(poison(path))
     return path
 
 
@@ -98,10 +100,9 @@ COMMANDS: list[list[Any]] = [
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[str(i) for i in range(len(COMMANDS))])
 def test_no_terminal_obeys_a_store(
-    command: list[str], sound: Path, tmp_path: Path, hessian: Cli
+    command: list[str], poisoned: Path, tmp_path: Path, hessian: Cli
 ) -> None:
-    store = Path(shutil.copytree(sound, tmp_path / "h.zarr"))
-    assert {"source.text", "source.options.dtype"} <= set(poison(store))
+    store = Path(shutil.copytree(poisoned, tmp_path / "h.zarr"))
     out = tmp_path / "out"
     words = {"STORE": store, "OUT": out, "OUT.npy": tmp_path / "out.npy"}
     code, output, errors = hessian(*(words.get(word, word) for word in command))

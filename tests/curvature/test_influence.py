@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline import Problem, ProblemError, ResidualTerm, influence
+from tests.helpers.chosen import some_slow
 from tests.helpers.measured import FILE, PLACES, Features, inverse_problem, store
 from tests.helpers.runs import Cli
 
@@ -21,7 +22,7 @@ def ridge(design: Any, y: Any, amount: float) -> Any:
     return np.linalg.lstsq(design, np.concatenate([y, np.zeros((size, 1))]), rcond=None)[0]
 
 
-@pytest.mark.parametrize("components", [1, 2])
+@pytest.mark.parametrize("components", some_slow([1, 2], [2]))
 def test_linear_regression_without_a_point(components: int, tmp_path: Path) -> None:
     features, weight, damping = Features(4), 0.6, 0.02
     y = np.sin(4 * PLACES) + 0.1 * np.random.default_rng(1).standard_normal(PLACES.shape)

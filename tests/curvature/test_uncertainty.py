@@ -19,6 +19,7 @@ from pipeline import (
     uncertainty,
 )
 from pipeline.cli.render._inverse import measured
+from tests.helpers.chosen import some_slow
 from tests.helpers.measured import (
     FILE,
     PLACES,
@@ -30,8 +31,8 @@ from tests.helpers.measured import (
 from tests.helpers.runs import Cli
 
 
-@pytest.mark.parametrize("damping", [0.0, 0.03])
-@pytest.mark.parametrize("sigma", [None, SIGMA])
+@pytest.mark.parametrize("damping", some_slow([0.0, 0.03], [0.03]))
+@pytest.mark.parametrize("sigma", some_slow([None, SIGMA], [None]))
 def test_ridge_regression(sigma: float | None, damping: float, tmp_path: Path) -> None:
     features = Features()
     y = np.sin(3 * PLACES) + SIGMA * np.random.default_rng(1).standard_normal(PLACES.shape)
@@ -133,6 +134,13 @@ def test_a_matrix_without_a_term_is_that_of_another_loss(tmp_path: Path) -> None
         uncertainty(path, problem=problem)
 
 
+@pytest.fixture(scope="module")
+def computed(fitted: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Problem]:
+    features, _, y, best = fitted
+    problem = inverse_problem(features, y, best[-1])
+    return store(problem, tmp_path_factory.mktemp("refused") / "g.zarr", "ggn"), problem
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -140,10 +148,8 @@ def test_a_matrix_without_a_term_is_that_of_another_loss(tmp_path: Path) -> None
         ({"sigma": -1.0}, "standard deviation is -1.0; expected one above 0"),
     ],
 )
-def test_what_is_refused(asked: Any, message: str, fitted: Any, tmp_path: Path) -> None:
-    features, _, y, best = fitted
-    problem = inverse_problem(features, y, best[-1])
-    path = store(problem, tmp_path / "g.zarr", "ggn")
+def test_what_is_refused(asked: Any, message: str, computed: tuple[Path, Problem]) -> None:
+    path, problem = computed
     with pytest.raises(ProblemError, match=message):
         uncertainty(path, **asked, problem=problem)
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +16,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from pipeline import cli
 from pipeline.errors import ClusterError, StoppedError, StoreError, StoreMismatchError
 from pipeline.estimates._products import Product
 from pipeline.estimates.fitting import allowed_bytes, best_method, fitting_search
 from pipeline.estimates.journal import Journal
 from pipeline.store.places import locate
-from tests.helpers.runs import HESSIAN, Cli, read_until, start_held, wait_for
+from tests.helpers.runs import Cli, read_until, start_held, wait_for
 
 Array = Any
 
@@ -226,22 +228,25 @@ def test_a_full_disk_keeps_what_is_there(small_disk: Callable[[str], Path], tmp_
 
 # ---- commands ------------------------------------------------------------------------------------
 
-PROBLEM = ["poisson", "-o", "width=8", "-o", "depth=2", "-o", "num_interior=60"]
-PROBLEM += ["-o", "num_boundary=20", "-o", "dtype=float64"]
+PROBLEM = ["regression", "-o", "width=8", "-o", "depth=2", "-o", "num_samples=60"]
+PROBLEM += ["-o", "dtype=float64"]
 COMMAND = ["estimate", *PROBLEM, "--pairs", "2", "--density", "2", "--diagonal", "20"]
 COMMAND += ["--max-products", "140", "--threads", "2", "--json"]
 FEW = ["estimate", "regression", "-o", "width=4", "-o", "depth=1", "-o", "num_samples=9"]
 FEW += ["--pairs", "1", "--max-products", "24", "--threads", "2", "--json"]
-NUM_PARAMS = 105
+NUM_PARAMS = 97
 QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The answers of a process that was not interrupted."""
+    """The answers of the command when it is not interrupted."""
     path = tmp_path_factory.mktemp("whole") / "e.zarr"
-    command = [HESSIAN, *COMMAND, "--store", path]
-    subprocess.run([*map(str, command)], check=True, **QUIET)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["hessian", *COMMAND, "--store", str(path)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+    assert not left.value.code
     assert list(path.parent.iterdir()) == [path]
     return path
 

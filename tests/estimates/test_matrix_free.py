@@ -51,6 +51,7 @@ from tests.helpers.runs import Cli, Run, connected, processes
 Array = npt.NDArray[Any]
 
 OPTIONS = {"width": 8, "depth": 2, "num_interior": 60, "num_boundary": 50, "dtype": "float64"}
+CHEAP = ["regression", "-o", "width=12", "-o", "depth=1", "-o", "num_samples=20"]
 FEW_POINTS = ["-o", "num_interior=20", "-o", "num_boundary=10"]
 
 
@@ -64,6 +65,13 @@ def stored(tmp_path_factory: pytest.TempPathFactory, run: Run, poisson: FrozenIn
     """The matrix as the layered engine stores it."""
     path = tmp_path_factory.mktemp("stored") / "h.zarr"
     run(path, poisson, per_term=True)
+    return np.asarray(HessianStore(path).hessian()[...])
+
+
+@pytest.fixture(scope="module")
+def stored_ggn(tmp_path_factory: pytest.TempPathFactory, run: Run, poisson: FrozenInputs) -> Array:
+    path = tmp_path_factory.mktemp("stored") / "g.zarr"
+    run(path, poisson, engine="ggn")
     return np.asarray(HessianStore(path).hessian()[...])
 
 
@@ -115,33 +123,54 @@ def test_the_measured_error_covers_that_of_float32() -> None:
 
 
 def test_terms_and_the_gauss_newton_matrix(
-    tmp_path: Path, poisson: FrozenInputs, run: Run, stored: Array
+    poisson: FrozenInputs, stored: Array, stored_ggn: Array
 ) -> None:
     unit = np.eye(len(stored))
     terms = [operator_of(poisson, term=t, num_threads=2) for t in ("pde", "dirichlet")]
     assert terms[0].title == "Hessian of term pde"
     total = sum(operator @ unit for operator in terms)
     np.testing.assert_allclose(total, stored, rtol=0, atol=1e-12 * np.abs(stored).max())
-    run(tmp_path / "g.zarr", poisson, engine="ggn")
-    ggn = np.asarray(HessianStore(tmp_path / "g.zarr").hessian()[...])
     found = operator_of(poisson, matrix=GAUSS_NEWTON, num_threads=2) @ unit
-    np.testing.assert_allclose(found, ggn, rtol=0, atol=1e-12 * np.abs(ggn).max())
+    np.testing.assert_allclose(found, stored_ggn, rtol=0, atol=1e-12 * np.abs(stored_ggn).max())
     with pytest.raises(ProblemError, match="no loss term 'heat'"):
         operator_of(poisson, term="heat")
 
 
+@pytest.mark.slow
 def test_workers_give_the_stored_spectrum(
     poisson: FrozenInputs, stored: Array, workers: Workers
 ) -> None:
+    assert_same_spectrum(operator_of(poisson, workers=workers, max_batch=16), stored)
+
+
+def test_workers_give_the_stored_matrix(
+    poisson: FrozenInputs, stored: Array, workers: Workers
+) -> None:
     operator = operator_of(poisson, workers=workers, max_batch=16)
-    assert_same_spectrum(operator, stored)
     np.testing.assert_allclose(operator @ np.eye(len(stored)), stored, atol=1e-11)
     # Nothing stays on the workers but the inputs.
     kept = {key for keys in workers.client.has_what().values() for key in keys}
     assert not [key for key in kept if "product" in str(key)]
 
 
-@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_only_worker_is_killed_with_all_that_was_sent(inputs: FrozenInputs) -> None:
+    unit = np.eye(len(inputs.theta))
+    with connected(processes(workers=1)) as workers:
+        shards = cut_points(inputs.source.load(), max_batch=4, num_shards=8)
+        product = distributed_product(workers, inputs, HESSIAN, shards)
+        first = product(unit[:, :1])
+        (victim,) = workers.client.run(os.getpid).values()
+        os.kill(victim, signal.SIGKILL)
+        found = product(unit)
+        assert victim not in workers.client.run(os.getpid).values()
+    expected = operator_of(inputs, num_threads=2) @ unit
+    tolerance = 1e-12 * np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(first, expected[:, :1], rtol=0, atol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_worker_that_is_killed(poisson: FrozenInputs, stored: Array, num_workers: int) -> None:
     """Also if it was the only one, and had all that was sent."""
     with connected(processes(workers=num_workers)) as workers:
@@ -255,12 +284,9 @@ def test_answers_agree_with_the_stored_matrix(poisson: FrozenInputs, stored: Arr
     assert operator.num_products == found.num_products
 
 
-def test_the_trace_of_the_gauss_newton_matrix(
-    tmp_path: Path, poisson: FrozenInputs, run: Run
-) -> None:
+def test_the_trace_of_the_gauss_newton_matrix(poisson: FrozenInputs, stored_ggn: Array) -> None:
     """By a method that H, which has negative eigenvalues, never gets."""
-    run(tmp_path / "g.zarr", poisson, engine="ggn")
-    exact = np.trace(HessianStore(tmp_path / "g.zarr").hessian()[...])
+    exact = np.trace(stored_ggn)
     answers = {}
     for matrix in (GAUSS_NEWTON, HESSIAN):
         operator = operator_of(poisson, matrix=matrix, num_threads=2)
@@ -344,7 +370,7 @@ def test_eigenpairs_take_no_more_than_was_said(poisson: FrozenInputs) -> None:
         assert taken > said.num_products / 2 or passes == 500
 
 
-@pytest.mark.parametrize("number", [5, 60])
+@pytest.mark.parametrize("number", [5, pytest.param(60, marks=pytest.mark.slow)])
 def test_the_memory_of_eigenpairs_is_within_what_was_said(number: int) -> None:
     """NumPy says of each array to tracemalloc; LAPACK's own is on top."""
     diagonal = np.linspace(-1.0, 1.0, 20_000)[:, np.newaxis]
@@ -361,15 +387,18 @@ def test_the_memory_of_eigenpairs_is_within_what_was_said(number: int) -> None:
 
 
 def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
-    options = [*FEW_POINTS, "-o", "width=8", "-o", "depth=1", "-o", "dtype=float64"]
     path = tmp_path / "e.zarr"
-    command = ["estimate", "poisson", *options, "--pairs", 2, "--max-products", 30]
+    command = ["estimate", *CHEAP, "-o", "dtype=float64", "--pairs", 2, "--max-products", 30]
+    picture = tmp_path / "density.png"
+    code, _, errors = hessian(*command, "--picture", picture)
+    assert (code, "ask" in errors, picture.exists()) == (2, True, False)
     command += ["--density", 1]
-    code, text, errors = hessian(*command, "--threads", 2)
+    code, text, errors = hessian(*command, "--threads", 2, "--picture", picture)
     assert code == 0, errors
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert re.search(r"^largest +\S+ ± \S+  \S+ ± \S+$", text, re.MULTILINE)
     assert "(standard error; XTrace, " in text
-    assert re.search(r"^  above the floor +[0-9.]+ ± ", text, re.MULTILINE)
+    assert re.search(r"^  above the floor +[0-9.]+ to [0-9.]+$", text, re.MULTILINE)
     assert "diagonal" not in text
     assert re.search(r"^eigenpairs, 2 at each end: at most \S+ products, and \S+ KiB", errors)
     command += ["--store", path, "--diagonal", 12]
@@ -388,12 +417,20 @@ def test_the_command_keeps_its_answers(tmp_path: Path, hessian: Cli) -> None:
         means = [dataset.diagonal[:24].mean(), dataset.diagonal[24:].mean()]
         np.testing.assert_allclose(told["diagonal"]["means"], means, rtol=1e-12)
     code, text, _ = hessian(*command, "--engine", "ggn", "--json", "--threads", 2)  # replaced
-    assert (code, json.loads(text)["trace"]["method"]) == (0, "xnystrace")
+    assert (code, json.loads(text)["asked"]["matrix"]) == (0, "ggn")
     other = [*command, "-o", "width=7"]
     code, text, errors = hessian(*other)
     assert (code, text) == (1, "")
     assert "other inputs: shapes of the network, weights of the network (theta)" in errors
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_the_command_traces_what_is_semidefinite_by_its_own_method(hessian: Cli) -> None:
+    options = [*FEW_POINTS, "-o", "width=8", "-o", "depth=1", "--pairs", 2, "--max-products", 30]
+    code, text, errors = hessian("estimate", "poisson", *options, "--engine", "ggn", "--json")
+    assert code == 0, errors
+    assert json.loads(text)["trace"]["method"] == "xnystrace"
 
 
 def test_a_store_of_a_matrix_is_not_replaced(
@@ -416,7 +453,7 @@ def test_damaged_answers_are_not_replaced(
 
 
 def test_the_plan_knows_both_ways(hessian: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = ["plan", "poisson", *FEW_POINTS, "-o", "width=4", "-o", "depth=1", "--threads", 2]
+    small = ["plan", *CHEAP, "--threads", 2]
     code, text, _ = hessian(*small)
     assert code == 0
     assert re.search(r"^matrix-free +\S+ s a product, memory about", text, re.MULTILINE)
@@ -425,24 +462,45 @@ def test_the_plan_knows_both_ways(hessian: Cli, monkeypatch: pytest.MonkeyPatch)
     assert told["advice"] == "hessian run"
     assert told["stored_bytes"] == 4 * told["num_params"] ** 2
     assert told["matrix_free"]["seconds_per_product"] > 0
+    # A GPU's line is for large matrices, the numbers are there: N S P² FLOP, two a multiply-add.
+    assert "on GPUs" not in text
+    (points,) = (int(n) for n in re.findall(r"at (\d+) points", text))
+    flop = points * told["num_params"] ** 2
+    there = told["on_gpus"]
+    assert there["gpu_hours"] * 3600 * there["gpu_flop_per_second"] == pytest.approx(flop)
+    assert there["store_seconds"] * there["store_bytes_per_second"] == told["stored_bytes"]
+    monkeypatch.setattr("pipeline.cli.render._matrix_free.LARGE_BYTES", told["stored_bytes"])
+    assert "on 8, bounded by " in hessian(*small)[1]
+    # This process is older than the plan, and a command has no other time before it computes.
+    assert told["preparing_seconds"] > 0
+    assert re.search(r"^preparing +about .* before that: importing", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
-    ("memory", "free", "reason"),
+    ("memory", "free", "reason", "advice"),
     [
-        ("64MiB", 2**60, "does not fit into memory: projected"),
-        ("1KiB", 2**60, "the smallest block row takes .* KiB of memory, and 1 KiB are allowed"),
-        ("8GiB", 2**10, "only 1 KiB are free for .*runs/poisson"),
+        (
+            "64MiB",
+            2**60,
+            "does not fit into memory: projected .*TensorFlow and the problem alone take",
+            r"hessian run --memory \d+MiB",
+        ),
+        (
+            "1KiB",
+            2**60,
+            "the smallest block row takes .* KiB of memory, and 1 KiB are allowed",
+            r"hessian estimate --memory \d+MiB",
+        ),
+        ("64GiB", 2**10, "only 1 KiB are free for .*runs/regression", "hessian estimate"),
     ],
 )
 def test_the_plan_says_why_a_matrix_does_not_fit(
-    memory: str, free: int, reason: str, hessian: Cli, monkeypatch: pytest.MonkeyPatch
+    memory: str, free: int, reason: str, advice: str, hessian: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.store.places._directory.free_bytes", lambda path: free)
-    command = ["plan", "poisson", *FEW_POINTS, "-o", "width=8", "-o", "depth=1", "--threads", 2]
-    command += ["--memory", memory]
+    command = ["plan", *CHEAP, "--threads", 2, "--memory", memory]
     code, text, errors = hessian(*command)
     assert code == 0, errors
     assert re.search(rf"^stored +\S+ KiB: does not fit, .*{reason}", text, re.MULTILINE)
-    assert re.search(r"^advice +hessian estimate: the matrix does not fit", text, re.MULTILINE)
-    assert json.loads(hessian(*command, "--json")[1])["advice"] == "hessian estimate"
+    assert re.search(rf"^advice +{advice}: ", text, re.MULTILINE)
+    assert re.fullmatch(advice, json.loads(hessian(*command, "--json")[1])["advice"])

@@ -189,10 +189,11 @@ def test_others_are_not_appended(watched: tuple[Any, Path], copy: Path) -> None:
         kept(copy, other)
     store = kept(copy, end)
     assert store.last_step == 15
+    narrow = Watch(end, 1).observe(16, "adam")
     with pytest.raises(StoreMismatchError, match="ends at step 15"):
-        store.append(Watch(end).observe(0, "start"))
+        store.append(replace(narrow, step=0))
     with pytest.raises(StoreMismatchError, match=r"eigenvalue of shape \[6\].* got \[2\]"):
-        store.append(Watch(end, 1).observe(16, "adam"))
+        store.append(narrow)
     assert open_watched(copy).step.values.tolist() == [0, 5, 10, 15]
     (copy / "zarr.json").unlink()
     with pytest.raises(StoreError, match="exists"):

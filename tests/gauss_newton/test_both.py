@@ -171,6 +171,7 @@ def test_of_either_precision_and_of_a_part(
     assert HessianStore(tmp_path / "both.zarr").matrices == (HESSIAN, GAUSS_NEWTON)
 
 
+@pytest.mark.slow
 def test_networks_that_are_not_layered_go_to_autodiff(tmp_path: Path) -> None:
     layers = [keras.layers.Dense(width, dtype="float64") for width in (3, 1)]
     norm = keras.layers.LayerNormalization(dtype="float64")
@@ -211,8 +212,8 @@ def test_the_problem_is_built_and_read_once(
 
 def test_the_plan_counts_both(place: Path, tmp_path: Path) -> None:
     inputs, options = inputs_of(place, small=True), RunOptions(tile=TILE)
-    alone = prepare.prepare(inputs, options, None, checked=True).plan
-    both = prepare.prepare(inputs, replace(options, with_ggn=True), None, checked=True).plan
+    alone = prepare.prepare(inputs, options, None).plan
+    both = prepare.prepare(inputs, replace(options, with_ggn=True), None).plan
     # One matrix and the Jacobian of 3 residuals, of float64.
     assert both.stored_bytes - alone.stored_bytes == (NUM_PARAMS + 3) * NUM_PARAMS * 8
     assert both.request.num_arrays == 2 * alone.request.num_arrays == 2
@@ -223,7 +224,7 @@ def test_the_plan_counts_both(place: Path, tmp_path: Path) -> None:
     assert projected[1] - projected[0] == (TILE * NUM_PARAMS + 3 * 3 * TILE) * 8
     # What is known before a row is tried: all matrices, as every term has both.
     every = replace(options, with_ggn=True, per_term=True)
-    planned = prepare.prepare(inputs, every, None, checked=True).plan
+    planned = prepare.prepare(inputs, every, None).plan
     assert planned.request.num_arrays == 2 * (1 + len(inputs.terms))
     known = prepare.least_bytes(inputs, every)
     assert known == planned.request.num_arrays * NUM_PARAMS**2 * 8
@@ -233,7 +234,7 @@ def test_a_trial_counts_the_time_of_both(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs = iter([Cost(100, 10, 5, 1.0, 2.0), Cost(130, 1, 7, 0.5, 0.25)])
-    monkeypatch.setattr(_trial, "_measure", lambda *arguments: next(costs))
+    monkeypatch.setattr(_trial, "_measure", lambda *arguments, **options: next(costs))
     problem = resolve(ProblemSource(str(place / "problem.py"), {"small": True}).load())
     engines, _ = choose_engines(problem, "auto", with_ggn=True)
     assert _trial.measure(engines, False, 1, 1) == Cost(130, 11, 7, 1.5, 2.25)

@@ -39,6 +39,7 @@ from pipeline.run.options import RunOptions
 from pipeline.run.plan import Cost, Request, make_plan, project_bytes
 from pipeline.store.places.chunks import checksum
 from pipeline.store.store import HessianStore
+from tests.helpers.chosen import some_slow
 from tests.helpers.runs import Cli, Run, objects
 
 Array = npt.NDArray[Any]
@@ -102,7 +103,7 @@ def assert_equal_to_rounding(actual: Any, expected: Array, scale: float | None =
 
 @pytest.fixture(
     scope="module",
-    params=[poisson, burgers, kovasznay],
+    params=some_slow([poisson, burgers, kovasznay], [poisson]),
     ids=lambda m: m.__name__.rpartition(".")[2],
 )
 def case(request: pytest.FixtureRequest) -> Case:
@@ -258,7 +259,7 @@ def test_lost_block_rows_are_computed_again_to_the_same_bytes(
     assert events[0].plan.request.num_residuals == 15
 
 
-@pytest.mark.parametrize("name", ["ggn", "jacobian_data"])
+@pytest.mark.parametrize("name", some_slow(["ggn", "jacobian_data"], ["jacobian_data"]))
 def test_wrong_entry_with_a_right_checksum_is_found(name: str, store: Path) -> None:
     certificate = verify_hessian(store)
     assert certificate.passed

@@ -31,6 +31,7 @@ from pipeline.errors import StoreMismatchError
 from pipeline.run.engines import choose_engine
 from pipeline.run.options import RunOptions
 from pipeline.store.store import HessianStore
+from tests.helpers.chosen import some_slow
 from tests.helpers.oracles import dense_jacobian
 from tests.helpers.runs import Cli
 
@@ -114,7 +115,7 @@ def huber(x: Any, u: Any, a: Any) -> Any:
     return tf.where(r < 0.3, r**2 / 2, 0.3 * (r - 0.15))
 
 
-@pytest.mark.parametrize("density", [log_cosh, huber])
+@pytest.mark.parametrize("density", some_slow([log_cosh, huber], [huber]))
 def test_what_is_left_out_is_the_curvature_of_the_network(density: Callable[..., Any]) -> None:
     """H - G is the derivative of ``Σ ℓ_u(θ₀) ∂u/∂θ``, with ℓ_u held fixed; by differences of it."""
     term = DensityTerm("density", POINTS, density, weight=-0.7)
@@ -186,6 +187,7 @@ def mixed(*terms: Any) -> Problem:
     return Problem(net(1), [pair, bent, own, rest, *terms], "xy", parameters={"a": SLOPE})
 
 
+@pytest.mark.slow
 def test_all_ways_agree_for_terms_of_all_kinds() -> None:
     norm = LossTerm("norm", lambda model: tf.reduce_sum(model.trainable_weights[0] ** 4))
     problem = shifted(mixed(norm))
@@ -197,6 +199,7 @@ def test_all_ways_agree_for_terms_of_all_kinds() -> None:
     assert_all_close(found, found["verification"])
 
 
+@pytest.mark.slow
 def test_networks_that_are_not_layered_go_to_autodiff(tmp_path: Path) -> None:
     keras.utils.set_random_seed(2)
     dense = [keras.layers.Dense(width, dtype="float64") for width in (3, 1)]
@@ -228,8 +231,16 @@ def moving(x: Any, u: Any, a: Any) -> Any:
     ("term", "reason"),
     [
         (LossTerm("bad", lambda model: tf.reduce_mean(model(POINTS)) ** 2), "couples its points"),
-        (DensityTerm("bad", POINTS, kinked), "NaN or infinite at these weights"),
-        (DensityTerm("bad", POINTS, moving), "points that depend on the weights"),
+        pytest.param(
+            DensityTerm("bad", POINTS, kinked),
+            "NaN or infinite at these weights",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            DensityTerm("bad", POINTS, moving),
+            "points that depend on the weights",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_term_that_has_none_is_named_and_the_others_are_computed(term: Any, reason: str) -> None:
@@ -291,6 +302,7 @@ def test_commands(file: Path, tmp_path: Path, hessian: Cli) -> None:
     assert (code, "Gauss-Newton matrices" in output, "Jacobians" in output) == (0, True, False)
 
 
+@pytest.mark.slow
 def test_a_store_says_what_it_is_without(file: Path, tmp_path: Path, hessian: Cli) -> None:
     h, g = tmp_path / "h.zarr", tmp_path / "g.zarr"
     coupled = (file, "-o", "coupled=true", "--per-term", "--store")

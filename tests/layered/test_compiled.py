@@ -19,13 +19,14 @@ from hessian_tasks.spec import BlockRow
 from pipeline.run import engines
 from pipeline.run.engines import choose_engine, uses_numpy
 from pipeline.store.store import HessianStore
+from tests.helpers.chosen import some_slow
 from tests.helpers.networks import draw_problem
 from tests.layered.test_engine import of
 
 SECOND = "/device:CPU:1"
 
-# Those drawn networks that XLA compiles in seconds are not slow; some take half a minute.
-SEEDS = [pytest.param(s, marks=[] if s in (0, 4) else [pytest.mark.slow]) for s in range(30)]
+# XLA compiles this one in seconds; some take half a minute.
+SEEDS = some_slow(range(30), [0])
 
 
 def assert_equals_numpy(problem: Problem, row: BlockRow, tolerance: float) -> None:
@@ -50,12 +51,15 @@ def test_equals_numpy_on_random_networks(seed: int, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("build", "sizes"),
-    [
-        (poisson, (5, 2, 9, 7)),
-        (burgers, (4, 3, 9, 7)),
-        pytest.param(kovasznay, (4, 2, 9, 7), marks=pytest.mark.slow),
-        (classification, (4, 2, 12)),
-    ],
+    some_slow(
+        [
+            (poisson, (5, 2, 9, 7)),
+            (burgers, (4, 3, 9, 7)),
+            (kovasznay, (4, 2, 9, 7)),
+            (classification, (4, 2, 12)),
+        ],
+        [classification],
+    ),
     ids=["poisson", "burgers", "kovasznay", "classification"],
 )
 def test_equals_numpy_on_built_in_problems(build: Any, sizes: tuple[int, ...]) -> None:

@@ -29,6 +29,7 @@ from hessian_tasks.problems import (
 from hessian_tasks.spec import BlockRow
 from pipeline.errors import PlanError
 from pipeline.run.engines import choose_engine
+from tests.helpers.chosen import some_slow
 
 layers = keras.layers
 
@@ -53,7 +54,9 @@ def assert_equal(problem: Problem, tolerance: float) -> None:
 
 @pytest.mark.parametrize(
     ("build", "depth"),
-    [(burgers, 3), (kdv, 2), (kovasznay, 2), (poisson, 3), (reaction, 2), (wave, 2)],
+    some_slow(
+        [(burgers, 3), (kdv, 2), (kovasznay, 2), (poisson, 3), (reaction, 2), (wave, 2)], [kdv]
+    ),
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_equals_autodiff_on_built_in_problems(build: Any, depth: int) -> None:
@@ -93,13 +96,17 @@ def skips() -> Any:
     return keras.Model(x, x[:, 0:1] * (1 - x[:, 0:1]) * dense(1)(h))
 
 
-def gates() -> Any:
+def gates(rounds: int = 1) -> Any:
     x = keras.Input((2,), dtype="float64")
     u, v, h = dense(3, "tanh")(x), dense(3, "sigmoid")(x), dense(3, "tanh")(x)
-    for _ in range(2):
+    for _ in range(rounds):
         z = dense(3, "gelu")(h)
         h = (1 - z) * u + z * v
     return keras.Model(x, dense(2)(h))
+
+
+def gates_twice() -> Any:
+    return gates(2)
 
 
 def slopes() -> Any:
@@ -121,7 +128,9 @@ def custom_gradients() -> Any:
 
 
 @pytest.mark.parametrize(
-    "build", [skips, gates, slopes, custom_gradients], ids=lambda f: f.__name__
+    "build",
+    some_slow([skips, gates, gates_twice, slopes, custom_gradients], [skips, gates, slopes]),
+    ids=lambda f: f.__name__,
 )
 def test_equals_autodiff_on_networks_that_are_no_chains(build: Callable[[], Any]) -> None:
     points = np.random.default_rng(0).uniform(-1, 1, (11, 2))
@@ -145,7 +154,10 @@ def calls_compiled(z: Any) -> Any:
     return compiled_by_xla(z)
 
 
-@pytest.mark.parametrize("activation", [tf.function(bent), compiled_by_xla, calls_compiled])
+@pytest.mark.parametrize(
+    "activation",
+    some_slow([tf.function(bent), compiled_by_xla, calls_compiled], [calls_compiled]),
+)
 def test_takes_activations_that_are_functions_by_layers(activation: Any) -> None:
     points = np.random.default_rng(0).uniform(-1, 1, (9, 2))
     term = ResidualTerm("pde", points, lambda x, u: u.d("xx") + u.value**2)
@@ -250,14 +262,17 @@ def twice(model: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("loss", "reason"),
-    [
-        (conflicting, None),
-        (slope_of, None),
-        (decayed, None),
-        (spread, "couples its points"),
-        (unequal, None),
-        (twice, "evaluates the network at points that depend on the weights"),
-    ],
+    some_slow(
+        [
+            (conflicting, None),
+            (slope_of, None),
+            (decayed, None),
+            (spread, "couples its points"),
+            (unequal, None),
+            (twice, "evaluates the network at points that depend on the weights"),
+        ],
+        [decayed, twice],
+    ),
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_takes_losses_that_see_the_network_point_by_point(loss: Any, reason: str | None) -> None:

@@ -41,6 +41,7 @@ from pipeline.estimates.operator import operator_of
 from pipeline.run.engines import choose_engine
 from pipeline.run.events import BlockRowStored
 from pipeline.training import train
+from tests.helpers.chosen import some_slow
 from tests.helpers.runs import Run
 
 Array = npt.NDArray[Any]
@@ -164,7 +165,7 @@ def test_losses_and_gradient(expected: Mapping[Any, Any]) -> None:
     assert_close(gradient, expected[None][1])
 
 
-@pytest.mark.parametrize("term", [None, "fit", "decay"])
+@pytest.mark.parametrize("term", some_slow([None, "fit", "decay"], [None]))
 def test_rows(expected: Mapping[Any, Any], term: str | None) -> None:
     assert_close(whole(AutodiffEngine(classifier()), term), expected[term][2])
 
@@ -180,6 +181,7 @@ def test_products(expected: Mapping[Any, Any]) -> None:
         assert_close(found, expected[None][2])
 
 
+@pytest.mark.slow
 def test_estimates(expected: Mapping[Any, Any]) -> None:
     problem = classifier()
     operator = operator_of(freeze(problem, ProblemSource(LIVE, live=problem)), num_threads=2)
@@ -198,7 +200,7 @@ def test_losses_along_directions(expected: Mapping[Any, Any]) -> None:
     assert_close(found, np.array([[expected["decay"][0], expected["fit"][0]], there]))
 
 
-@pytest.mark.parametrize("network", [convolutional, dense])
+@pytest.mark.parametrize("network", some_slow([convolutional, dense], [convolutional]))
 def test_the_gauss_newton_matrix_is_the_fisher_matrix(network: Callable[[], Any]) -> None:
     """Σ w Jᵀ (diag p - p pᵀ) J / N, with J of the logits."""
     problem = classifier(network)
@@ -414,7 +416,7 @@ def test_a_classifier_that_is_sure_is_not_refused_in_float32(scale: float) -> No
     check_means(Problem(model, [term]))
 
 
-@pytest.mark.parametrize("num", [1, 2, 3, 4])
+@pytest.mark.parametrize("num", some_slow([1, 2, 3, 4], [1, 3]))
 def test_few_examples(num: int) -> None:
     term = LossTerm("fit", cross_entropy, data=data(num), batched=True)
     problem = Problem(convolutional(), [term])

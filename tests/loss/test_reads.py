@@ -18,6 +18,7 @@ import tensorflow as tf
 from hessian_tasks import LossTerm, Problem, ResidualTerm
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.loss import compile_losses_and_gradient, losses_and_gradient
+from hessian_tasks.problems import burgers
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import LIVE, ProblemSource
 from pipeline import compute_hessian
@@ -25,6 +26,7 @@ from pipeline.errors import StoreMismatchError
 from pipeline.estimates.journal import Journal
 from pipeline.store.agreement import differing_inputs
 from pipeline.store.store import HessianStore
+from tests.helpers.chosen import some_slow
 from tests.helpers.forged import forge, make_old
 from tests.helpers.runs import Cli, snapshot
 
@@ -81,7 +83,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", some_slow(READERS, ["residual", "loop"]))
 @pytest.mark.parametrize("kind", ["tensorflow", "keras", "network"])
 def test_a_trainable_variable_beside_the_network_is_refused(
     tmp_path: Path, kind: str, reader: str
@@ -180,20 +182,20 @@ import sys
 from hessian_tasks.process import configure_tensorflow
 configure_tensorflow(int(sys.argv[1]))
 from hessian_tasks.problems import burgers
-from hessian_tasks.loss import compile_losses_and_gradient, losses_and_gradient
+from hessian_tasks.loss import compile_losses_and_gradient
 problem = burgers.problem(width=4, depth=2)
 print(sorted(compile_losses_and_gradient(problem).digests().items()))
 """
 
 
 def test_digests_agree_between_processes_and_threads() -> None:
-    def printed(threads: int, seed: str) -> str:
-        command = [sys.executable, "-c", SCRIPT, str(threads)]
-        environment = {**os.environ, "PYTHONHASHSEED": seed}
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        return done.stdout
-
-    assert printed(1, "1") == printed(2, "2") != ""
+    """This process has two threads, and another seed for the order of sets."""
+    command = [sys.executable, "-c", SCRIPT, "1"]
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    here = compile_losses_and_gradient(burgers.problem(width=4, depth=2)).digests()
+    assert done.stdout.strip() == str(sorted(here.items()))
+    assert len(here) > 1
 
 
 # ---- stores -------------------------------------------------------------------------------------
@@ -323,7 +325,7 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", some_slow(CHANGES, ["package"]))
 def test_what_a_problem_file_reads_is_an_input(folder: Path, hessian: Cli, change: str) -> None:
     file, store = folder / "own.py", folder / "h.zarr"
     estimates = folder / "e.zarr"

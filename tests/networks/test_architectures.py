@@ -20,6 +20,7 @@ from pipeline import compute_hessian, matrix_free_operator, open_store, verify_h
 from pipeline.curvature.steps import try_steps
 from pipeline.run.cluster.workers import Workers
 from pipeline.run.inputs import freeze_source
+from tests.helpers.chosen import some_slow
 from tests.helpers.oracles import finite_difference_hessian
 from tests.helpers.runs import Run
 from tests.networks.architectures import MAKES, POINTS, sequential, subclassed
@@ -34,7 +35,12 @@ def reference(problem: Problem) -> Any:
     return finite_difference_hessian(problem, 1e-3)
 
 
-@pytest.mark.parametrize("make", MAKES)
+# One of each kind; the others differ by a layer.
+REBUILT = ["sequential", "two networks", "nested", "subclassed", "unregistered layer", "Lambda"]
+REBUILT += ["given Normalization", "frozen layer", "closure"]
+
+
+@pytest.mark.parametrize("make", some_slow(MAKES, REBUILT))
 def test_every_make_is_rebuilt(make: str) -> None:
     frozen = freeze_source(ProblemSource(FILE, {"make": make}))
     rebuilt = rebuild(frozen)
@@ -46,6 +52,7 @@ ON_WORKERS = ["sequential", "skip connection", "two networks", "shared layer", "
 ON_WORKERS += ["subclassed", "registered layer", "Normalization", "closure", "two outputs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ON_WORKERS)
 def test_makes_on_workers(make: str, tmp_path: Path, workers: Workers, run: Run) -> None:
     frozen = freeze_source(ProblemSource(FILE, {"make": make}))
@@ -77,7 +84,7 @@ def test_a_network_that_was_trained_further_is_not_touched(tmp_path: Path) -> No
     assert np.array_equal(get_theta(problem.model), further)
 
 
-@pytest.mark.parametrize("make", [subclassed, lambda: subclassed])
+@pytest.mark.parametrize("make", some_slow([subclassed, lambda: subclassed], [subclassed]))
 def test_nor_one_that_keras_cannot_copy(make: Any, tmp_path: Path) -> None:
     model = make()
     problem = live(model)

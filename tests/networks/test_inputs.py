@@ -25,6 +25,7 @@ from hessian_tasks.networks.trainables import resolve
 from hessian_tasks.reading import read_terms
 from pipeline import compute_hessian, verify_hessian
 from pipeline.training import train
+from tests.helpers.chosen import some_slow
 from tests.helpers.oracles import dense_hessian
 
 Array = npt.NDArray[Any]
@@ -91,7 +92,7 @@ def read_by_layers(problem: Problem, expected: Array) -> str:
     return layered.readings[problem.terms[0].name]
 
 
-@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("product", some_slow(PRODUCTS, ["outer"]))
 def test_the_branch_takes_data_by_its_name_and_the_trunk_the_points(product: str) -> None:
     net = deeponet(product)
     expected = dense_hessian(trainable_variables(net), lambda: own_loss(net))
@@ -109,7 +110,7 @@ def test_automatic_differentiation_of_a_deeponet() -> None:
     assert_close(hessian_vector_product(problem, np.eye(len(expected))[:3]), expected[:3])
 
 
-@pytest.mark.parametrize("packed", ["list", "dict"])
+@pytest.mark.parametrize("packed", some_slow(["list", "dict"], ["dict"]))
 def test_a_loss_calls_the_network_with_all_of_its_inputs(packed: str) -> None:
     net = deeponet(packed=packed)
     expected = dense_hessian(trainable_variables(net), lambda: own_loss(net, packed))
@@ -119,6 +120,7 @@ def test_a_loss_calls_the_network_with_all_of_its_inputs(packed: str) -> None:
     assert reading.startswith(f"u, u.trunk1, u.trunk0trunk0 at {N} points")
 
 
+@pytest.mark.slow
 def test_the_gauss_newton_matrix_of_a_deeponet() -> None:
     net = deeponet()
     terms = [
@@ -169,7 +171,9 @@ def decay(x: Tensor, u: Any) -> Tensor:
     return u.d("t") - 0.3 * u.d("xx")
 
 
-@pytest.mark.parametrize("make", [two_inputs, reversed_inputs, subclassed])
+@pytest.mark.parametrize(
+    "make", some_slow([two_inputs, reversed_inputs, subclassed], [reversed_inputs])
+)
 def test_inputs_of_one_column_are_coordinates(make: Callable[[], Any]) -> None:
     net = make()
 

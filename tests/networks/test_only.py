@@ -40,6 +40,7 @@ from pipeline.run.engines import choose_engine
 from pipeline.run.inputs import freeze_source
 from pipeline.run.options import RunOptions
 from pipeline.store.store import HessianStore
+from tests.helpers.chosen import some_slow
 from tests.helpers.networks import randomise
 from tests.helpers.runs import Cli, Run
 
@@ -131,6 +132,8 @@ CHOICES: list[tuple[Callable[[], Problem], Sequence[str] | str, list[str]]] = [
     ),
 ]
 
+TWO_CHOICES = [choice[:2] for choice in CHOICES[-4::3]]
+
 
 @cache
 def whole_problem(build: Callable[[], Problem]) -> tuple[Problem, Array]:
@@ -150,7 +153,13 @@ def of_residuals(problem: Problem) -> Problem:
     return replace(problem, terms=[t for t in problem.terms if isinstance(t, ResidualTerm)])
 
 
-@pytest.mark.parametrize(("build", "only", "names"), CHOICES)
+@pytest.mark.parametrize(
+    ("build", "only", "names"),
+    [
+        *(pytest.param(*choice, marks=pytest.mark.slow) for choice in CHOICES[:-1]),
+        CHOICES[-1],
+    ],
+)
 def test_a_hessian_is_a_part_of_the_whole(
     build: Callable[[], Problem], only: Any, names: list[str]
 ) -> None:
@@ -166,7 +175,7 @@ def test_a_hessian_is_a_part_of_the_whole(
     assert_close(whole(AutodiffEngine(part)), expected)
 
 
-@pytest.mark.parametrize(("build", "only"), [choice[:2] for choice in CHOICES[-4::3]])
+@pytest.mark.parametrize(("build", "only"), some_slow(TWO_CHOICES, [inverse]))
 def test_products_and_loss_are_those_of_a_part(build: Callable[[], Problem], only: Any) -> None:
     (full, matrix), part = whole_problem(build), resolve(replace(build(), only=only))
     at = places(full, part)
@@ -178,7 +187,7 @@ def test_products_and_loss_are_those_of_a_part(build: Callable[[], Problem], onl
     assert_close(gradient, of_all[at])
 
 
-@pytest.mark.parametrize(("build", "only"), [choice[:2] for choice in CHOICES[-4::3]])
+@pytest.mark.parametrize(("build", "only"), some_slow(TWO_CHOICES, [inverse]))
 def test_a_gauss_newton_matrix_is_a_part_of_the_whole(
     build: Callable[[], Problem], only: Any
 ) -> None:
@@ -226,7 +235,9 @@ def subclassed() -> Any:
     return randomise(model, np.random.default_rng(9))
 
 
-@pytest.mark.parametrize("only", ["slope", "hidden", ["last/kernel", "slope"]])
+@pytest.mark.parametrize(
+    "only", some_slow(["slope", "hidden", ["last/kernel", "slope"]], [["last/kernel", "slope"]])
+)
 def test_of_a_subclassed_network_by_plain_tapes(only: Any) -> None:
     model = subclassed()
     loss = LossTerm("fit", lambda net: tf.reduce_mean((net(tf.constant(X)) - Y) ** 4))
@@ -279,7 +290,11 @@ def behind(*features: Any) -> Problem:
     return Problem(randomise(model, np.random.default_rng(1)), [pde], "xy", only=["neck", "head"])
 
 
-@pytest.mark.parametrize("features", FEATURES.values(), ids=FEATURES)
+@pytest.mark.parametrize(
+    "features",
+    some_slow(FEATURES.values(), [FEATURES["softmax"], FEATURES["convolution"]]),
+    ids=FEATURES,
+)
 def test_what_is_held_fixed_is_a_feature_of_any_kind(features: Callable[[], list[Any]]) -> None:
     part = behind(*features())
     full, part = resolve(replace(part, only=None)), resolve(part)
@@ -438,6 +453,7 @@ def test_a_parameter_that_is_held_has_the_value_that_was_read(tmp_path: Path) ->
     assert_close(found.hessian.to_numpy(), expected)
 
 
+@pytest.mark.slow
 def test_a_gauss_newton_store_and_products(tmp_path: Path) -> None:
     problem = replace(several(), only=["k", "scale"])
     options = RunOptions(engine="ggn")
@@ -487,6 +503,7 @@ def own(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_workers_rebuild_a_part(tmp_path: Path, own: Path, workers: Workers, run: Run) -> None:
     full = resolve(ProblemSource(str(own), {"only": ""}).load())
     expected = hessian_vector_product(full, np.eye(13))[-5:, -5:]
@@ -526,14 +543,13 @@ def test_training_moves_a_part_and_keeps_the_whole(tmp_path: Path, own: Path, he
 
 
 def test_the_command_chooses_of_any_problem(tmp_path: Path, hessian: Cli) -> None:
-    options = ["poisson", "-owidth=3", "-odepth=2", "-onum_interior=6", "-onum_boundary=4"]
-    options.append("-odtype=float64")
+    options = ["regression", "-owidth=3", "-odepth=2", "-onum_samples=6", "-odtype=float64"]
     whole, part, listed = (tmp_path / name for name in ("whole.zarr", "part.zarr", "listed.zarr"))
     names = ["--only", "hidden_2, output/bias"]
     assert hessian("run", *options, "--store", whole)[0] == 0
     code, output, errors = hessian("run", *options, *names, "--store", part)
-    assert (code, errors, "13 of 25 trainable" in output) == (0, "", True)
-    rows = [*range(9, 21), 24]
+    assert (code, errors, "13 of 22 trainable" in output) == (0, "", True)
+    rows = [*range(6, 18), 21]
     expected = open_store(whole).hessian.to_numpy()[np.ix_(rows, rows)]
     assert_close(open_store(part).hessian.to_numpy(), expected)
     assert hessian("verify", part)[0] == 0
@@ -552,7 +568,7 @@ def test_the_command_chooses_of_any_problem(tmp_path: Path, hessian: Cli) -> Non
     assert not listed.exists()
 
 
-@pytest.mark.parametrize("ending", ["npz", "npy"])
+@pytest.mark.parametrize("ending", some_slow(["npz", "npy"], ["npz"]))
 def test_the_command_chooses_of_a_problem_with_weights_from_a_file(
     ending: str, tmp_path: Path, hessian: Cli
 ) -> None:
@@ -580,6 +596,7 @@ def test_the_command_chooses_of_a_problem_with_weights_from_a_file(
     assert_close(found.hessian.to_numpy(), whole[6:, 6:])
 
 
+@pytest.mark.slow
 def test_a_network_that_has_been_trained_on_is_left_alone(tmp_path: Path) -> None:
     """Keras builds the recorded one again."""
     model = network()

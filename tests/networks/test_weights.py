@@ -20,6 +20,7 @@ from hessian_tasks.problem import Problem, ResidualTerm
 from hessian_tasks.source import ProblemSource
 from pipeline import compute_hessian, matrix_free_operator, open_store, verify_hessian
 from pipeline.run.inputs import freeze_source
+from tests.helpers.chosen import some_slow
 from tests.helpers.runs import Cli
 from tests.networks.architectures import F64, MAKES, POINTS, dense, sequential, subclassed
 
@@ -66,7 +67,7 @@ def own(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("ending", ["keras", "weights.h5"])
+@pytest.mark.parametrize("ending", some_slow(["keras", "weights.h5"], ["keras"]))
 @pytest.mark.parametrize("make", ["sequential", "subclassed"])
 def test_what_train_writes_a_run_reads(make: str, ending: str, own: Path, hessian: Cli) -> None:
     out, store = own.with_name(f"net.{ending}"), own.with_name("h.zarr")
@@ -165,7 +166,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", CONTRADICTIONS)
+@pytest.mark.parametrize("case", some_slow(CONTRADICTIONS, ["activation"]))
 def test_another_network_is_refused_or_taken_on_purpose(case: str, own: Path, hessian: Cli) -> None:
     options, message = CONTRADICTIONS[case]
     path, store = own.with_name("net.keras"), own.with_name("h.zarr")
@@ -252,7 +253,7 @@ def problem(nu=0.3):
 STAYING = r"no value of the parameters nu = 0\.3, source = \[1\., 2\.\], which stay .*--out trained"
 
 
-@pytest.mark.parametrize("take", [False, True])
+@pytest.mark.parametrize("take", some_slow([False, True], [True]))
 def test_parameters_that_no_value_was_given_of_are_named(
     take: bool, own: Path, hessian: Cli
 ) -> None:

@@ -29,6 +29,7 @@ from hessian_tasks.problems.networks import mlp
 from hessian_tasks.reading import read_terms
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
 from pipeline import compute_hessian, open_hessian, verify_hessian
+from tests.helpers.chosen import some_slow
 
 Array = npt.NDArray[Any]
 
@@ -111,6 +112,7 @@ def test_engines_and_products_agree(build: Any) -> None:
         np.testing.assert_allclose(block, expected[start:stop, start:], rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_gauss_newton_matrices_agree() -> None:
     problem = inverse()
     problem = resolve(Problem(**{**vars(problem), "terms": problem.terms[:2]}))
@@ -153,7 +155,9 @@ def test_an_energy_of_linear_features_is_a_gram_matrix() -> None:
     np.testing.assert_allclose(whole(LayeredEngine(problem)), np.eye(2), rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("variable", [False, True], ids=["number", "tf.Variable"])
+@pytest.mark.parametrize(
+    "variable", some_slow([False, True], [True]), ids=["number", "tf.Variable"]
+)
 def test_a_store_has_rows_of_parameters(tmp_path: Path, variable: bool) -> None:
     problem = inverse(tf.Variable(0.3, dtype=tf.float64, name="mine") if variable else 0.3)
     found = compute_hessian(problem, tmp_path / "h.zarr")
@@ -303,7 +307,7 @@ def test_data_have_names_of_their_own(name: str) -> None:
         Problem({"u": network(), "k": network()}, [term], "xy", parameters={"nu": 1.0})
 
 
-@pytest.mark.parametrize("fixed", ["u", "k"])
+@pytest.mark.parametrize("fixed", some_slow(["u", "k"], ["k"]))
 def test_a_network_may_be_held_fixed(fixed: str) -> None:
     term = ResidualTerm("pde", X, lambda x, u, k: k.value * u.d("xx") - 1)
     free = {"u": network(), "k": mlp(2, 1, width=3, depth=1, dtype="float64")}

@@ -16,7 +16,10 @@ from hessian_tasks.source import ProblemSource
         ("x = 1", r"has no 'problem'"),
         ("problem = 3", r"gives a int, no Problem"),
         ("import nowhere_at_all", r"failed at line 1: ModuleNotFoundError"),
-        ("def problem():\n    return 1 / 0", r"Building the problem of .* failed: ZeroDivision"),
+        (
+            "def problem():\n    return 1 / 0",
+            r"Building the problem of .* failed at line 2: ZeroDivision",
+        ),
         ("problem = (", r"SyntaxError"),
     ],
 )

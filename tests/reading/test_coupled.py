@@ -26,6 +26,7 @@ from hessian_tasks.problems import convection, reaction
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.reading import read_terms
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow
+from tests.helpers.chosen import some_slow
 
 Array = npt.NDArray[Any]
 
@@ -78,8 +79,7 @@ def with_residual(residual: Callable[[Any, Any], Any]) -> Problem:
 
 @pytest.fixture(
     scope="module",
-    # The second is periodic, too.
-    params=[*RESIDUALS, pytest.param(convection, marks=pytest.mark.slow), reaction],
+    params=some_slow([*RESIDUALS, convection, reaction], [delayed]),
     ids=lambda p: p.__name__.rpartition(".")[2],
 )
 def problem(request: pytest.FixtureRequest) -> Problem:

@@ -27,6 +27,7 @@ from hessian_tasks.reading import Dependence, read_terms
 from hessian_tasks.reading._evaluations import find_dependence
 from hessian_tasks.spec import BlockRow, EngineName
 from pipeline import RunOptions, compute_hessian
+from tests.helpers.chosen import some_slow
 
 Array = npt.NDArray[Any]
 Loss = Callable[..., Any]
@@ -186,8 +187,15 @@ LOSSES = [
     columns, decorated, high_order,
 ]  # fmt: skip
 
+# Traced longest; Jacobians of batches are beside them.
+LARGE = (high_order, hessians, leftovers, jacobian)
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: getattr(loss, "__name__", "decorated"))
+
+@pytest.mark.parametrize(
+    "loss",
+    some_slow(LOSSES, [loss for loss in LOSSES if loss not in LARGE]),
+    ids=lambda loss: getattr(loss, "__name__", "decorated"),
+)
 def test_a_users_loss_goes_by_layers(loss: Loss) -> None:
     problem = Problem(network(), [LossTerm("own", loss, weight=0.7)])
     engine = LayeredEngine(problem)
@@ -385,7 +393,7 @@ def test_a_condition_that_is_trained_to_rounding_goes_by_layers() -> None:
     assert np.abs(whole(engine) - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("engine", ["auto", "ggn"])
+@pytest.mark.parametrize("engine", some_slow(["auto", "ggn"], ["auto"]))
 def test_a_run_reads_every_term_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: EngineName
 ) -> None:

@@ -28,8 +28,7 @@ from tests.helpers.runs import Cli, computed, snapshot
 
 F64: dict[str, Any] = {"dtype": "float64"}
 X = np.random.default_rng(4).uniform(-1, 1, (7, 2))
-SMALL = ["poisson", "-owidth=4", "-odepth=2", "-onum_interior=6", "-onum_boundary=4"]
-SMALL.append("-odtype=float64")
+SMALL = ["regression", "-owidth=4", "-odepth=2", "-onum_samples=6", "-odtype=float64"]
 
 
 def network(seed: int = 3) -> Any:
@@ -47,6 +46,11 @@ def one(model: Any = None) -> Problem:
         coordinates="xy",
         parameters={"nu": 0.3, "shift": [1.0, 2.0]},
     )
+
+
+def fitted(model: Any) -> Problem:
+    """One network and values of it, which compile fast."""
+    return Problem(model, [ResidualTerm("fit", X, lambda x, u: u.value - x[:, :1] ** 2)], "xy")
 
 
 def two() -> Problem:
@@ -88,7 +92,7 @@ def test_blocks_are_those_of_the_whole_hessian(make: Callable[[], Problem], tmp_
 def test_a_factory_is_called_once_for_all_layers(tmp_path: Path) -> None:
     """Two calls would give two random networks, and blocks at two θ."""
     layer = keras.layers.Dense
-    problem = one(
+    problem = fitted(
         lambda: keras.Sequential(
             [keras.Input((2,), **F64), layer(3, "tanh", **F64), layer(1, **F64)]
         )
@@ -97,7 +101,7 @@ def test_a_factory_is_called_once_for_all_layers(tmp_path: Path) -> None:
     theta = np.concatenate([block.theta.to_numpy() for block in found.values()])
     model = resolve(problem).model
     set_theta(model, theta)
-    expected = dense(replace(problem, model=model.networks[""]))
+    expected = dense(fitted(model))
     for block, other in zip(found.values(), expected.values(), strict=True):
         np.testing.assert_allclose(block.hessian.to_numpy(), other, rtol=0, atol=1e-11)
 
@@ -110,7 +114,7 @@ def test_layers_that_keras_counts_are_found_again(tmp_path: Path) -> None:
         model = keras.Sequential(
             [keras.Input((2,), **F64), dense(3, "tanh", **F64), dense(1, **F64)]
         )
-        return one(randomise(model, np.random.default_rng(1)))
+        return fitted(randomise(model, np.random.default_rng(1)))
 
     before = compute_layer_blocks(make(), tmp_path / "blocks")
     events: list[Any] = []
@@ -180,7 +184,7 @@ def test_layers_that_would_share_a_store_are_refused(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused_before_anything_is_computed(
     tmp_path: Path, hessian: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """hidden_2 takes 20² 8 = 3,200 bytes, all three 144 · 8 + 3,200 + 25 · 8 = 4,552."""
+    """hidden_2 takes 20² 8 = 3,200 bytes, all three 64 · 8 + 3,200 + 25 · 8 = 3,912."""
     free = "pipeline.store.places._directory.free_bytes"
     command = ["run", *SMALL, "--blocks", "layers", "--store", tmp_path / "blocks"]
     monkeypatch.setattr(free, lambda path: 3199)
@@ -192,14 +196,14 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(
     assert not (tmp_path / "blocks").exists()
     _, planned, _ = hessian("plan", *SMALL, "--blocks", "layers")
     assert re.search(r"^hidden_2 +20 +3\.12 KiB +hessian estimate --only hidden_2$", planned, re.M)
-    assert re.search(r"^hidden_1 +12 +1\.12 KiB +hessian run --only hidden_1$", planned, re.M)
-    assert re.search(r"^all +37 +4\.45 KiB$", planned, re.M)
+    assert re.search(r"^hidden_1 +8 +512 B +hessian run --only hidden_1$", planned, re.M)
+    assert re.search(r"^all +33 +3\.82 KiB$", planned, re.M)
     assert "hidden_2 does not fit: only" in planned
     assert "hessian plan --only hidden_1,output --blocks layers" in planned
-    monkeypatch.setattr(free, lambda path: 4551)
+    monkeypatch.setattr(free, lambda path: 3911)
     code, _, errors = hessian(*command)
     assert code == 1
-    assert "hidden_1, hidden_2, output together take 4.45 KiB" in errors
+    assert "hidden_1, hidden_2, output together take 3.82 KiB" in errors
     with pytest.raises(DoesNotFitError):
         compute_layer_blocks(one(), tmp_path / "blocks")
 
@@ -227,9 +231,8 @@ def test_the_command_computes_skips_and_says_how_far_it_is(tmp_path: Path, hessi
         code, _, errors = hessian(*asked, blocks)
         assert code == 1, asked
         assert "is not a store, but holds 3: hidden_1.zarr, hidden_2.zarr, output.zarr" in errors
-    expected = dense(ProblemSource("poisson", {
-        "width": 4, "depth": 2, "num_interior": 6, "num_boundary": 4, "dtype": "float64"
-    }).load())  # fmt: skip
+    sizes = {"width": 4, "depth": 2, "num_samples": 6, "dtype": "float64"}
+    expected = dense(ProblemSource("regression", sizes).load())
     for layer, block in expected.items():
         found = HessianStore(blocks / f"{layer}.zarr").hessian()[...]
         np.testing.assert_allclose(found, block, rtol=0, atol=1e-12 * abs(block).max())

@@ -19,13 +19,12 @@ from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.autodiff.matrices import AutodiffJacobian
 from hessian_tasks.devices import DevicePool
 from hessian_tasks.errors import NotLayeredError
+from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.problems import poisson
-from hessian_tasks.source import ProblemSource
 from hessian_tasks.spec import BlockRow, EngineName
 from pipeline.run import engines
 from pipeline.run.engines import choose_engine
 from pipeline.run.events import Event, RunStarted
-from pipeline.run.inputs import freeze_source
 from pipeline.store.store import HessianStore
 from tests.helpers.runs import WAIT, Run
 from tests.layered.test_engine import of
@@ -74,10 +73,12 @@ def refuse(*_: Any) -> None:
 
 @pytest.mark.parametrize("engine", ["autodiff", "layered", "ggn"])
 def test_a_run_uses_all_devices_and_each_for_one_block_row_at_a_time(
-    engine: EngineName, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    engine: EngineName,
+    tmp_path: Path,
+    run: Run,
+    inputs: FrozenInputs,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = {"width": 8, "depth": 1, "num_interior": 9, "num_boundary": 5, "dtype": "float64"}
-    inputs = freeze_source(ProblemSource("poisson", options))
     # By layers the Jacobians are NumPy's.
     monkeypatch.setattr(engines, "layered_matrices", refuse)
     run(tmp_path / "one.zarr", inputs, tile=5, engine=engine)
@@ -85,12 +86,52 @@ def test_a_run_uses_all_devices_and_each_for_one_block_row_at_a_time(
     watch = Watch(monkeypatch)
     run(tmp_path / "two.zarr", inputs, [watch], tile=5, engine=engine, num_threads=4)
     assert set(watch.spans) == set(DEVICES)
-    assert sum(map(len, watch.spans.values())) >= 7  # P = 33
+    assert sum(map(len, watch.spans.values())) >= 8  # P = 37
     assert not any(watch.overlaps(device) for device in DEVICES)
     one, two = (HessianStore(tmp_path / name) for name in ("one.zarr", "two.zarr"))
     expected, found = (store.read(store.matrix.name) for store in (one, two))
     # By layers these are the same sums in another order.
     assert np.abs(found - expected).max() <= 1e-12 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("engine", ["autodiff", "layered"])
+def test_a_block_row_is_stored_while_the_device_computes_another(
+    engine: EngineName,
+    tmp_path: Path,
+    run: Run,
+    inputs: FrozenInputs,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines, "gpu_names", lambda: DEVICES[1:])
+    takers: list[int] = []
+    changed, first = threading.Condition(), threading.Lock()
+    take, write = DevicePool.take, HessianStore.write_block_row
+
+    @contextmanager
+    def watched(pool: DevicePool) -> Iterator[str | None]:
+        with take(pool) as device:
+            with changed:
+                takers.append(threading.get_ident())
+                changed.notify_all()
+            yield device
+
+    def taken_since() -> bool:
+        """Whether another thread has had the only device since this one gave it back."""
+        own = threading.get_ident()
+        last = len(takers) - 1 - takers[::-1].index(own)
+        return len(takers) > last + 1
+
+    def held(*arguments: Any) -> Any:
+        if first.acquire(blocking=False):
+            # The first block row is not stored before that.
+            with changed:
+                assert changed.wait_for(taken_since, WAIT)
+        return write(*arguments)
+
+    monkeypatch.setattr(DevicePool, "take", watched)
+    monkeypatch.setattr(HessianStore, "write_block_row", held)
+    run(tmp_path / "h.zarr", inputs, tile=5, engine=engine, num_threads=2)
+    assert HessianStore(tmp_path / "h.zarr").pending() == []
 
 
 @pytest.mark.parametrize(

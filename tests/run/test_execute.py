@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from hessian_tasks.rebuild import freeze, rebuild
 from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import BlockRow, EngineChoice
 from pipeline.api import compute_hessian, open_hessian, verify_hessian
-from pipeline.errors import StoppedError, StoreError
+from pipeline.errors import StoppedError, StoreError, StoreMismatchError
+from pipeline.run import prepare
 from pipeline.run._blocks import BlockTask
 from pipeline.run.events import RunFinished, RunStarted
 from pipeline.run.executors import ExecutorName, get_executor
@@ -128,7 +130,7 @@ def test_tensorflow_is_configured_once() -> None:
     assert [configure_tensorflow(n) for n in (3, 1, 2)] == [3, 1, 2]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     tile=st.integers(3, NUM_PARAMS),
     row_batch=st.sampled_from([1, 4, 64]),
@@ -158,7 +160,12 @@ def test_any_cut_on_any_threads_gives_the_dense_hessian(
 
 @pytest.mark.parametrize(
     ("executor", "num_threads", "tile"),
-    [("serial", 1, 7), ("threads", 1, NUM_PARAMS), ("threads", 2, 16), ("threads", 3, 4)],
+    [
+        ("serial", 1, 7),
+        pytest.param("threads", 1, NUM_PARAMS, marks=pytest.mark.slow),
+        pytest.param("threads", 2, 16, marks=pytest.mark.slow),
+        ("threads", 3, 4),
+    ],
 )
 def test_whole_run_gives_the_dense_hessian(
     executor: ExecutorName,
@@ -254,6 +261,30 @@ def test_resume_of_a_complete_store_changes_nothing(
     before = snapshot(complete[0])
     assert computed(run(complete[0], inputs)) == []
     assert snapshot(complete[0]) == before
+
+
+def test_a_complete_store_is_told_by_its_records(
+    run: Run,
+    inputs: FrozenInputs,
+    complete: tuple[Path, list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(prepare, "rebuild")
+    monkeypatch.delattr(prepare, "choose_engines")
+    first, last = run(complete[0], inputs)
+    assert (first.resumed, first.num_stored, last.num_computed) == (True, 8, 0)
+    # Inputs and options are compared all the same.
+    others = replace(inputs, gradient=inputs.gradient + 1)
+    with pytest.raises(StoreMismatchError, match="the gradient of the loss"):
+        run(complete[0], others)
+    with pytest.raises(StoreMismatchError, match="has tiles of side 5"):
+        run(complete[0], inputs, tile=6)
+    shutil.copytree(complete[0], copy := complete[0].with_name("failed.zarr"))
+    store = HessianStore(copy)
+    assert store.self_check is not None
+    store.set_self_check(store.self_check.model_copy(update={"passed": False}))
+    with pytest.raises(NameError):  # what has failed is looked at again
+        run(copy, inputs)
 
 
 @pytest.mark.parametrize("executor", ["serial", "threads"])

@@ -32,7 +32,7 @@ def check_killed(path: Path, before: dict[str, tuple[bytes, int]]) -> None:
         assert np.isfinite(hessian[row.row.start : row.row.stop, row.row.start :]).all()
 
 
-@pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_runs_resume_to_the_same_bytes(
     num_kills: int, tmp_path: Path, run: Run, inputs: FrozenInputs
 ) -> None:

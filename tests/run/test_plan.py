@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from pipeline.errors import PlanError
+from pipeline.errors import DoesNotFitError, PlanError
 from pipeline.run.plan import Cost, Request, make_plan, project_bytes
 from pipeline.store.tiling import MAX_BLOCK_ROWS, split_rows
 from pipeline.units import format_bytes, format_seconds
@@ -79,7 +80,17 @@ def test_plan_fits_into_memory_or_is_refused_with_its_numbers(request: Request, 
             make_plan(request, cost)
         for number in (least, cost.reserved_bytes, request.allowed_bytes):
             assert format_bytes(number) in str(refused.value)
-        assert ("smaller --tile" in str(refused.value)) == (request.tile is not None)
+        # A tile is not to blame for what the process takes without it.
+        alone = cost.reserved_bytes >= request.allowed_bytes
+        assert ("the problem alone" in str(refused.value)) == alone
+        smaller = request.tile is not None and not alone
+        assert ("smaller --tile" in str(refused.value)) == smaller
+        # What is advised is enough.
+        assert isinstance(refused.value, DoesNotFitError)
+        assert refused.value.needed_bytes == least
+        (advised,) = re.findall(r"--memory (\d+)MiB", str(refused.value))
+        enough = replace(request, allowed_bytes=int(advised) * 2**20)
+        assert make_plan(enough, cost).projected_bytes <= enough.allowed_bytes
         return
     plan = make_plan(request, cost)
     assert plan.projected_bytes <= request.allowed_bytes
@@ -120,12 +131,22 @@ def test_refuses_a_tile_outside_the_array(tile: int) -> None:
         make_plan(request, Cost(0, 0, 0, 0.0))
 
 
-def test_refusal_reads_as_a_sentence() -> None:
-    request = Request(1000, 8, 1, num_threads=4, allowed_bytes=300 * 2**20)
+@pytest.mark.parametrize(
+    ("allowed", "taken"),
+    [
+        (300, "of which TensorFlow and the problem alone take 400 MiB; allowed 300 MiB. "),
+        (
+            500,
+            "with one thread and tiles of side 64, of which 400 MiB are reserved by the process; "
+            "allowed 500 MiB. ",
+        ),
+    ],
+)
+def test_refusal_reads_as_a_sentence(allowed: int, taken: str) -> None:
+    request = Request(1000, 8, 1, num_threads=4, allowed_bytes=allowed * 2**20)
     expected = (
-        "The run does not fit into memory: projected 551 MiB with one thread and tiles of side "
-        "64, of which 400 MiB are reserved by the process; allowed 300 MiB. "
-        "Allow more (--memory)."
+        f"The run does not fit into memory: projected 551 MiB{',' * taken.startswith('of')} {taken}"
+        "Allow more: --memory 551MiB"
     )
     with pytest.raises(PlanError, match=f"^{re.escape(expected)}$"):
         make_plan(request, Cost(400 * 2**20, 0, 100 * 2**20, 0.01))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hessian_tasks.frozen import FrozenInputs
-from pipeline.run.events import BlockRowStored, Event
+from pipeline.run.events import BlockRowStored, Event, RunStarted
 from pipeline.run.progress import ProgressBar
 from tests.helpers.runs import Run
 
@@ -101,3 +101,14 @@ def test_elsewhere_only_the_end_is_written(
     assert capsys.readouterr().err.count("\n") == 1
     run(tmp_path / "h.zarr", inputs, [ProgressBar()])
     assert "100%  computed 0 block rows" in capsys.readouterr().err
+
+
+def test_printed_events_are_short(tmp_path: Path, run: Run, inputs: FrozenInputs) -> None:
+    started, *stored, finished = run(tmp_path / "h.zarr", inputs, tile=13, executor="serial")
+    assert isinstance(started, RunStarted)
+    assert str(started) == "RunStarted(3 of 3 block rows to compute)"
+    rows = ["0: rows 0 to 13", "1: rows 13 to 26", "2: rows 26 to 37"]
+    assert [str(event).rpartition(", ")[0] for event in stored] == [
+        f"BlockRowStored({row}" for row in rows
+    ]
+    assert all(len(f"{event!r}") < 300 for event in (started, *stored, finished))

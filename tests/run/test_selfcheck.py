@@ -29,8 +29,8 @@ from hessian_tasks.source import LIVE, ProblemSource
 from hessian_tasks.spec import GAUSS_NEWTON, HESSIAN, BlockRow, EngineName
 from pipeline.api import compute_hessian, open_store, verify_hessian
 from pipeline.errors import SelfCheckError, StoreWarning
-from pipeline.run import _references as references
 from pipeline.run import _selfcheck as selfcheck
+from pipeline.run import products
 from pipeline.run._references import References
 from pipeline.run.engines import choose_engines
 from pipeline.run.events import BlockRowStored, RunFinished
@@ -42,10 +42,12 @@ from tests.helpers.runs import Cli, Run
 
 Array = npt.NDArray[Any]
 
-# Tiles of side 8 make several block rows.
-POISSON = ["poisson", "-o", "width=4", "-o", "depth=2", "-o", "num_interior=12"]
-POISSON += ["-o", "num_boundary=12", "-o", "dtype=float64", "--tile", "8"]
+# 37 parameters, and several block rows.
+REGRESSION = ["regression", "-o", "width=12", "-o", "depth=1", "-o", "num_samples=20"]
+REGRESSION += ["-o", "dtype=float64", "--tile", "8"]
 NAMES = sorted({m.name for m in pkgutil.iter_modules(problems.__path__)} - {"networks", "sampling"})
+# An equation that is not linear, one in time, and what is no equation.
+FAST = {"burgers", "heat", "classification", "regression"}
 ENGINES = {"layered": LayeredEngine, "autodiff": AutodiffEngine, "ggn": GaussNewtonEngine}
 
 
@@ -88,8 +90,10 @@ def scale_a_tile(row: BlockRow, block: Array) -> None:
         block[:, 8:16] *= 1 + 1e-5
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+)
 def test_built_in_problems_pass(name: str, dtype: str, tmp_path: Path, run: Run) -> None:
     events = run(
         tmp_path / "h.zarr", frozen(name, width=4, depth=2, dtype=dtype), per_term=True, tile=32
@@ -117,8 +121,14 @@ def test_a_classifier_that_is_sure_passes_though_rounding_is_large(
     assert check.error < check.tolerance / 2
 
 
-@pytest.mark.parametrize("per_term", [False, True])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("engine", "per_term"),
+    [
+        *((engine, True) for engine in ENGINES),
+        ("layered", False),
+        *(pytest.param(name, False, marks=pytest.mark.slow) for name in ("autodiff", "ggn")),
+    ],
+)
 def test_a_dropped_variable_is_caught_and_the_run_goes_no_further(
     engine: str,
     per_term: bool,
@@ -142,7 +152,10 @@ def test_a_dropped_variable_is_caught_and_the_run_goes_no_further(
         assert open_store(path).sizes["row"] == store.num_params
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "engine",
+    ["layered", *(pytest.param(name, marks=pytest.mark.slow) for name in ("autodiff", "ggn"))],
+)
 def test_a_wrong_tile_of_another_block_row_is_caught_at_the_end(
     engine: str, tmp_path: Path, run: Run, poisson: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +262,7 @@ def failed(
 
     with pytest.MonkeyPatch.context() as patch:
         spoil(patch, LayeredEngine, change)
-        return path, hessian("run", *POISSON, "--store", path)
+        return path, hessian("run", *REGRESSION, "--store", path)
 
 
 def test_a_failed_check_ends_the_command_and_every_other_repeats_it(
@@ -281,26 +294,26 @@ def test_a_failed_store_is_checked_again_and_the_mark_goes_when_it_is_right(
     failed: tuple[Path, tuple[int, str, str]], hessian: Cli
 ) -> None:
     path, _ = failed
-    code, output, errors = hessian("run", *POISSON, "--store", path)
+    code, output, errors = hessian("run", *REGRESSION, "--store", path)
     assert (code, "computed" in output) == (1, False)
     assert "rows 32 to 36" in errors
     shutil.rmtree(path / "records" / "000004")
-    code, output, errors = hessian("run", *POISSON, "--store", path)
+    code, output, errors = hessian("run", *REGRESSION, "--store", path)
     assert (code, errors) == (0, "")
     assert "checked against Hessian-vector products" in output
     assert hessian("status", path)[2] == ""
 
 
 def test_a_checked_store_is_not_checked_again_and_an_old_one_is(
-    tmp_path: Path, run: Run, poisson: Any
+    tmp_path: Path, run: Run, inputs: FrozenInputs
 ) -> None:
     path = tmp_path / "h.zarr"
-    assert run(path, poisson, tile=8)[-1].self_check.passed
-    assert run(path, poisson)[-1].self_check is None
+    assert run(path, inputs, tile=8)[-1].self_check.passed
+    assert run(path, inputs)[-1].self_check is None
     HessianStore(path).set_self_check(None)
-    assert run(path, poisson)[-1].self_check.passed
+    assert run(path, inputs)[-1].self_check.passed
     shutil.rmtree(path / "records" / "000002")
-    assert run(path, poisson)[-1].self_check.passed
+    assert run(path, inputs)[-1].self_check.passed
 
 
 def test_parts_of_many_points_make_the_same_products(
@@ -311,7 +324,7 @@ def test_parts_of_many_points_make_the_same_products(
     for matrix in (HESSIAN, GAUSS_NEWTON):
         whole = References(problem, matrix)(vectors)
         with monkeypatch.context() as patch:
-            patch.setattr(references, "MAX_POINTS", 5)
+            patch.setattr(products, "MAX_POINTS", 5)
             parts = References(problem, matrix)(vectors)
         assert parts.keys() == whole.keys() == {"pde", "dirichlet", None}
         for term in whole:
@@ -366,13 +379,36 @@ def test_commands_say_whether_the_store_is_verified(
 ) -> None:
     path = tmp_path / "h.zarr"
     run(path, poisson, tile=16, per_term=True)
-    asked = [["spectrum", path], ["statistics", path], ["terms", path]]
-    asked.append(["export", path, tmp_path / "h.npy"])
-    for command in asked:
-        assert hessian(*command)[2] == f"hessian: not verified yet: hessian verify {path}\n"
+    asked = ["spectrum", "statistics", "terms", "steps", "approximations", "info", "solve"]
+
+    def said() -> set[str]:
+        exported = hessian("export", path, tmp_path / "h.npy")[2]
+        return {exported, *(hessian(command, path)[2] for command in asked)}
+
+    def verified() -> list[bool | None]:
+        answers = [json.loads(hessian(each, path, "--json")[1]) for each in ["status", *asked]]
+        return [answer["verified"] for answer in answers]
+
+    assert said() == {f"hessian: not verified yet: hessian verify {path}\n"}
+    assert verified() == [None] * 8
     certificate = {"passed": False, "product_errors": [1.0]}
     HessianStore(path).set_certificate(certificate)
-    for command in asked:
-        assert "verification FAILED" in hessian(*command)[2]
+    failed = f"hessian: verification FAILED; what is wrong says: hessian verify {path}\n"
+    assert said() == {failed}
+    assert verified() == [False] * 8
     HessianStore(path).set_certificate({**certificate, "passed": True})
-    assert [hessian(*command)[2] for command in asked] == [""] * 4
+    assert said() == {""}
+    assert verified() == [True] * 8
+
+
+def test_an_answer_from_two_stores_is_verified_where_both_are(
+    tmp_path: Path, hessian: Cli, run: Run, poisson: Any
+) -> None:
+    path, ggn = tmp_path / "h.zarr", tmp_path / "g.zarr"
+    run(path, poisson, tile=16)
+    run(ggn, poisson, tile=16, engine="ggn")
+    HessianStore(path).set_certificate({"passed": True, "product_errors": [1e-9]})
+    for command in ("terms", "steps", "approximations"):
+        _, output, errors = hessian(command, path, "--ggn", ggn, "--json")
+        assert errors == f"hessian: not verified yet: hessian verify {ggn}\n"
+        assert json.loads(output)["verified"] is None

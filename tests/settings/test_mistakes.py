@@ -140,7 +140,7 @@ def test_annotations_of_a_problem_are_held_against_options(tmp_path: Path) -> No
     assert "nu of" in said(nu="1e-3")
     assert "expected float, with a point and a sign as 1.0e-3" in said(nu="1e-3")
     assert "expected int or None" in said(n="x")
-    assert "failed: SystemExit: 2 3 a [1]" in said(nu=2, n=3, s="a", free=[1])
+    assert "failed at line 3: SystemExit: 2 3 a [1]" in said(nu=2, n=3, s="a", free=[1])
     file.write_text("def problem(n: Unknown = 1):\n    raise ValueError(n)\n")
     assert "failed" in said(n="x")
 

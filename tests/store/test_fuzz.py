@@ -187,7 +187,7 @@ RULES = settings(
 )
 
 
-@settings(RULES, max_examples=100)
+@settings(RULES, max_examples=40)
 @given(data=st.data())
 def test_a_changed_store_is_refused_or_right(
     whole: Path, copy: Path, expected: Expected, data: st.DataObject

@@ -1,5 +1,7 @@
 """One store has one lock, whatever it is called, and stays where it was when it was opened."""
 
+import errno
+import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 from hessian_tasks.frozen import FrozenInputs
 from pipeline import open_hessian
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, StoreWarning
 from pipeline.store.places import Directory, locate
 from pipeline.store.store import HessianStore
 from tests.helpers.runs import Run
@@ -96,3 +98,18 @@ def test_a_place_is_shown_as_it_was_named(monkeypatch: pytest.MonkeyPatch, tmp_p
     place = locate("runs/h.zarr")
     assert str(place) == "runs/h.zarr"
     assert place == Directory(tmp_path / "runs" / "h.zarr")
+
+
+def test_without_locks_it_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    store = locate(tmp_path / "h.zarr")
+    locked = store.locked()
+    with pytest.warns(StoreWarning, match="has no locks") as said:
+        hold = locked.__enter__()
+    assert len(said) == 1
+    (tmp_path / "h.zarr").mkdir()
+    hold()  # nor is there one of the directory, of which nothing more is said
+    locked.__exit__(None, None, None)

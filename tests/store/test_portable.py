@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline import open_hessian
 from tests.helpers.runs import ROOT, snapshot
@@ -18,6 +19,8 @@ import json, os, sys
 import psutil
 del os.sched_getaffinity
 sys.modules["fcntl"] = sys.modules["resource"] = None
+"""
+COMMANDS = f"""{ELSEWHERE}
 from pipeline import cli
 for command in json.loads(sys.argv[1]):
     sys.argv = ["hessian", *command]
@@ -27,12 +30,25 @@ for command in json.loads(sys.argv[1]):
         if left.code:
             raise
 """
+LOCK = f"""{ELSEWHERE}
+from pipeline.errors import StoreError
+from pipeline.store.places import locate
+try:
+    with locate(sys.argv[1]).locked():
+        print("locked")
+except StoreError as error:
+    sys.exit(str(error))
+"""
 
 
 def elsewhere(*commands: list[object]) -> subprocess.CompletedProcess[str]:
     """Run commands in one process, up to the first that fails."""
     given = json.dumps([[*map(str, command)] for command in commands])
-    command = [sys.executable, "-c", ELSEWHERE, given]
+    return process(COMMANDS, given)
+
+
+def process(*code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", *code]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
@@ -44,6 +60,15 @@ def test_stores_are_read_where_there_are_no_locks(store: Path, tmp_path: Path) -
     np.testing.assert_array_equal(np.load(out), open_hessian(store).hessian)
 
 
+def test_no_lock_is_taken_where_there_are_none(store: Path) -> None:
+    before = snapshot(store.parent)
+    done = process(LOCK, str(store))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Stores in directories are written only where")
+    assert snapshot(store.parent) == before
+
+
+@pytest.mark.slow
 def test_stores_are_not_written_where_there_are_no_locks(store: Path) -> None:
     (store / "records" / "000003" / "zarr.json").unlink()
     before = snapshot(store.parent)

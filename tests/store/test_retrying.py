@@ -8,12 +8,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from zarr.core.buffer import default_buffer_prototype
 
-from pipeline.store.places import Directory
+from hessian_tasks.frozen import FrozenInputs
+from pipeline.errors import StoreError
+from pipeline.store.places import Directory, filling
 from pipeline.store.places import _retrying as retrying
 from pipeline.store.places._retrying import PAUSES, RetryingFiles
+from pipeline.store.store import HessianStore
+from tests.helpers.runs import Run
 
 
 @pytest.fixture
@@ -69,3 +74,58 @@ def test_what_does_not_pass_is_raised_at_once(
     with pytest.raises(OSError, match=os.strerror(number)):
         write_and_read(tmp_path)
     assert failures == [errno.EIO]
+
+
+@pytest.fixture
+def flipped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Keys of objects of which the next read, once for each entry, has one wrong byte."""
+    keys: list[str] = []
+    read = Directory.read
+
+    def wrong(self: Directory, key: str, *limit: int) -> bytes:
+        data = bytearray(read(self, key, *limit))
+        if key in keys:
+            keys.remove(key)
+            data[9] ^= 1
+        return bytes(data)
+
+    monkeypatch.setattr(Directory, "read", wrong)
+    return keys
+
+
+def test_one_wrong_byte_at_one_read_is_no_damage(
+    tmp_path: Path, run: Run, inputs: FrozenInputs, flipped: list[str]
+) -> None:
+    path, tile = tmp_path / "h.zarr", "hessian/c/0/1"
+    run(path, inputs, tile=20)
+    store = HessianStore(path)
+    part = slice(0, 20), slice(20, 37)
+    right = store.read_part(*part)
+    flipped += [tile]
+    np.testing.assert_array_equal(store.read_part(*part), right)
+    assert flipped == []
+    flipped += [tile]
+    assert store.damaged_objects(store.records().values()) == {}
+    assert flipped == []
+    # Twice is damage, for either.
+    flipped += [tile] * 2
+    with pytest.raises(StoreError, match=tile):
+        store.read_part(*part)
+    flipped += [tile] * 2
+    assert list(store.damaged_objects(store.records().values())) == [tile]
+    assert flipped == []
+
+
+def test_what_was_put_there_meanwhile_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "h.zarr"
+
+    def make_beside_another() -> None:
+        with filling(path) as made:
+            made.mkdir()
+            path.mkdir()
+            (path / "zarr.json").touch()
+
+    with pytest.raises(StoreError, match="put there meanwhile, as by another run"):
+        make_beside_another()
+    assert [file.name for file in path.iterdir()] == ["zarr.json"]
+    assert list(tmp_path.iterdir()) == [path]

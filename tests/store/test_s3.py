@@ -6,6 +6,7 @@ The server runs in a process of its own, on loopback, and fails when it is told 
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 import re
 import subprocess
@@ -23,14 +24,21 @@ from hessian_tasks.frozen import FrozenInputs
 from pipeline import open_store, verify_hessian
 from pipeline.analysis.spectrum import spectrum
 from pipeline.errors import ClusterError, ConfigError, HessianError, StoreError
-from pipeline.settings.profiles import Processes
+from pipeline.run.cluster.workers import Workers
 from pipeline.store.places import Bucket, locate
 from pipeline.store.places import _bucket as bucket
 from pipeline.store.places import _lease as lease
 from pipeline.store.store import HessianStore
-from tests.helpers.runs import Cli, Run, computed, connected, start_held, wait_for
+from tests.helpers.runs import Cli, Run, computed, connected, processes, start_held, wait_for
 
 TILE, NUM_BLOCK_ROWS = 5, 8
+# Beside the server's address.
+VARIABLES = {
+    "AWS_ALLOW_HTTP": "true",
+    "AWS_ACCESS_KEY_ID": "someone",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_REGION": "us-east-1",
+}
 PROBLEM = ["regression", "-o", "width=12", "-o", "depth=1", "-o", "num_samples=20"]
 
 
@@ -54,10 +62,8 @@ def server() -> Iterator[str]:
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("AWS_ENDPOINT_URL", address)
-                patch.setenv("AWS_ALLOW_HTTP", "true")
-                patch.setenv("AWS_ACCESS_KEY_ID", "someone")
-                patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-                patch.setenv("AWS_REGION", "us-east-1")
+                for name, value in VARIABLES.items():
+                    patch.setenv(name, value)
                 request(address, "/bucket", "PUT")
                 yield address
         finally:
@@ -154,6 +160,31 @@ class Clock:
         self.now += seconds
 
 
+# A client of this machine that takes a store, says so, and is killed.
+HOLD = """
+import sys
+from pipeline.store.places import locate
+with locate(sys.argv[1]).locked():
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_the_lease_of_a_dead_client_is_not_waited_for(
+    url: str, run: Run, inputs: FrozenInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", HOLD, url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        process.kill()
+    clock = Clock()
+    monkeypatch.setattr(lease, "time", clock)
+    assert computed(run(url, inputs, tile=TILE)) == list(range(NUM_BLOCK_ROWS))
+    assert clock.now == 0.0
+
+
+@pytest.mark.slow
 def test_killed_run_resumes(url: str, hessian: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["run", *PROBLEM, "--store", url, "--tile", 1]
     with start_held("rows", 4, command) as process:
@@ -187,27 +218,45 @@ def test_server_that_fails_one_time_in_ten_changes_nothing(
     assert faults >= 20
 
 
+def set_environment(variables: dict[str, str]) -> None:
+    """Of this process; empty ones are removed."""
+    for name, value in variables.items():
+        os.environ.pop(name, None)
+        if value:
+            os.environ[name] = value
+
+
+@pytest.fixture
+def told(server: str, workers: Workers) -> Iterator[Workers]:
+    """A worker that knows of the server, as if it had been started by the one that runs it."""
+    variables = {**VARIABLES, "AWS_ENDPOINT_URL": server}
+    workers.client.run(set_environment, variables)
+    yield workers
+    workers.client.run(set_environment, dict.fromkeys(variables, ""))
+
+
+@pytest.mark.slow
 def test_two_workers_write_to_it(
     url: str, run: Run, inputs: FrozenInputs, local: HessianStore
 ) -> None:
-
-    profile = Processes(kind="processes", workers=2, threads=1)
-    with connected(profile) as workers:
+    with connected(processes()) as workers:
         assert computed(run(url, inputs, tile=TILE, workers=workers)) == list(range(NUM_BLOCK_ROWS))
     assert matrix_objects(HessianStore(url)) == matrix_objects(local)
 
 
-def test_worker_without_credentials_is_said(
-    server: str, complete: str, run: Run, inputs: FrozenInputs
+def test_a_worker_writes_to_it(
+    url: str, run: Run, inputs: FrozenInputs, local: HessianStore, told: Workers
 ) -> None:
-    import os
+    assert computed(run(url, inputs, tile=TILE, workers=told)) == list(range(NUM_BLOCK_ROWS))
+    assert matrix_objects(HessianStore(url)) == matrix_objects(local)
 
-    with connected(Processes(kind="processes", workers=1)) as workers:
-        workers.client.run(os.environ.__setitem__, "AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        with pytest.raises(
-            ClusterError, match=r"does not see s3://bucket/complete.zarr.*not answer"
-        ):
-            run(complete, inputs, workers=workers)
+
+def test_worker_without_credentials_is_said(
+    complete: str, run: Run, inputs: FrozenInputs, told: Workers
+) -> None:
+    told.client.run(set_environment, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+    with pytest.raises(ClusterError, match=r"does not see s3://bucket/complete.zarr.*not answer"):
+        run(complete, inputs, workers=told)
 
 
 def test_two_clients_exclude_each_other(url: str, run: Run, inputs: FrozenInputs) -> None:

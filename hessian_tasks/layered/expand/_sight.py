@@ -19,7 +19,7 @@ from hessian_tasks.layered.expand._streams import Streams, closure, maximal, row
 from hessian_tasks.layered.expand.network import Network
 from hessian_tasks.reading import Evaluation
 
-__all__ = ["Seen", "see"]
+__all__ = ["Seen", "choose_streams", "see"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -59,14 +59,30 @@ def see(
     Returns:
         The network there, or None if the term does not depend on it.
     """
+    streams, used = choose_streams(evaluation, vectors, network.dtype, merged_from)
+    if not used:
+        return None
+    at = linearise(network, evaluation.points, streams)
+    return Seen(at, [slot for slot, _ in used], [stream for _, stream in used])
+
+
+def choose_streams(
+    evaluation: Evaluation, vectors: Sequence[Floats], dtype: np.dtype[Any], merged_from: int
+) -> tuple[Streams, list[tuple[int, int]]]:
+    """What has to be carried to the points of an evaluation: see :func:`see`.
+
+    Returns:
+        The streams, and for each one that the term depends on ``(slot, stream)``: of the
+        derivatives that the evaluation asks for the one that stands for it. None of these if the
+        term does not depend on any.
+    """
     stacked = np.concatenate(vectors, axis=1)
     matter = [slot for slot, row in enumerate(stacked) if row.any()]
     if not matter:
-        return None
+        return Streams((), ()), []
     indices = [evaluation.indices[slot] for slot in matter]
-    streams, used = merge(indices, stacked[matter], network.dtype, merged_from)
-    at = linearise(network, evaluation.points, streams)
-    return Seen(at, [matter[slot] for slot, _ in used], [stream for _, stream in used])
+    streams, used = merge(indices, stacked[matter], dtype, merged_from)
+    return streams, [(matter[slot], stream) for slot, stream in used]
 
 
 def merge(

@@ -17,14 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 from hessian_tasks.layered.expand._border import Border, pull_back_sum
-from hessian_tasks.layered.expand._sight import Seen, see
+from hessian_tasks.layered.expand._sight import Seen, choose_streams, see
 from hessian_tasks.layered.expand.expansion import Expansion, expand, expand_value, square_root
 from hessian_tasks.layered.expand.network import Array, Network
 from hessian_tasks.layered.expand.rows import RowFactors, join
 from hessian_tasks.networks.models import parameter_layout
 from hessian_tasks.reading import QuadraticModel, Reading
 
-__all__ = ["TermExpansion", "expand_curvature", "expand_residual", "expand_term"]
+__all__ = [
+    "TermExpansion",
+    "expand_curvature",
+    "expand_residual",
+    "expand_term",
+    "least_bytes",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -87,6 +93,30 @@ def expand_term(network: Network, reading: Reading) -> TermExpansion:
     seen = _see(network, reading, model, MERGED_FROM)
     parts = [part for group in _groups(model, seen) for part in _expand(group, seen, model)]
     return TermExpansion(parts, _border(network, reading, model, seen))
+
+
+def least_bytes(network: Network, reading: Reading) -> int:
+    """Memory that :func:`expand_term` keeps at least, for all points of a term.
+
+    Known of every stream: its values at all wires with their cotangents, and the inputs of the
+    sites. Derivatives of activations and the rows of ℓ'' come on top.
+
+    Args:
+        network: The problem's network.
+        reading: The term.
+
+    Raises:
+        NotLayeredError: As :func:`expand_term` does.
+    """
+    model, program = reading.quadratic, network.program
+    numbers = 2 * sum(program.widths) + sum(program.site(s).num_rows for s in program.sites)
+    total = 0
+    for number, evaluation in enumerate(reading.dependence.evaluations):
+        vectors = [_by_slot(part) for part in model.parts(number)]
+        streams, used = choose_streams(evaluation, vectors, network.dtype, MERGED_FROM)
+        if used:
+            total += len(evaluation.points) * len(streams) * numbers * network.dtype.itemsize
+    return total
 
 
 def expand_curvature(

@@ -11,7 +11,7 @@ That it does nothing else is checked at random values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -68,14 +68,20 @@ def read_contraction(
         return None
     function = make_function(tensor, factors, constants)
     compiled = tf.function(lambda *values: function(*values), autograph=False)
+
+    def evaluate(*values: Array) -> Array:
+        # Called as it is, TensorFlow warns of retracing where a network has several of them.
+        tensors = [tf.constant(value) for value in values]
+        return np.asarray(compiled.get_concrete_function(*tensors)(*tensors).numpy())
+
     dtype = tensor.dtype.as_numpy_dtype
     units = np.indices(widths).reshape(len(widths), -1)
     given = [np.eye(w, dtype=dtype)[u] for w, u in zip(widths, units, strict=True)]
-    coefficients = compiled(*map(tf.constant, given)).numpy()
+    coefficients = evaluate(*given)
     if coefficients.shape != (units.shape[1], tensor.shape[1]):
         return None
     found = Contracted(factors, coefficients.reshape(*widths, -1).astype(np.float64))
-    return found if _holds(found, compiled, dtype) else None
+    return found if _holds(found, evaluate, dtype) else None
 
 
 def _find_factors(tensor: Tensor, depends: Mapping[str, frozenset[str]]) -> list[Tensor] | None:
@@ -96,12 +102,12 @@ def _find_factors(tensor: Tensor, depends: Mapping[str, frozenset[str]]) -> list
     return list(found.values())
 
 
-def _holds(found: Contracted, compiled: Any, dtype: Any) -> bool:
+def _holds(found: Contracted, evaluate: Callable[..., Array], dtype: Any) -> bool:
     rng = np.random.default_rng(3)
     widths = found.coefficients.shape[:-1]
     values = [rng.normal(size=(NUM_SAMPLES, width)).astype(dtype) for width in widths]
     form = "ni,io->no" if len(values) == 1 else "ni,nj,ijo->no"
     expected = np.einsum(form, *values, found.coefficients)
-    result = compiled(*map(tf.constant, values)).numpy()
+    result = evaluate(*values)
     tolerance = float(np.sqrt(np.finfo(dtype).eps)) * np.abs(expected).max(initial=1.0)
     return result.shape == expected.shape and bool(np.abs(result - expected).max() <= tolerance)

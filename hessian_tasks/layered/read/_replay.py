@@ -53,8 +53,9 @@ def replays(output: Tensor, boundary: Sequence[Tensor], constants: Mapping[str, 
     def both(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         return custom(*tensors), _slopes(plain(*tensors), tensors, directions)
 
-    compiled = tf.function(both, autograph=False)
     values = [_draw(tensor, rng) for tensor in boundary]
+    specs = [tf.TensorSpec(value.shape, value.dtype) for value in values]
+    compiled = tf.function(both, autograph=False).get_concrete_function(*specs)
     scaled = ([tf.constant(size * value) for value in values] for size in MAGNITUDES)
     return all(_agree(*compiled(*tensors)) for tensors in scaled)
 

@@ -22,6 +22,7 @@ from hessian_tasks.layered.read._replay import replays
 from hessian_tasks.layered.read._subgraph import make_function, plain, sources, walk_back
 from hessian_tasks.layered.read._trace import TracedNetwork, trace_network
 from hessian_tasks.layered.read.program import Feature, Linear, Node, Program, Site
+from hessian_tasks.loss.graphs import forget_gradients
 from hessian_tasks.problem import Problem
 
 __all__ = ["read_program"]
@@ -47,7 +48,11 @@ def read_program(problem: Problem) -> Program:
         NotLayeredError: If the network has an operation that is not of a program's kinds or
             whose custom gradient is not its derivative, or uses a kernel twice.
     """
-    return _Reader(trace_network(problem)).read()
+    traced = trace_network(problem)
+    try:
+        return _Reader(traced).read()
+    finally:
+        forget_gradients(traced)
 
 
 class _Reader:

@@ -6,11 +6,13 @@ import io
 import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backend_bases import get_registered_canvas_class
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
@@ -158,7 +160,10 @@ def encode(figure: Figure, kind: str, dpi: int = 150) -> bytes:
             # Everything gets its place, in shares of the picture, once for all kinds of files.
             engine.execute(figure)
             figure.set_layout_engine("none")
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata=dateless)
+        # Figure.savefig would draw it twice, the first time for a layout that it has by now.
+        canvas: Any = get_registered_canvas_class(kind)(figure)
+        figure.set_dpi(dpi)
+        getattr(canvas, f"print_{kind}")(buffer, metadata=dateless)
     return buffer.getvalue()
 
 

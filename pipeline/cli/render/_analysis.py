@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hessian_tasks.parameters import NETWORK
 from pipeline.cli.render._loss import evaluated_rows, variable_rows
 from pipeline.cli.render._table import table
 from pipeline.store.names import describe_term
@@ -34,14 +35,13 @@ def spectrum(spectrum: Spectrum) -> str:
     if spectrum.inertia is not None:
         above, within, below = spectrum.inertia
         rows.append(("inertia", f"{above} positive, {within} within the noise, {below} negative"))
-    if spectrum.condition_number is not None:
+    if spectrum.numerical_rank:
         rows += [
             ("numerical rank", f"{spectrum.numerical_rank:,} above the noise floor"),
             ("effective rank", f"{spectrum.effective_rank:.4g}, (Σ|λ|)² / Σλ² of these"),
-            ("condition number", f"{spectrum.condition_number:.3g} above the noise floor"),
         ]
-    elif len(values):
-        rows.append(("condition number", f"at least {spectrum.least_condition_number:.3g}"))
+    if len(values):
+        rows.append(("condition number", spectrum.conditioning))
     return table(rows)
 
 
@@ -63,21 +63,24 @@ def _residuals(spectrum: Spectrum) -> list[tuple[str, str]]:
 def density(data: dict[str, Any]) -> str:
     """An estimate of the numbers of eigenvalues, for people."""
 
-    def count(key: str) -> str:
-        return f"{data['counts'][key]:,.1f} ± {data['errors'][key]:.2g}"
+    def between(bounds: list[float]) -> str:
+        return f"{bounds[0]:,.1f} to {bounds[1]:,.1f}"
 
     method = f"{data['num_vectors']} random vectors, {data['num_steps']} steps"
-    return table(
-        [
-            (
-                "estimated counts",
-                f"95 % intervals, from {method}; {data['num_known']} exactly known",
-            ),
-            ("  above the floor", count("above")),
-            ("  within the noise", count("within")),
-            ("  below", count("below")),
+    ranges, resolved = data["ranges"], data["resolved"]
+    rows = [
+        ("estimated counts", f"95 % intervals, from {method}; {data['num_known']} exactly known"),
+        ("  above the floor", between(ranges["above"])),
+        ("  within the noise", between(ranges["within"])),
+        ("  below", between(ranges["below"])),
+    ]
+    if resolved is not None:
+        size = f"{resolved['size']:.2g}"
+        rows += [
+            (f"  above {size}", between(resolved["above"])),
+            (f"  below -{size}", between(resolved["below"])),
         ]
-    )
+    return table(rows)
 
 
 def statistics(statistics: MatrixStatistics) -> str:
@@ -124,7 +127,7 @@ def subject(store: HessianStore) -> list[tuple[str, str]]:
     """What is differentiated, where, and how, for people: names and values."""
     attributes = store.attributes
     fixed = attributes.get("fixed") or {"weights": {}, "inference": []}
-    weights = ", ".join(f"{n:,} in {layer or 'the model'}" for layer, n in fixed["weights"].items())
+    weights = ", ".join(f"{n:,} in {layer or NETWORK}" for layer, n in fixed["weights"].items())
     terms = [{**term, "kind": describe_term(term, attributes)} for term in attributes["terms"]]
     rows = [
         *evaluated_rows(attributes["loss"], terms, store.gradient_norm),

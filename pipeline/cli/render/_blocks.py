@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def planned_blocks(found: Sequence[PlannedBlock]) -> str:
             rows.append((name, count, size, *cost, ""))
     lines = [f"{p.block.layer} does not fit: {p.obstacle}" for p in found if p.obstacle]
     if fitting and len(fitting) < len(found):
-        names = ",".join(planned.block.layer for planned in fitting)
+        names = shlex.quote(",".join(planned.block.layer for planned in fitting))
         lines.append(f"Time and memory of the others: hessian plan --only {names} --blocks layers")
     return "\n".join([columns(rows), *lines])
 
@@ -47,9 +48,10 @@ def _cost(num_bytes: int, seconds: float) -> tuple[str, str]:
 
 
 def _advice(planned: PlannedBlock) -> str:
+    layer = shlex.quote(planned.block.layer)
     if not planned.obstacle:
-        return f"hessian run --only {planned.block.layer}"
-    return f"hessian estimate --only {planned.block.layer}"
+        return f"hessian run --only {layer}"
+    return f"hessian estimate --only {layer}"
 
 
 def planned_blocks_data(found: Sequence[PlannedBlock]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def evaluated_rows(
 
 def variable_rows(layout: ParameterLayout) -> list[tuple[str, str]]:
     """The parts of θ: their names, shapes and places."""
-    return [(f"  {v.layer}/{v.name}", f"{v.shape} from row {v.offset}") for v in layout.variables]
+    return [(f"  {v.path}", f"{v.shape} from row {v.offset}") for v in layout.variables]
 
 
 def loss(frozen: FrozenInputs) -> str:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from pipeline.cli.render._analysis import density
 from pipeline.cli.render._runs import plan_data, plan_rows
 from pipeline.cli.render._table import table
+from pipeline.estimates.elsewhere import LARGE_BYTES, STORE_RATE
 from pipeline.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from pipeline.analysis.estimators import Estimate
+    from pipeline.estimates.elsewhere import Elsewhere
     from pipeline.estimates.estimates import Estimates
     from pipeline.estimates.outlook import Outlook
 
@@ -86,11 +88,15 @@ def outlook(found: Outlook) -> str:
     ]
     if found.plan is not None:
         rows = plan_rows(found.plan)
+        before = f"about {format_seconds(found.preparing_seconds)} before that"
+        rows.append(("preparing", f"{before}: importing, reading, compiling, a trial, as here"))
     rows[0] = ("parameters", found.layout.count)
     if found.choice is not None:
         words = filter(None, [found.choice.name, found.choice.reason])
         rows[1:1] = [(f"  {name}", text) for name, text in found.choice.readings.items()]
         rows.insert(1, ("engine", ", ".join(words)))
+    if found.elsewhere is not None and found.stored_bytes >= LARGE_BYTES:
+        rows.append(("on GPUs", _elsewhere(found.elsewhere)))
     rows += [
         (
             "matrix-free",
@@ -104,6 +110,17 @@ def outlook(found: Outlook) -> str:
     return table(rows)
 
 
+def _elsewhere(found: Elsewhere) -> str:
+    runs = [
+        f"{format_seconds(found.seconds(n))} on {n}, bounded by "
+        f"{'the store' if found.bound(n) == 'store' else 'computing'}"
+        for n in (1, 8)
+    ]
+    computing = f"{found.gpu_seconds / 3600:.3g} GPU hours at {found.rate / 1e12:g} TFLOP/s"
+    writing = f"{format_seconds(found.store_seconds)} to write at {STORE_RATE / 1e9:g} GB/s"
+    return f"{computing} and {writing}, as is assumed: {'; '.join(runs)}"
+
+
 def outlook_data(found: Outlook) -> dict[str, Any]:
     """Both ways and which one fits, for scripts; bytes and seconds."""
     free = found.matrix_free
@@ -112,6 +129,9 @@ def outlook_data(found: Outlook) -> dict[str, Any]:
         "stored_bytes": found.stored_bytes,
         **(plan_data(found.plan) if found.plan is not None else {}),
         "stored_obstacle": found.obstacle,
+        "on_gpus": None if found.elsewhere is None else found.elsewhere.to_json(),
+        "preparing_seconds": found.preparing_seconds,
+        "needed_bytes": found.needed_bytes,
         "matrix_free": {
             "seconds_per_product": free.seconds_per_product,
             "reserved_bytes": free.reserved_bytes,

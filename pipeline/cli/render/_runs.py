@@ -80,6 +80,7 @@ def status_data(store: HessianStore) -> dict[str, Any]:
         "pending": [row.index for row in rows if row.index not in stored],
         "compute_seconds": sum(record.compute_seconds for record in records),
         "store_seconds": sum(record.store_seconds for record in records),
+        "verified": store.verified,
         "certificate": store.attributes.get("certificate"),
         "self_check": store.attributes.get("self_check"),
     }

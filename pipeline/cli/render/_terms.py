@@ -67,7 +67,7 @@ _EXTREMES = ["largest", "smallest", "noise", "+", "-", "κ"]
 
 def _extremes(found: Spectrum) -> list[str]:
     above, _, below = found.inertia or ("", "", "")
-    condition = "" if found.condition_number is None else f"{found.condition_number:.3g}"
+    condition = found.conditioning.replace("at least", "≥")
     values = [f"{found.eigenvalues[-1]:.4g}", f"{found.eigenvalues[0]:.4g}"]
     return [*values, f"{found.noise_floor:.1e}", str(above), str(below), condition]
 

@@ -10,6 +10,7 @@ import dask
 from pipeline.errors import ConfigError
 from pipeline.run.cluster._certificates import certificate_directory
 from pipeline.run.cluster._extras import require
+from pipeline.run.cluster._refused import noting, watch
 from pipeline.run.cluster._settings import WORKER_SETTINGS, as_environment
 from pipeline.settings.profiles import Queue
 
@@ -57,7 +58,10 @@ def start_queue(profile: Queue, common: dict[str, Any]) -> Any:
     }
     if profile.encrypt:
         given["shared_temp_directory"] = str(certificate_directory())
-    return queue_class(profile.kind)(**given | options)
+    made, refused = queue_class(profile.kind), list[str]()
+    cluster = made(job_cls=noting(made.job_cls, refused), **given | options)
+    watch(cluster, refused, profile.first_workers)
+    return cluster
 
 
 def _exports() -> list[str]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.settings.profiles import ClusterProfile
+from pipeline.settings.profiles import ClusterProfile, Cuda, Processes
 
 __all__ = ["WORKER_SETTINGS", "as_environment", "cluster_settings"]
 
 # Of workers alone. Dask looks at what a worker's threads do a hundred times a second, and holds
 # them up for it.
 WORKER_SETTINGS = {"distributed.worker.profile.enabled": False}
+# Of workers whose nannies are part of this process, and start them again however long it takes.
+# After 15 s without the worker Dask would end the nanny, and start no other.
+NANNY_SETTINGS = {"distributed.deploy.lost-worker-timeout": "365 days"}
 
 
 def cluster_settings(profile: ClusterProfile) -> dict[str, Any]:
@@ -26,6 +29,7 @@ def cluster_settings(profile: ClusterProfile) -> dict[str, Any]:
         # A worker for every block row that is open: Dask divides the time that they will take by
         # this, and then asks for no more threads than there are block rows.
         "distributed.adaptive.target-duration": "1ms",
+        **(NANNY_SETTINGS if isinstance(profile, Processes | Cuda) else {}),
         **WORKER_SETTINGS,
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 from distributed import Client
 
 from pipeline.errors import ClusterError, StoppedError
+from pipeline.run.cluster._refused import why_refused
 
 __all__ = ["ask_workers", "wait_for_worker"]
 
@@ -51,13 +52,16 @@ def wait_for_worker(client: Client, seconds: float, stop: threading.Event) -> No
         stop: Set to wait no longer.
 
     Raises:
-        ClusterError: If none comes, or the scheduler is lost.
+        ClusterError: If none comes, the queue refuses all jobs, or the scheduler is lost.
         StoppedError: If ``stop`` was set.
     """
     deadline = time.monotonic() + seconds
     while not client.nthreads():
         if client.status not in ("running", "connecting"):
             raise ClusterError(f"The connection to the scheduler is {client.status}.")
+        refused = why_refused(client.cluster)
+        if refused is not None:
+            raise ClusterError(f"No worker can come: {refused}")
         if stop.wait(POLL_SECONDS):
             raise StoppedError("It was stopped while it waited for workers.")
         if time.monotonic() > deadline:

@@ -18,7 +18,6 @@ from typing import Annotated, Any
 from pydantic import StringConstraints, ValidationError
 
 from pipeline.errors import ClusterError, ConfigError, StoreError
-from pipeline.run.cluster._queues import job_options, queue_class
 from pipeline.settings.profiles import Queue, QueueKind
 from pipeline.store.places import Directory
 from pipeline.store.vetting import Line, Strict
@@ -120,6 +119,8 @@ def cancel_job(store: Path) -> SubmittedJob:
     job = find_job(store)
     if job is None:
         raise ClusterError(f"No job was submitted for {store}. Stop a run by Ctrl-C where it runs.")
+    from pipeline.run.cluster._queues import queue_class
+
     _call([queue_class(job.kind).job_cls.cancel_command, job.job_id], None)
     _beside(store, "job.json").unlink()
     return job
@@ -127,6 +128,9 @@ def cancel_job(store: Path) -> SubmittedJob:
 
 def _job_template(profile: Queue) -> Any:
     """A job of dask-jobqueue, for its header and its command."""
+    # Dask's distributed part takes half a second to import, which asking for a job does not need.
+    from pipeline.run.cluster._queues import job_options, queue_class
+
     options = {"job_name": "hessian", **job_options(profile)}
     try:
         return queue_class(profile.kind).job_cls(**options)

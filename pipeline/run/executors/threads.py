@@ -1,9 +1,7 @@
-"""Block rows side by side on Dask's local threaded scheduler: no cluster, no ports."""
+"""Block rows side by side on threads of this process: no cluster, no ports."""
 
 import threading
 from collections.abc import Sequence
-
-import dask
 
 from hessian_tasks.spec import BlockRow
 from pipeline.run.executors import Task
@@ -14,16 +12,15 @@ __all__ = ["execute"]
 def execute(task: Task, block_rows: Sequence[BlockRow], num_threads: int) -> None:
     """Call ``task`` for every block row on ``num_threads`` threads.
 
-    Dask runs one loop a thread, and the loops take block rows from a common queue. Given to
-    Dask one by one, block rows would start in the order of their hashed keys, not
-    largest first so that the short ones even out the end; and a failure would be raised
-    while other threads still write.
+    They take block rows from a common queue, largest first, so that the short ones even out the
+    end; and a failure is raised when no thread writes any more. Dask's scheduler of threads does
+    neither, and takes a second to import, as it looks for a cluster's.
     """
     waiting = iter(block_rows)
     lock = threading.Lock()
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
 
-    def work(number: int) -> None:
+    def work() -> None:
         while not failures:
             with lock:
                 row = next(waiting, None)
@@ -31,10 +28,13 @@ def execute(task: Task, block_rows: Sequence[BlockRow], num_threads: int) -> Non
                 return
             try:
                 task(row)
-            except Exception as error:
+            except BaseException as error:  # raised by the thread that waits
                 failures.append(error)
 
-    loops = [dask.delayed(work)(number) for number in range(num_threads)]
-    dask.compute(*loops, scheduler="threads", num_workers=num_threads)
+    threads = [threading.Thread(target=work) for _ in range(num_threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()  # which Ctrl-C ends by raising KeyboardInterrupt here
     if failures:
         raise failures[0]

@@ -177,6 +177,11 @@ def writing(path: Path) -> Iterator[None]:
             errno.EDQUOT: "the disk quota is used up. Free some space and run again",
             errno.EROFS: "the file system is read-only. Remount it, or copy the store",
             errno.EACCES: "permission was denied. Check who owns the directory",
+            **dict.fromkeys(
+                (errno.ENOTEMPTY, errno.EEXIST),
+                "something was put there meanwhile, as by another run that began at the same time. "
+                "Wait until that has ended, and run the same command again",
+            ),
             errno.EISDIR: f"{error.filename2} is a directory, where a file belongs. Move it away "
             "and run the same command again",
         }.get(error.errno or 0, str(error))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, StoreWarning
 
 __all__ = ["lock_directory", "lock_file"]
 
@@ -62,7 +63,14 @@ def lock_file(file: Path) -> int | None:
             if error.errno not in NO_LOCKS:
                 os.close(descriptor)
                 raise
-            return descriptor  # a file system without locks: what runs write is whole all the same
+            # What runs write is whole all the same, but two may compute the same.
+            warnings.warn(
+                f"the file system of {file.parent} has no locks: see yourself that no other run "
+                "works on this store",
+                StoreWarning,
+                stacklevel=2,
+            )
+            return descriptor
         os.close(descriptor)
 
 

@@ -152,11 +152,11 @@ def ssh_server(directory: Path) -> Iterator[Ssh]:
             server.terminate()
 
 
-def on_slurm(log_directory: Path, **options: Any) -> Queue:
-    options = {"walltime": "00:10:00", "log_directory": str(log_directory), **options}
+def on_slurm(log_directory: Path, workers: int = 2) -> Queue:
+    options = {"walltime": "00:10:00", "log_directory": str(log_directory)}
     profile = {
         "kind": "slurm",
-        "workers": 2,
+        "workers": workers,
         "memory": WORKER_MEMORY,
         "options": options,
         "wait": WAIT,
@@ -214,7 +214,7 @@ def profile_of(kind: str, directory: Path) -> Iterator[ClusterProfile]:
             yield stack.enter_context(ssh_server(directory))
         elif kind.startswith("address"):
             tls = make_certificate(directory) if kind == "address with TLS" else None
-            yield stack.enter_context(Standing(directory, 2, tls)).profile
+            yield stack.enter_context(Standing(directory, 1, tls)).profile
         else:
             stack.enter_context(queue_programs(directory))
             name, _, tls_too = kind.partition(" ")

@@ -218,16 +218,32 @@ def test_memory_of_workers_bounds_the_plan(tmp_path: Path, run: Run, inputs: Fro
         run(tmp_path / "h.zarr", inputs, workers=workers)
 
 
-def test_a_restart_of_the_only_worker_is_waited_out(
-    tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes]
-) -> None:
-    """Between connecting and planning, which is for what the worker has."""
-    with connected(processes(workers=1)) as workers:
+@contextmanager
+def one_that_restarts() -> Iterator[Workers]:
+    """A worker that has just been killed, and is being started again, however long that takes."""
+    with (
+        # As if that were longer than Dask waits by itself before it ends the nanny, too.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "0s"}),
+        connected(processes(workers=1)) as workers,
+    ):
         (worker,) = workers.client.run(os.getpid).values()
         os.kill(worker, signal.SIGKILL)
         wait_for(lambda: not workers.client.nthreads())
+        yield workers
+
+
+def test_a_restart_of_the_only_worker_is_waited_out() -> None:
+    """Between connecting and planning, which is for what the worker has."""
+    with one_that_restarts() as workers:
         assert workers.memory == parse_bytes(WORKER_MEMORY)
         assert workers.num_threads == 1
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_restarted_computes_the_same_bytes(
+    tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes]
+) -> None:
+    with one_that_restarts() as workers:
         run(tmp_path / "h.zarr", inputs, tile=TILE, workers=workers)
     assert objects(tmp_path / "h.zarr") == expected
 

@@ -14,12 +14,15 @@ from tests.helpers.runs import WORKER_MEMORY, Cli, Run, computed, connected, obj
 from tests.run.cluster.clusters import NUM_BLOCK_ROWS, TILE, profile_of
 
 # Slow are those that differ from others by a name, or by less, and that other tests start, too: the
-# test of the command below, and those of what is found out of workers.
+# test of the command below, and those of faults, of jobs that are submitted, and of open ports.
 WORKERS = [
-    *("address with TLS", "ssh", "slurm", "lsf", "sge with TLS"),
+    "sge with TLS",
     *(
         pytest.param(kind, marks=pytest.mark.slow)
-        for kind in ("processes", "cuda", "address", "pbs", "htcondor")
+        for kind in (
+            *("processes", "cuda", "address", "address with TLS", "ssh"),
+            *("slurm", "pbs", "lsf", "htcondor"),
+        )
     ),
 ]
 
@@ -57,7 +60,9 @@ def test_the_command_runs_on_processes_and_resumes(
 ) -> None:
     store = tmp_path / "h.zarr"
     options = [f"-o{o}" for o in ("width=12", "depth=1", "num_samples=20", "dtype=float64")]
-    where = ["--profile", "processes", "--set", f"profiles.processes.memory={WORKER_MEMORY}"]
+    keys = {"workers": 1, "memory": WORKER_MEMORY}
+    where = ["--profile", "processes"]
+    where += [f"--set=profiles.processes.{key}={value}" for key, value in keys.items()]
     arguments = ["run", "regression", *options, "--tile", TILE, "--store", store, *where]
     code, output, errors = hessian(*arguments)
     assert (code, errors) == (0, "")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 
 from hessian_tasks.frozen import FrozenInputs
@@ -59,6 +60,7 @@ def test_a_lost_scheduler_leaves_a_store_that_resumes(
     assert objects(path) == expected
 
 
+@pytest.mark.slow
 def test_a_killed_job_is_replaced(
     slurm: None, tmp_path: Path, run: Run, inputs: FrozenInputs, expected: dict[str, bytes]
 ) -> None:
@@ -71,7 +73,11 @@ def test_a_killed_job_is_replaced(
             cancelled.append(jobs.split()[0])
             subprocess.run(["scancel", "--signal=KILL", cancelled[0]], check=True)
 
-    with connected(on_slurm(tmp_path)) as workers:
+    with (
+        # A worker that its nanny starts again is back by then; here there is none.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}),
+        connected(on_slurm(tmp_path, workers=1)) as workers,
+    ):
         run(path, inputs, [cancel], tile=TILE, workers=workers)
     assert cancelled
     assert objects(path) == expected

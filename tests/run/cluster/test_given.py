@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_info
 from hessian_tasks.autodiff import compile_product
 from hessian_tasks.errors import ProblemError
 from hessian_tasks.problem import LossTerm, Problem
+from hessian_tasks.problems import regression
 from hessian_tasks.problems.networks import mlp
 from hessian_tasks.source import ProblemSource
 from pipeline.api import compute_hessian, matrix_free_operator, rebuild_problem, verify_hessian
@@ -64,6 +65,19 @@ def client() -> Iterator[Client]:
         first = next(iter(client.nthreads()))
         assert client.submit(start_tensorflow, workers=[first]).result() == 3.0
         yield client
+
+
+def cheap() -> Problem:
+    """A problem of 37 parameters that compiles fast."""
+    return regression.problem(width=12, depth=1, num_samples=20, dtype="float64")
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The objects of a run of that in this process."""
+    path = tmp_path_factory.mktemp("here") / "h.zarr"
+    compute_hessian(cheap(), path)
+    return objects(path)
 
 
 def test_a_client_computes_the_same_bytes_and_is_left_as_it_was(
@@ -113,12 +127,10 @@ def test_products_that_verify_are_those_of_this_process(
             np.testing.assert_allclose(product(vectors), expected, rtol=1e-11, atol=1e-11)
 
 
-def test_an_operator_multiplies_by_a_cluster(
-    client: Client, tiny_problem: Callable[..., Problem]
-) -> None:
-    problem = tiny_problem()
-    here = matrix_free_operator(problem) @ np.eye(25)
-    there = matrix_free_operator(problem, client=client.cluster) @ np.eye(25)
+def test_an_operator_multiplies_by_a_cluster(client: Client) -> None:
+    problem = cheap()
+    here = matrix_free_operator(problem) @ np.eye(37)
+    there = matrix_free_operator(problem, client=client.cluster) @ np.eye(37)
     # Rounding of float64, where shards are added in another order.
     np.testing.assert_allclose(there, here, rtol=1e-11, atol=1e-11)
     assert client.status == "running"
@@ -137,12 +149,11 @@ class Gateway:
 
 
 def test_a_cluster_that_only_makes_clients(
-    client: Client, tiny_problem: Callable[..., Problem], tmp_path: Path
+    client: Client, tmp_path: Path, here: dict[str, bytes]
 ) -> None:
-    gateway, problem = Gateway(client.scheduler.address), tiny_problem()
-    compute_hessian(problem, tmp_path / "there.zarr", client=gateway)
-    compute_hessian(problem, tmp_path / "here.zarr")
-    assert objects(tmp_path / "there.zarr") == objects(tmp_path / "here.zarr")
+    gateway = Gateway(client.scheduler.address)
+    compute_hessian(cheap(), tmp_path / "there.zarr", client=gateway)
+    assert objects(tmp_path / "there.zarr") == here
     (made,) = gateway.made
     assert made.status == "closed"
     assert default_client() is None
@@ -218,9 +229,9 @@ def receives(sent: SentSource) -> tuple[str, ...]:
 
 
 def test_an_asynchronous_client_serves_from_another_thread(
-    client: Client, tiny_problem: Callable[..., Problem], tmp_path: Path
+    client: Client, tmp_path: Path, here: dict[str, bytes]
 ) -> None:
-    address, problem = client.scheduler.address, tiny_problem()
+    address, problem = client.scheduler.address, cheap()
 
     async def compute() -> None:
         async with Client(address, asynchronous=True, set_as_default=False) as other:
@@ -230,19 +241,15 @@ def test_an_asynchronous_client_serves_from_another_thread(
             await asyncio.to_thread(compute_hessian, problem, path, client=other)
 
     asyncio.run(compute())
-    compute_hessian(problem, tmp_path / "here.zarr")
-    assert objects(tmp_path / "there.zarr") == objects(tmp_path / "here.zarr")
+    assert objects(tmp_path / "there.zarr") == here
 
 
-def test_workers_that_are_threads_of_this_process(
-    tiny_problem: Callable[..., Problem], tmp_path: Path
-) -> None:
-    problem, before = tiny_problem(), blas_threads()
+def test_workers_that_are_threads_of_this_process(tmp_path: Path, here: dict[str, bytes]) -> None:
+    problem, before = cheap(), blas_threads()
     with local_cluster(processes=False) as cluster:
         compute_hessian(problem, tmp_path / "there.zarr", client=cluster)
         assert cluster.status.name == "running"
-    compute_hessian(problem, tmp_path / "here.zarr")
-    assert objects(tmp_path / "there.zarr") == objects(tmp_path / "here.zarr")
+    assert objects(tmp_path / "there.zarr") == here
     assert blas_threads() == before
 
 
@@ -274,9 +281,7 @@ def test_the_client_of_an_event_loop_that_has_ended_is_refused(client: Client) -
     loop.close()
 
 
-def test_the_plan_keeps_to_the_limits_of_the_workers(
-    client: Client, tiny_problem: Callable[..., Problem], tmp_path: Path
-) -> None:
+def test_the_plan_keeps_to_the_limits_of_the_workers(client: Client, tmp_path: Path) -> None:
     with given_workers(client) as workers:
         before = workers.memory
         assert before is not None
@@ -288,7 +293,7 @@ def test_the_plan_keeps_to_the_limits_of_the_workers(
         local_cluster(n_workers=1, processes=False, memory_limit="100MiB") as small,
         pytest.raises(DoesNotFitError),
     ):
-        compute_hessian(tiny_problem(), tmp_path / "h.zarr", client=small)
+        compute_hessian(cheap(), tmp_path / "h.zarr", client=small)
     assert not (tmp_path / "h.zarr").exists()
 
 

@@ -18,8 +18,8 @@ from pipeline.estimates._distributed import distributed_product
 from pipeline.run.cluster._gpus import visible_gpus, visible_uuids
 from pipeline.run.cluster.workers import Workers
 from pipeline.settings.profiles import Cuda
-from tests.helpers.runs import WAIT, Run, connected, processes
-from tests.run.cluster.clusters import TILE, profile_of
+from tests.helpers.runs import WAIT, WORKER_MEMORY, Run, connected, processes
+from tests.run.cluster.clusters import TILE
 
 # As nvidia-smi -L prints it: two whole GPUs, and one that is split into two MIG devices.
 LISTED = """\
@@ -147,16 +147,13 @@ def multiply(workers: Workers, path: Path, run: Run, inputs: FrozenInputs) -> No
     distributed_product(workers, inputs, HESSIAN, shards)(np.ones((len(inputs.theta), 1)))
 
 
-@pytest.mark.parametrize("use", [compute, multiply])
+@pytest.mark.parametrize("use", [compute, pytest.param(multiply, marks=pytest.mark.slow)])
 def test_a_worker_uses_the_first_of_the_gpus_that_it_sees(
-    use: Any, tmp_path: Path, run: Run, inputs: FrozenInputs
+    use: Any, tmp_path: Path, run: Run, inputs: FrozenInputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with (
-        profile_of("cuda", tmp_path) as profile,
-        connected(profile) as workers,
-    ):
-        workers.client.register_plugin(TwoGpus())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    profile = Cuda.model_validate({"kind": "cuda", "memory": WORKER_MEMORY})
+    with connected(profile, TwoGpus()) as workers:
         use(workers, tmp_path / "h.zarr", run, inputs)
-        found = workers.client.run(gpus_in_use).values()
-    # Not all workers need have computed something.
-    assert [gpus for gpus in found if gpus] in ([["/physical_device:GPU:0"]] * n for n in (1, 2))
+        (found,) = workers.client.run(gpus_in_use).values()
+    assert found == ["/physical_device:GPU:0"]

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
+from pipeline.errors import ClusterError
 from pipeline.run.cluster.connect import connect
 from pipeline.settings.profiles import Listening, Processes
 from tests.helpers.runs import processes
@@ -65,6 +66,19 @@ def test_http_is_on_loopback_alone(kind: str, tmp_path: Path) -> None:
     assert hosts == {"127.0.0.1"}
     # The scheduler and the workers themselves, by TLS.
     assert len(public) == 1
+
+
+def test_a_scheduler_that_was_started_with_certificates_is_reached_by_them(tmp_path: Path) -> None:
+    with profile_of("address with TLS", tmp_path) as given:
+        with connect(given, threading.Event()) as workers:
+            assert workers.client.scheduler.address.startswith("tls://")
+            assert workers.num_threads == 1
+        without = given.model_copy(update={"tls": None, "wait": 1})
+        with (
+            pytest.raises(ClusterError, match="cannot be reached"),
+            connect(without, threading.Event()),
+        ):
+            pass
 
 
 @pytest.mark.parametrize("dashboard", ["0.0.0.0:8787", ":8787", "8787", "node1:0", ""])

@@ -51,7 +51,7 @@ def compute(workers: Workers, num_block_rows: int, on_stored: Callable[[Any], No
 @pytest.mark.parametrize(
     ("minimum", "maximum", "num_block_rows", "most"),
     # No more workers than there are block rows.
-    [(0, 4, 12, 4), pytest.param(0, 16, 3, 3, marks=pytest.mark.slow)],
+    [(0, 3, 9, 3), pytest.param(0, 16, 3, 3, marks=pytest.mark.slow)],
 )
 def test_workers_come_and_go(
     minimum: int,

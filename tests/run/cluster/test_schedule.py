@@ -155,14 +155,15 @@ def test_a_block_row_that_kills_its_workers_is_set_aside(tmp_path: Path) -> None
     assert begun.total() <= 6 + 2 + 3
 
 
-def test_workers_that_die_with_their_results_lose_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [4, pytest.param(8, marks=pytest.mark.slow)])
+def test_workers_that_die_with_their_results_lose_none(number: int, tmp_path: Path) -> None:
     # About when the result arrives, for some before and for some after it.
-    deaths = {i: (partial(faults.die_later, 0.002 * i), 1) for i in range(8)}
+    deaths = {i: (partial(faults.die_later, 0.016 * i / number), 1) for i in range(number)}
     done: list[Any] = []
     task = Counted(tmp_path / "begun", deaths)
     with connected(processes(attempts=100)) as workers:
-        run_block_rows(workers.client, task, rows(8), schedule(done, attempts=100))
-    assert sorted(done) == list(range(8))
+        run_block_rows(workers.client, task, rows(number), schedule(done, attempts=100))
+    assert sorted(done) == list(range(number))
 
 
 def test_failures_that_pass_are_tried_again(tmp_path: Path, workers: Workers) -> None:
@@ -180,13 +181,14 @@ def test_failures_that_stay_are_set_aside(tmp_path: Path, workers: Workers) -> N
     assert task.begun() == {0: 1, 1: 2, 2: 1, 3: 1}
 
 
-def test_few_futures_are_open_at_a_time(workers: Workers) -> None:
+def test_few_futures_are_open_at_a_time() -> None:
     most = []
 
     def look(_: Any) -> None:
         most.append(len(workers.client.futures))
 
     many = schedule([], on_stored=look)
-    run_block_rows(workers.client, lambda row: row.index, rows(500), many)
+    with connected(processes()) as workers:
+        run_block_rows(workers.client, lambda row: row.index, rows(500), many)
     assert len(most) == 500
     assert max(most) <= 2 + 2 + 1

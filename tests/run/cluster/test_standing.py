@@ -41,7 +41,6 @@ class Restarted(Standing):
         where = ["--port", port, "--no-show", "--scheduler-file", self.file]
         self.scheduler = self.start("scheduler", where, {})
         self.work()
-        self.work()
 
 
 def test_a_restarted_scheduler_ends_a_run_or_not_and_the_same_command_resumes(
@@ -52,7 +51,7 @@ def test_a_restarted_scheduler_ends_a_run_or_not_and_the_same_command_resumes(
     hessian: Cli,
 ) -> None:
     path = tmp_path / "h.zarr"
-    with Restarted(tmp_path, 2) as standing:
+    with Restarted(tmp_path, 1) as standing:
         address = Address(kind="address", address="tcp://{}:{}".format(*standing.address), wait=300)
         said = None
         try:

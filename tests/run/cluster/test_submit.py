@@ -63,20 +63,26 @@ def test_a_whole_run_is_submitted_cancelled_and_resumed(
     assert objects(store) == expected
 
 
-@pytest.mark.parametrize("kind", ["pbs", pytest.param("lsf", marks=pytest.mark.slow)])
+FLAGS = ["--tile", TILE, "--engine", "layered", "--threads", 1, "--total-only"]
+
+
+def submitted_with(hessian: Cli) -> list[str]:
+    """Submit with these flags; the arguments of the job."""
+    code, _, errors = hessian("submit", "--config", "run.yaml", *FLAGS)
+    assert (code, errors) == (0, "")
+    known = json.loads(hessian("status", "h.zarr", "--json")[1])
+    return shlex.split(known["job"]["command"])[1:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pbs", "lsf"])
 def test_a_whole_run_is_submitted_to_other_queues(
     kind: str, directory: Path, hessian: Cli, expected: dict[str, bytes]
 ) -> None:
     write_profile(directory, kind)
     store = directory / "h.zarr"
     with queue_programs(directory) as programs:
-        flags = ["--tile", TILE, "--engine", "layered", "--threads", 1, "--total-only"]
-        code, _, errors = hessian("submit", "--config", "run.yaml", *flags)
-        assert (code, errors) == (0, "")
-        known = json.loads(hessian("status", "h.zarr", "--json")[1])
-        assert shlex.split(known["job"]["command"])[1:] == [
-            "run", "--config", "run.yaml", *map(str, flags),
-        ]  # fmt: skip
+        assert submitted_with(hessian) == ["run", "--config", "run.yaml", *map(str, FLAGS)]
         wait_for(lambda: is_complete(store))
         wait_for(lambda: not queue_jobs(programs))
     assert json.loads(hessian("status", "h.zarr", "--json")[1])["fraction"] == 1
@@ -86,7 +92,7 @@ def test_a_whole_run_is_submitted_to_other_queues(
 def test_a_job_of_another_kind_of_queue_is_cancelled(directory: Path, hessian: Cli) -> None:
     write_profile(directory, "sge")
     with queue_programs(directory) as programs:
-        assert hessian("submit", "--config", "run.yaml")[0] == 0
+        assert submitted_with(hessian) == ["run", "--config", "run.yaml", *map(str, FLAGS)]
         assert queue_jobs(programs)
         assert hessian("cancel", "h.zarr")[0] == 0
         wait_for(lambda: not queue_jobs(programs))
