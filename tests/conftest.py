@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import typer
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.problem import Problem
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.run.cluster.workers import Workers
 
 # How long an example takes depends on what else the machine does, and is not what is tested.
-settings.register_profile("untimed", deadline=None)
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 

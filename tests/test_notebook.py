@@ -66,7 +66,7 @@ def executed(notebook: Any) -> Any:
 
 
 def test_notebook_computes_and_verifies(cells: list[Any]) -> None:
-    text = "".join(o.get("text", "") for o in cells[-2].outputs if o["name"] == "stdout")
+    text = "".join(o.get("text", "") for o in cells[-2].outputs if o.get("name") == "stdout")
     assert text.strip() == "(9, 25) True"
 
 

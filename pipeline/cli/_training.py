@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from hessian_tasks.errors import plain
+from hessian_tasks.errors import HessianError, plain
 from hessian_tasks.problem import Problem
 from hessian_tasks.rebuild import freeze
 from hessian_tasks.source import ProblemSource
@@ -141,9 +141,8 @@ def train_settings(settings: Settings, along: Along, seed: int, console: Console
         )
     source = problem_source(settings)
     problem = source.load()
-    with (
-        tempfile.TemporaryDirectory() as directory
-    ):  # whether it can be saved, before it is trained
+    # Whether it can be saved, before it is trained.
+    with tempfile.TemporaryDirectory() as directory:
         _save_network(resolve(problem).model, Path(directory) / out.name, source)
     result = train(
         problem,
@@ -173,11 +172,11 @@ def rescued(model: Any) -> Iterator[None]:
     """Keep the weights elsewhere where they cannot be saved: they may have taken hours.
 
     Raises:
-        StoreError: Of what could not be written, and where the weights are.
+        StoreError: Of what could not be written or read back, and where the weights are.
     """
     try:
         yield
-    except StoreError as error:
+    except HessianError as error:
         raise StoreError(f"{error} {_keep_elsewhere(model)}") from error
 
 

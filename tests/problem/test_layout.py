@@ -50,7 +50,7 @@ def test_description_names_the_weight_that_an_entry_moves() -> None:
 
 def test_layers_are_in_the_order_of_theta() -> None:
     layout = ParameterLayout.of(SHAPES)
-    assert layout.layers() == ["a", "", "b/c"]
+    assert layout.layers() == ["a", "network", "b/c"]
     assert [layout.layer_start(row) for row in range(layout.num_params)] == [0] * 9 + [2] + [3] * 4
     assert ParameterLayout.from_json(layout.to_json()) == layout
 

@@ -211,7 +211,7 @@ def test_a_point_that_is_held_is_caught(
 ) -> None:
     def choose(problem: Problem, name: EngineName, **options: Any) -> Any:
         held = replace(problem, terms=free_boundary(held=True).terms)
-        return choose_engines(held, name, **options)
+        return choose_engines(held, name, **{**options, "readings": None})
 
     monkeypatch.setattr(pipeline.run.prepare, "choose_engines", choose)
     options = RunOptions(num_threads=2, tile=16, engine=engine)

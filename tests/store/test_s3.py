@@ -252,11 +252,11 @@ def test_a_worker_writes_to_it(
 
 
 def test_worker_without_credentials_is_said(
-    complete: str, run: Run, inputs: FrozenInputs, told: Workers
+    url: str, run: Run, inputs: FrozenInputs, told: Workers
 ) -> None:
     told.client.run(set_environment, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
-    with pytest.raises(ClusterError, match=r"does not see s3://bucket/complete.zarr.*not answer"):
-        run(complete, inputs, workers=told)
+    with pytest.raises(ClusterError, match=rf"does not see {url}.*not answer"):
+        run(url, inputs, workers=told)
 
 
 def test_two_clients_exclude_each_other(url: str, run: Run, inputs: FrozenInputs) -> None:
