@@ -124,14 +124,18 @@ def noise_floor(num_params: int, relative_error: float, norm: float) -> float:
 def relative_error(store: HessianStore) -> float:
     """Estimate of ``‖E‖_F / ‖H‖_F`` for the stored matrix H + E.
 
-    The largest of: the rounding of entries, ``eps``; the certificate's errors of products, for
-    Gaussian v has ``E‖E v‖² = ‖E‖_F²`` and ``E‖H v‖² = ‖H‖_F²``; and its symmetry defect.
+    The largest of: the rounding of entries, ``eps``; the certificate's root mean square of
+    ``‖E v‖`` over ``‖H‖_F``, for Gaussian v has ``E‖E v‖² = ‖E‖_F²``; and its symmetry defect.
+    Certificates of earlier versions have ``‖E v‖ / ‖H v‖`` alone, of which the largest counts.
     """
     certificate = store.attributes.get("certificate") or {}
     eps = float(np.finfo(store.dtype).eps)
     errors: list[float] = certificate.get("product_errors", [])
     # Those of its matrix, where there are two.
-    errors = certificate.get("matrix_errors", {}).get(store.matrix.name, errors)
+    name = store.matrix.name
+    errors = certificate.get("matrix_errors", {}).get(name, errors)
+    if name in certificate.get("rms_errors", {}):
+        errors = [certificate["rms_errors"][name]]
     return max([eps, *errors, certificate.get("symmetry_defect") or 0.0])
 
 

@@ -45,6 +45,9 @@ class Certificate:
         product_errors: Relative error of ``H v`` for each random ``v``, the largest of all
             arrays; empty if block rows are missing or damaged.
         matrix_errors: The same of each matrix's arrays, by its name.
+        rms_errors: Estimate of ``‖E‖_F / ‖H‖_F`` for stored H + E, by matrix, the largest of its
+            arrays: the root mean square of ``‖E v‖`` over the random v, whose square has the mean
+            ``‖E‖_F²``, over the norm of what is stored.
         jacobian_errors: Relative error of ``J v``, the largest of all terms; empty without
             Jacobians.
         tolerance: Largest error that passes.
@@ -63,6 +66,7 @@ class Certificate:
     misstated: list[int]
     product_errors: list[float]
     matrix_errors: dict[str, list[float]]
+    rms_errors: dict[str, float]
     jacobian_errors: list[float]
     tolerance: float
     symmetry_defect: float | None
@@ -96,18 +100,22 @@ def certify(
     damaged = sorted(examined.damaged)
     tolerance = float(np.sqrt(np.finfo(store.dtype).eps))
     errors: dict[str, list[float]] = {}
+    spread: dict[str, float] = {}
     jacobian_errors: list[float] = []
     symmetry_defect: float | None = None
     seed = int(np.random.SeedSequence().generate_state(1)[0])
     if not num_missing and not damaged:
         vectors = np.random.default_rng(seed).standard_normal((num_vectors, store.num_params))
         vectors = vectors.astype(store.dtype)
-        found, defects = {}, []
+        found, rms, defects = {}, {}, []
         for name, product in products.items():
-            stored, defect = _read_once(store, vectors, name)
-            found[name] = _relative(stored, product(vectors))
+            stored, norm, defect = _read_once(store, vectors, name)
+            expected = product(vectors)
+            found[name] = _relative(stored, expected)
+            rms[name] = _root_mean_square(stored - expected, norm)
             defects.append(defect)
         errors = {one.matrix.name: _largest(found, one) for one in store.each()}
+        spread = {one.matrix.name: float(_largest(rms, one)) for one in store.each()}
         symmetry_defect = float(np.max(defects))
         jacobian_errors = _jacobian_errors(store, vectors, jacobian_product)
     # NaN compares false, so a NaN error or defect does not pass.
@@ -123,6 +131,7 @@ def certify(
         misstated=[row.index for row in examined.misstated],
         product_errors=largest,
         matrix_errors=errors,
+        rms_errors=spread,
         jacobian_errors=jacobian_errors,
         tolerance=tolerance,
         symmetry_defect=symmetry_defect,
@@ -144,15 +153,16 @@ def reading_bytes(store: HessianStore) -> int:
     return 2 * store.tile * store.num_params * (store.dtype.itemsize + np.dtype(float).itemsize)
 
 
-def _largest(found: Mapping[str, list[float]], store: HessianStore) -> list[float]:
+def _largest(found: Mapping[str, Any], store: HessianStore) -> Any:
+    """The largest of a matrix's arrays: of each vector, or of all."""
     # NaN stays.
-    errors: list[float] = np.max([found[name] for name in store.arrays.values()], axis=0).tolist()
-    return errors
+    return np.max([found[name] for name in store.arrays.values()], axis=0).tolist()
 
 
 def _read_once(
     store: HessianStore, vectors: npt.NDArray[Any], name: str
-) -> tuple[npt.NDArray[np.float64], float]:
+) -> tuple[npt.NDArray[np.float64], float, float]:
+    """Products with an array, its norm, and its symmetry defect."""
     # One block row and its mirror image in memory at a time; sums in float64.
     products = np.empty(vectors.shape, np.float64)
     squares = asymmetry = 0.0
@@ -165,7 +175,8 @@ def _read_once(
         products[:, row.start : row.stop] = vectors @ block.T
         asymmetry += _counted(block[:, row.start :] - mirror, row.num_rows)
         squares += float(np.sum(block**2))
-    return products, float(np.sqrt(asymmetry / squares)) if squares else 0.0
+    defect = float(np.sqrt(asymmetry / squares)) if squares else 0.0
+    return products, float(np.sqrt(squares)), defect
 
 
 def _jacobian_errors(
@@ -196,3 +207,8 @@ def _relative(values: npt.NDArray[Any], references: npt.NDArray[Any]) -> list[fl
     scales = np.linalg.norm(references.astype(np.float64), axis=1)
     defects = np.linalg.norm(values - references, axis=1)
     return [float(d / s if s else d) for d, s in zip(defects, scales, strict=True)]
+
+
+def _root_mean_square(defects: npt.NDArray[Any], norm: float) -> float:
+    size = float(np.sqrt(np.mean(np.sum(defects**2, axis=1))))
+    return size / norm if norm else size

@@ -91,6 +91,8 @@ class _Certificate(Strict):
     product_errors: list[float]
     # Stores from before there could be two matrices do not have them by matrix.
     matrix_errors: dict[Literal["hessian", "ggn"], list[float]] = Field({})
+    # Nor do earlier ones have their root mean square.
+    rms_errors: dict[Literal["hessian", "ggn"], float] = Field({})
     damaged: list[Line] = Field([])
     num_missing: NonNegativeInt = 0
     symmetry_defect: float | None = None
@@ -99,7 +101,7 @@ class _Certificate(Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         errors = [*self.product_errors, self.symmetry_defect or 0.0]
-        errors += itertools.chain.from_iterable(self.matrix_errors.values())
+        errors += itertools.chain(*self.matrix_errors.values(), self.rms_errors.values())
         if self.passed and not all(0 <= error < math.inf for error in errors):
             raise ValueError("its errors are no errors of one that has passed")
         return self

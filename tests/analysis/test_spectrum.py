@@ -17,6 +17,7 @@ from pipeline.analysis.operator import noise_floor
 from pipeline.analysis.pictures import density_picture, eigenvalue_picture, matrix_picture, save
 from pipeline.analysis.spectrum import Spectrum, eigenvalues_between, spectrum
 from pipeline.errors import PlanError, StoreError
+from pipeline.run.verify import certify
 from pipeline.store.store import HessianStore
 from tests.helpers import matrices
 from tests.helpers.runs import Cli
@@ -238,3 +239,24 @@ def test_mistakes_are_explained(
     code, _, errors = hessian("spectrum", store.location, *arguments)
     assert code != 0
     assert message in errors
+
+
+def test_the_floor_is_the_root_mean_square_of_the_error(tmp_path: Path) -> None:
+    """One eigenvalue has most of the norm, so ‖H v‖ is that of v along one vector, by chance."""
+    matrix = matrices.matrix_of_spectrum(np.r_[1.0, np.geomspace(1e-6, 1e-3, 39)])
+    noise = np.random.default_rng(4).standard_normal((40, 40)) * 1e-10
+    error = noise + noise.T
+    path = tmp_path / "h.zarr"
+    opened = matrices.store_matrix(path, matrix + error, 16)
+    norm = np.linalg.norm(matrix + error)
+    for _ in range(2):
+        certificate = certify(opened, {"hessian": lambda vectors: vectors @ matrix})
+        drawn = np.random.default_rng(certificate.seed).standard_normal((3, 40))
+        expected = np.sqrt(np.mean(np.sum((drawn @ error) ** 2, axis=1))) / norm
+        # Products and their difference are known to 16 digits of H, 7 of E.
+        np.testing.assert_allclose(certificate.rms_errors["hessian"], expected, rtol=1e-5)
+        # ‖E v‖² of one v is ‖E‖_F² ± √(2 · 2 / 40), of three ± 18 %, and its root ± 9 %.
+        assert expected * norm == pytest.approx(np.linalg.norm(error), rel=0.5)
+        opened.set_certificate(certificate.to_json())
+        floor = spectrum(HessianStore(path)).noise_floor
+        np.testing.assert_allclose(floor, expected * norm, rtol=1e-3)

@@ -15,6 +15,7 @@ import pytest
 
 from hessian_tasks.source import ProblemSource
 from pipeline import matrix_statistics, open_hessian, verify_hessian
+from pipeline.analysis.operator import relative_error
 from pipeline.run.inputs import freeze_source
 from pipeline.store.store import HessianStore
 from tests.helpers.runs import Cli, Run
@@ -64,3 +65,15 @@ def test_it_is_verified_and_resumed(old: Path, hessian: Cli) -> None:
         HessianStore(old).hessian()[...], whole, rtol=ROUNDING, atol=ROUNDING
     )
     assert verify_hessian(old).passed
+
+
+def test_its_noise_floor_is_that_of_its_certificate_until_it_is_verified(old: Path) -> None:
+    certificate = HessianStore(old).attributes["certificate"]
+    assert "rms_errors" not in certificate
+    assert relative_error(HessianStore(old)) == max(
+        *certificate["product_errors"], certificate["symmetry_defect"], np.finfo(np.float64).eps
+    )
+    found = verify_hessian(old)
+    assert relative_error(HessianStore(old)) == max(
+        found.rms_errors["hessian"], found.symmetry_defect or 0.0, np.finfo(np.float64).eps
+    )

@@ -125,7 +125,7 @@ def test_what_was_put_there_meanwhile_is_said(tmp_path: Path) -> None:
             path.mkdir()
             (path / "zarr.json").touch()
 
-    with pytest.raises(StoreError, match="put there meanwhile, as by another run"):
+    with pytest.raises(StoreError, match="put there meanwhile, or taken away, as by another run"):
         make_beside_another()
     assert [file.name for file in path.iterdir()] == ["zarr.json"]
     assert list(tmp_path.iterdir()) == [path]

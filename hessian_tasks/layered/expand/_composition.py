@@ -15,11 +15,11 @@ zero, follow by differentiating monomials.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from itertools import product
 from typing import Any, TypeAlias
 
+from hessian_tasks.jets import Index
 from hessian_tasks.layered.expand._streams import Streams
 
 __all__ = ["Variable", "differentiate", "evaluate", "stream_polynomials"]
@@ -31,6 +31,9 @@ Monomial: TypeAlias = tuple[tuple[int, ...], tuple[Variable, ...]]
 """A derivative of F, named by the sorted inputs along which it is taken, and streams."""
 
 Polynomial: TypeAlias = dict[Monomial, float]
+
+_Term: TypeAlias = tuple[tuple[int, ...], tuple[tuple[int, Index], ...]]
+"""The same with derivatives of inputs, as ``(a, index)``, in place of streams."""
 
 
 @cache
@@ -53,25 +56,34 @@ def _polynomial(streams: Streams, stream: int, num_inputs: int) -> Polynomial:
     for a in range(num_inputs):
         found[((a,), ((a, stream),))] = 1.0
     for index, coefficient in streams.terms(stream):
-        for blocks in _partitions(list(index)):
-            if len(blocks) == 1:
-                continue
-            for inputs in product(range(num_inputs), repeat=len(blocks)):
-                factors = [(a, position[tuple(b)]) for a, b in zip(inputs, blocks, strict=True)]
-                found[(tuple(sorted(inputs)), tuple(sorted(factors)))] += coefficient
+        for (inputs, factors), count in _composed(index, num_inputs).items():
+            if len(factors) > 1:
+                named = sorted((a, position[part]) for a, part in factors)
+                found[(inputs, tuple(named))] += coefficient * count
     return dict(found)
 
 
-def _partitions(items: list[int]) -> Iterator[list[list[int]]]:
-    """All partitions of a list into blocks; blocks keep the order of the items."""
-    if not items:
-        yield []
-        return
-    last = items[-1]
-    for blocks in _partitions(items[:-1]):
-        for number in range(len(blocks)):
-            yield [[*b, last] if number == i else b for i, b in enumerate(blocks)]
-        yield [*blocks, [last]]
+@cache
+def _composed(index: Index, num_inputs: int) -> dict[_Term, int]:
+    """The sum over partitions, each axis taken by the chain rule: like terms stay together.
+
+    Order 12 has 4,213,597 partitions, but 77 terms in one coordinate.
+    """
+    if not index:
+        return {((), ()): 1}
+    *lower, axis = index
+    found: defaultdict[_Term, int] = defaultdict(int)
+    for (inputs, factors), count in _composed(tuple(lower), num_inputs).items():
+        for a in range(num_inputs):
+            found[_term((*inputs, a), (*factors, (a, (axis,))))] += count
+        for number, (a, part) in enumerate(factors):
+            others = factors[:number] + factors[number + 1 :]
+            found[_term(inputs, (*others, (a, (*part, axis))))] += count
+    return dict(found)
+
+
+def _term(inputs: tuple[int, ...], factors: tuple[tuple[int, Index], ...]) -> _Term:
+    return tuple(sorted(inputs)), tuple(sorted(factors))
 
 
 def differentiate(polynomial: Polynomial, variable: Variable) -> Polynomial:

@@ -118,6 +118,9 @@ class Directory(Location):
             directory.mkdir()
             for key, data in objects.items():
                 Directory(directory).write(key, data)
+            # Without locks another run may have taken the first of them for litter.
+            if not all((directory / key).exists() for key in objects):
+                raise FileNotFoundError(errno.ENOENT, "half made, and gone", str(directory))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Callable[[], None]]:
@@ -178,9 +181,9 @@ def writing(path: Path) -> Iterator[None]:
             errno.EROFS: "the file system is read-only. Remount it, or copy the store",
             errno.EACCES: "permission was denied. Check who owns the directory",
             **dict.fromkeys(
-                (errno.ENOTEMPTY, errno.EEXIST),
-                "something was put there meanwhile, as by another run that began at the same time. "
-                "Wait until that has ended, and run the same command again",
+                (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT),
+                "something was put there meanwhile, or taken away, as by another run that began at "
+                "the same time. Wait until that has ended, and run the same command again",
             ),
             errno.EISDIR: f"{error.filename2} is a directory, where a file belongs. Move it away "
             "and run the same command again",
@@ -199,14 +202,20 @@ def filling(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         own = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.creating"
         for litter in path.parent.glob(own):  # of killed runs
-            shutil.rmtree(litter, ignore_errors=True)
-        half_made = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.creating")
+            # In one go, so that who fills it yet, where there are no locks, renames no part of it.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(litter.rename(_half_made(path)), ignore_errors=True)
+        half_made = _half_made(path)
         try:
             yield half_made
             half_made.rename(path)
         except BaseException:
             shutil.rmtree(half_made, ignore_errors=True)
             raise
+
+
+def _half_made(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.creating")
 
 
 def free_bytes(path: Path) -> int:
