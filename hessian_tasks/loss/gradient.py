@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from hessian_tasks.jets import Tensor
 from hessian_tasks.loss.batches import Part, SumOverBatches
 from hessian_tasks.loss.reads import Reads, ancestors, check_variables, read_by
 from hessian_tasks.loss.terms import by_term, term_loss
+from hessian_tasks.networks.fixed import random_states
 from hessian_tasks.networks.models import dtype_of, trainable_variables
 from hessian_tasks.problem import Problem, Term
 from hessian_tasks.problem.terms import is_batched
@@ -65,9 +66,11 @@ class CompiledLosses:
         """The weighted losses by term, and ``∇L``.
 
         Raises:
-            ProblemError: If a loss or the gradient is not finite.
+            ProblemError: If a loss or the gradient is not finite, or a layer draws random numbers.
         """
+        states = random_states(self.problem.model)
         values, grad = (tensor.numpy() for tensor in self())
+        _check_draws(states, random_states(self.problem.model))
         losses = {t.name: float(v) for t, v in zip(self.problem.terms, values, strict=True)}
         for name, value in losses.items():
             if not np.isfinite(value):
@@ -122,6 +125,17 @@ def compile_losses_and_gradient(problem: Problem) -> CompiledLosses:
     for term, reads in zip(problem.terms, read, strict=True):
         check_variables(reads, network, term.name)
     return CompiledLosses(problem, compiled, read)
+
+
+def _check_draws(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Refuse what two evaluations need not show, as a flip of one image, which may come twice."""
+    drawn = [name for name, states in before.items() if after[name] != states]
+    if drawn:
+        raise ProblemError(
+            f"The loss is random: layer {drawn[0]} of the network draws random numbers where it is "
+            "called, so that there is no one Hessian. Call the network with training=False in the "
+            "loss, or leave the layer out of it and transform the data before."
+        )
 
 
 def _check_layers(problem: Problem, term: Term, value: Tensor) -> None:

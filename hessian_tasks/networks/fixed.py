@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FixedParts", "fixed_parts"]
+__all__ = ["FixedParts", "fixed_parts", "random_states"]
 
 # Names of classes, so that reading a store imports no Keras.
 KINDS = {"BatchNormalization", "Dropout", "GaussianDropout", "GaussianNoise"}
@@ -45,6 +45,30 @@ def fixed_parts(model: Any) -> FixedParts:
     layers = dict.fromkeys(model._flatten_layers(include_self=False))
     names = [f"{layer.name} ({type(layer).__name__})" for layer in layers if _infers(layer)]
     return FixedParts(dict(weights), names)
+
+
+def random_states(model: Any) -> dict[str, list[Any]]:
+    """The states of a model's generators of random numbers, by layer; a number drawn changes them.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> net = keras.Sequential([keras.Input((2,)), keras.layers.Dropout(0.5, name="drop")])
+        >>> before = random_states(net)
+        >>> _ = net(np.ones((3, 2)))
+        >>> before == random_states(net)
+        True
+        >>> _ = net(np.ones((3, 2)), training=True)
+        >>> before == random_states(net)
+        False
+    """
+    return {
+        f"{layer.name} ({type(layer).__name__})": [
+            generator.state.numpy().tolist() for generator in layer._seed_generators
+        ]
+        for layer in model._flatten_layers()
+        if layer._seed_generators
+    }
 
 
 def _infers(layer: Any) -> bool:

@@ -97,7 +97,8 @@ def finite(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
             "part as two columns, or as two arrays: Z.real, Z.imag."
         )
     if array.dtype.kind not in "biuf":
-        raise ProblemError(f"Expected numbers in {what}, got dtype {array.dtype}.")
+        advice = " Give text as integers." if array.dtype.kind in "OSUT" else ""
+        raise ProblemError(f"Expected numbers in {what}, got dtype {array.dtype}.{advice}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ProblemError(f"There are NaN or infinite values in {what}.")
     return array

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from hessian_tasks.errors import NotLayeredError
 from hessian_tasks.jets import Tensor
-from hessian_tasks.layered.read._subgraph import sources
+from hessian_tasks.layered.read._subgraph import sources, walk_back
 from hessian_tasks.networks.joint import Joint
 from hessian_tasks.networks.models import dtype_of, parameter_layout, trainable_variables
 from hessian_tasks.parameters import ParameterLayout
@@ -66,6 +66,7 @@ def trace_network(problem: Problem) -> TracedNetwork:
         raise NotLayeredError("the network does not return one tensor [N, outputs]")
     graph = concrete.graph
     parameters, constants = _read_captures(graph, problem.model)
+    _check_states(concrete.outputs[0], {*parameters, *constants})
     return TracedNetwork(
         graph=graph,
         points=graph.inputs[0],
@@ -95,6 +96,15 @@ def _read_captures(graph: Any, model: Any) -> tuple[dict[str, int], dict[str, np
         if external.dtype != tf.resource:
             constants[name] = external.numpy()
     return parameters, constants
+
+
+def _check_states(output: Tensor, known: set[str]) -> None:
+    """Refuse what is no function: layers that draw random numbers unless a loss says otherwise."""
+    for operation in walk_back(output, known):
+        if operation.type == "ReadVariableOp":
+            raise NotLayeredError(
+                "the network reads a state, as of random numbers, which is none of its weights"
+            )
 
 
 def _find_dependencies(graph: Any, parameters: dict[str, int]) -> dict[str, frozenset[str]]:
