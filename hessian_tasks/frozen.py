@@ -123,6 +123,7 @@ class FrozenInputs:
         model_config: Architecture as JSON, if Keras can rebuild it safely.
         imports: SHA-256 of the files that the source imports from its own folder, by name.
         rounding: By how much rounding may move the losses and the gradient.
+        recorded: Whether they are a store's own word, so that the problem may have changed since.
     """
 
     theta: npt.NDArray[Any]
@@ -136,6 +137,7 @@ class FrozenInputs:
     model_config: str | None
     imports: Mapping[str, str] = field(default_factory=dict)
     rounding: Rounding = Rounding()
+    recorded: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:

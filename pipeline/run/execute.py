@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from hessian_tasks.frozen import FrozenInputs
 from hessian_tasks.networks.fixed import fixed_parts
 from hessian_tasks.process import peak_bytes
+from hessian_tasks.rebuild import rebuild
 from hessian_tasks.spec import BlockRow
 from pipeline.errors import DoesNotFitError
 from pipeline.run._blocks import BlockTask
@@ -129,6 +130,8 @@ class _Run:
             pending = store.pending()
         check = store.self_check
         if not pending and check is not None and check.passed:
+            if self.frozen.recorded:
+                rebuild(self.frozen)
             return store, nothing_left(store, self.options), []
         prepared = prepare(self.frozen, self.options, store, timed=self.timed)
         with self.location.writing():

@@ -89,6 +89,7 @@ def read_inputs(recorded: HoldsInputs, source: ProblemSource) -> FrozenInputs:
         model_config=attributes["model_config"],
         imports=source.imports,
         rounding=Rounding(**attributes.get("rounding", {})),
+        recorded=True,
     )
 
 

@@ -325,7 +325,7 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("change", some_slow(CHANGES, ["package"]))
+@pytest.mark.parametrize("change", some_slow(CHANGES, ["data"]))
 def test_what_a_problem_file_reads_is_an_input(folder: Path, hessian: Cli, change: str) -> None:
     file, store = folder / "own.py", folder / "h.zarr"
     estimates = folder / "e.zarr"
