@@ -163,7 +163,7 @@ class Prober:
                     del self._kept[left.pop(0)]
                 if self._kept_now() + size > KEPT_BYTES:
                     return None
-                self._kept[key] = _Kept(np.empty(shape, dtype))
+                self._kept[key] = _Kept(self._workspace.empty(*shape))
             return self._kept[key]
 
     @property
@@ -181,8 +181,10 @@ class Prober:
         expansion = self._expansion
         widest = max((matrix.shape[3] for _, matrix in matrices), default=1)
         num_numbers = (group.stop - group.start) * widest * expansion.num_streams**2
-        step = TANGENTS_BYTES // (num_numbers * expansion.network.dtype.itemsize)
-        for part in slices(points.stop - points.start, step) if matrices else ():
+        num_points = points.stop - points.start
+        wanted = TANGENTS_BYTES / (num_numbers * expansion.network.dtype.itemsize)
+        step = -(-num_points // max(1, round(num_points / wanted)))
+        for part in slices(num_points, step) if matrices else ():
             some = slice(points.start + part.start, points.start + part.stop)
             tangents = BufferedTangents(expansion, site, some, group, self._workspace)
             for job, matrix in matrices:
