@@ -80,9 +80,9 @@ def test_two_threads_compute_what_they_share_once(monkeypatch: pytest.MonkeyPatc
     fill = probe.Prober._fill
     together = threading.Barrier(2, timeout=600)
 
-    def counted(self: probe.Prober, matrices: Any, site: int, points: slice, group: slice) -> None:
+    def counted(self: probe.Prober, matrices: Any, whole: Any, group: slice) -> None:
         filled.extend((id(self), job.name, group.start) for job, _ in matrices)
-        fill(self, matrices, site, points, group)
+        fill(self, matrices, whole, group)
 
     def compute(row: BlockRow) -> Any:
         together.wait()

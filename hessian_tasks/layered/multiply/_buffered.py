@@ -42,6 +42,12 @@ class BufferedTangents(Tangents):
         self.points_last = workspace.points_last
         self._lent: dict[int, Array] = {}
 
+    def part(self, points: slice, neurons: slice) -> BufferedTangents:
+        """The tangents at fewer points, of fewer neurons; these themselves if that is all."""
+        if (points, neurons) == (self.points, self.neurons):
+            return self
+        return BufferedTangents(self.expansion, self.site, points, neurons, self._workspace)
+
     def release(self) -> None:
         """Give the memory back; no tangent may be used any more."""
         self._workspace.give_back(self._lent.values())

@@ -141,9 +141,9 @@ class Contraction:
                 self._add_separable(target, whole, target.kind.separable)
         diagonal = [job for t in targets for job in self._jobs(t, points, diagonal=True)]
         self._prober.add_diagonal(diagonal, whole)
-        whole.release()
         dense = [job for t in targets for job in self._jobs(t, points, diagonal=False)]
-        self._prober.add_dense(dense, site, points)
+        self._prober.add_dense(dense, whole)
+        whole.release()
 
     def _add_separable(
         self, target: _Target, tangents: Tangents, bends: Mapping[tuple[int, int], Array]
