@@ -33,7 +33,7 @@ STAGES: list[tuple[str, Any, str]] = [
     ("adding products up", products.Products, "add_outer"),
     ("adding products up", products.Products, "add_tangents"),
     ("left and right factors", products.Outer, "_part"),
-    ("left and right factors", contract, "times_inputs"),
+    ("left and right factors", contract.Contraction, "_times_inputs"),
     ("tangents: kernels", _buffered._Sum, "add_product"),
     ("tangents: sums", _buffered._Sum, "_sum_scaled"),
     ("tangents: factored", _factored.Factored, "write"),

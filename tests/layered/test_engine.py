@@ -71,6 +71,18 @@ def test_equals_autodiff_on_losses_of_values(build: Any) -> None:
     assert_equal(problem, 1e-11)
 
 
+@pytest.mark.parametrize("build", [burgers, kovasznay, classification], ids=lambda m: m.__name__)
+def test_matrices_of_points_may_lie_either_way(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = (4, 2, 12) if build is classification else (4, 3, 9, 7)
+    problem = of(build.problem(*sizes, dtype="float64"))
+    last = LayeredEngine(problem)
+    monkeypatch.setattr("hessian_tasks.layered.engine.SMALL_WIDTH", 0)
+    first = LayeredEngine(problem)
+    assert (last.points_last, first.points_last) == (True, False)
+    found, expected = whole(last), whole(first)
+    assert np.abs(found - expected).max() <= 1e-12 * np.abs(expected).max()
+
+
 def test_equals_autodiff_in_float32() -> None:
     # Both round; some hundred ulp of the largest entry.
     assert_equal(of(poisson.problem(6, 2, 40, 30)), 2e-5)

@@ -12,6 +12,7 @@ import pytest
 from hessian_tasks.layered.engine import LayeredEngine
 from hessian_tasks.layered.multiply import _probe as probe
 from hessian_tasks.layered.multiply._factored import Factored, multiply_streams
+from hessian_tasks.layered.multiply.workspace import Workspace
 from hessian_tasks.problems import poisson
 from hessian_tasks.spec import BlockRow
 from tests.layered.test_engine import of, whole
@@ -53,7 +54,20 @@ def test_products_of_streams_are_outer_products() -> None:
         lefts, rights = [draw(5, 2) for _ in range(count)], [draw(5, 4) for _ in range(count)]
         out = np.full((5, 2, 4), np.nan)
         multiply_streams(lefts, rights, out)
-        assert np.array_equal(out, np.einsum("sni,sna->nia", lefts, rights))
+        expected = np.einsum("sni,sna->nia", lefts, rights)
+        assert np.array_equal(out, expected)
+        points_last = np.full((2, 4, 5), np.nan)
+        multiply_streams(lefts, rights, points_last.transpose(2, 0, 1))
+        assert np.array_equal(points_last.transpose(2, 0, 1), expected)
+
+
+def test_memory_is_used_again_with_points_last() -> None:
+    workspace = Workspace(np.dtype(np.float64), points_last=True)
+    for array in (workspace.empty(2, 5, 3, 4), workspace.lend(5, 3, 4)):
+        assert array.shape[-3:] == (5, 3, 4)
+        assert array.strides[-3:] == (8, array.size // 3 * 8, array.size // 12 * 8)
+    workspace.give_back([array])
+    assert np.shares_memory(workspace.lend(60, 1), array)
 
 
 def test_two_threads_compute_what_they_share_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,9 +80,9 @@ def test_two_threads_compute_what_they_share_once(monkeypatch: pytest.MonkeyPatc
     fill = probe.Prober._fill
     together = threading.Barrier(2, timeout=600)
 
-    def counted(self: probe.Prober, matrices: Any, site: int, points: slice, group: slice) -> None:
+    def counted(self: probe.Prober, matrices: Any, whole: Any, group: slice) -> None:
         filled.extend((id(self), job.name, group.start) for job, _ in matrices)
-        fill(self, matrices, site, points, group)
+        fill(self, matrices, whole, group)
 
     def compute(row: BlockRow) -> Any:
         together.wait()

@@ -90,9 +90,9 @@ def join(parts: Sequence[RowFactors]) -> RowFactors:
     )
 
 
-def times_inputs(inputs: Array, factor: Array, out: Array | None = None) -> Array:
+def times_inputs(inputs: Array, factor: Array) -> Array:
     """``Σ_s A[n,s,i] F[r,n,s,j]`` for inputs ``[n, S, i]``, as a matrix ``[r·n, i·j]``."""
-    product = np.matmul(inputs.swapaxes(1, 2), factor, out=out)
+    product: Array = np.matmul(inputs.swapaxes(1, 2), factor)
     return product.reshape(product.shape[0] * product.shape[1], -1)
 
 

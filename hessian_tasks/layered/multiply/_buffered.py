@@ -6,6 +6,7 @@ import numpy as np
 
 from hessian_tasks.layered.expand.expansion import Expansion
 from hessian_tasks.layered.expand.network import Array
+from hessian_tasks.layered.expand.rows import slices
 from hessian_tasks.layered.multiply._factored import Factored
 from hessian_tasks.layered.multiply.tangents import Moving, Tangent, Tangents, is_diagonal
 from hessian_tasks.layered.multiply.workspace import Workspace
@@ -38,7 +39,14 @@ class BufferedTangents(Tangents):
         """
         super().__init__(expansion, site, points, neurons)
         self._workspace = workspace
+        self.points_last = workspace.points_last
         self._lent: dict[int, Array] = {}
+
+    def part(self, points: slice, neurons: slice) -> BufferedTangents:
+        """The tangents at fewer points, of fewer neurons; these themselves if that is all."""
+        if (points, neurons) == (self.points, self.neurons):
+            return self
+        return BufferedTangents(self.expansion, self.site, points, neurons, self._workspace)
 
     def release(self) -> None:
         """Give the memory back; no tangent may be used any more."""
@@ -56,9 +64,13 @@ class BufferedTangents(Tangents):
         if self._lent.pop(id(array), None) is not None:
             self._workspace.give_back([array])
 
+    def ones(self, width: int) -> Array:
+        """Ones ``[n, width]``."""
+        shape = (self.points.stop - self.points.start, width)
+        return self._workspace.arrange(np.ones(shape, self.expansion.network.dtype))
+
     def _identity(self) -> Array:
-        shape = [part.stop - part.start for part in (self.points, self.neurons)]
-        return np.ones(shape, self.expansion.network.dtype)
+        return self.ones(self.neurons.stop - self.neurons.start)
 
     def _sum(self) -> _Sum:
         return _Sum(self)
@@ -100,13 +112,16 @@ class _Sum:
         if tangent is None:
             return
         if not isinstance(tangent, Factored) and is_diagonal(tangent):
-            ones = np.ones((len(tangent), matrix.shape[1]), matrix.dtype)
+            ones = self._tangents.ones(matrix.shape[1])
             self._add_factored(Factored(((tangent, ones),), matrix[self._neurons]))
             return
         formed = self._form(tangent)
         image = self._tangents.lend(*tangent.shape[:2], matrix.shape[1])
-        rows = formed.reshape(-1, formed.shape[2])
-        np.matmul(rows, matrix, out=image.reshape(len(rows), -1))
+        if self._tangents.points_last:
+            np.matmul(matrix.T, formed.transpose(1, 2, 0), out=image.transpose(1, 2, 0))
+        else:
+            rows = formed.reshape(-1, formed.shape[2])
+            np.matmul(rows, matrix, out=image.reshape(len(rows), -1))
         self._others.append(image)
         if formed is not tangent:
             self._tangents.give_back(formed)
@@ -114,10 +129,12 @@ class _Sum:
     def add_bent(self, tangent: Moving, matrices: Array) -> None:
         """Add the tangent of a product with matrices ``[n, o, p]``, one a point."""
         formed = self._form(tangent)
+        image = self._tangents.lend(*formed.shape[:2], matrices.shape[2])
         if is_diagonal(formed):
-            self._others.append(formed[:, :, None] * matrices[:, self._neurons])
+            np.multiply(formed[:, :, None], matrices[:, self._neurons], out=image)
         else:
-            self._others.append(np.matmul(formed, matrices))
+            np.matmul(formed, matrices, out=image)
+        self._others.append(image)
 
     def _add_factored(self, tangent: Factored) -> None:
         for number, other in enumerate(self._factored):
@@ -154,12 +171,16 @@ class _Sum:
     def _sum_scaled(self) -> Array:
         first, factor = self._scaled[0]
         total = self._tangents.lend(*first.shape)
-        step = max(1, PIECE_BYTES // max(1, first[0].nbytes))
-        spare = np.empty_like(total[:step])
-        for n in range(0, len(total), step):
-            points = slice(n, n + step)
-            piece = np.multiply(first[points], factor[points, None], out=total[points])
+        # Pieces that lie together in memory.
+        axis = int(self._tangents.points_last)
+        step = max(1, PIECE_BYTES * first.shape[axis] // max(1, first.nbytes))
+        spare = np.empty_like(total[:, :step] if axis else total[:step])
+        for part in slices(first.shape[axis], step):
+            points, neurons = (slice(None), part) if axis else (part, slice(None))
+            piece = total[points, neurons]
+            np.multiply(first[points, neurons], factor[points, None], out=piece)
             for tangent, factor_ in self._scaled[1:]:
-                scaled = spare[: len(piece)]
-                piece += np.multiply(tangent[points], factor_[points, None], out=scaled)
+                scaled = spare[: piece.shape[0], : piece.shape[1]]
+                np.multiply(tangent[points, neurons], factor_[points, None], out=scaled)
+                piece += scaled
         return total

@@ -89,11 +89,25 @@ def multiply_streams(lefts: Sequence[Array], rights: Sequence[Array], out: Array
         array([[3., 4.],
                [6., 8.]])
     """
+    if out.strides[0] == out.itemsize:
+        _multiply_long(lefts, rights, out)
+        return
     # NumPy leaves products of vectors with each other to a loop of its own, eight times as slow as
     # BLAS with a zero beside them.
     depth = max(2, len(lefts))
-    left = np.zeros((out.shape[0], depth, out.shape[1]), out.dtype)
-    right = np.zeros((out.shape[0], depth, out.shape[2]), out.dtype)
+    left = np.empty((out.shape[0], depth, out.shape[1]), out.dtype)
+    right = np.empty((out.shape[0], depth, out.shape[2]), out.dtype)
+    left[:, len(lefts) :], right[:, len(rights) :] = 0, 0
     for s, (some, others) in enumerate(zip(lefts, rights, strict=True)):
         left[:, s], right[:, s] = some, others
     np.matmul(left.swapaxes(1, 2), right, out=out)
+
+
+def _multiply_long(lefts: Sequence[Array], rights: Sequence[Array], out: Array) -> None:
+    """The same where the points are next to each other in memory."""
+    place = out.transpose(1, 2, 0)
+    if len(lefts) == 1:
+        np.multiply(lefts[0].T[:, None], rights[0].T, out=place)
+    else:
+        stacked = (np.stack([factor.T for factor in factors]) for factors in (lefts, rights))
+        np.einsum("sin,san->ian", *stacked, out=place)

@@ -94,22 +94,21 @@ class Prober:
             self._products.add_tangents(job.entries, job.outer, np.concatenate(job.find(whole)))
             job.outer.release()
 
-    def add_dense(self, jobs: Sequence[Job], site: int, points: slice) -> None:
+    def add_dense(self, jobs: Sequence[Job], whole: BufferedTangents) -> None:
         """Add products with tangents that are no diagonals.
 
         Args:
             jobs: The products.
-            site: The site that is probed.
-            points: At which points.
+            whole: The tangents of all neurons, of which parts are taken.
         """
         if not jobs:
             return
+        points = whole.points
         num_points, itemsize = points.stop - points.start, jobs[0].entries.itemsize
         columns = sum(job.num_tangents * job.entries.shape[3] for job in jobs)
-        width = self._expansion.network.program.widths[site]
-        groups = batches(width, FACTOR_BYTES // (columns * num_points * itemsize))
-        for group in self._in_turn(site, points, groups):
-            matrices = self._matrices(jobs, site, points, group)
+        groups = batches(whole.neurons.stop, FACTOR_BYTES // (columns * num_points * itemsize))
+        for group in self._in_turn(whole, groups):
+            matrices = self._matrices(jobs, whole, group)
             for job, matrix in zip(jobs, matrices, strict=True):
                 self._products.add_tangents(job.entries[:, :, group], job.outer, matrix)
         for job in jobs:
@@ -120,10 +119,11 @@ class Prober:
         for kept in list(self._kept.values()):
             kept.filled = False
 
-    def _matrices(self, jobs: Sequence[Job], site: int, points: slice, group: slice) -> list[Array]:
+    def _matrices(self, jobs: Sequence[Job], whole: BufferedTangents, group: slice) -> list[Array]:
         """Tangents below each other, with one row a point ``[tangents·n, j·b]``, for each job."""
         found: list[Array] = []
         shared: list[_Kept | None] = []
+        points = whole.points
         num_points, num_neurons = points.stop - points.start, group.stop - group.start
         for number, job in enumerate(jobs):
             shape = (job.num_tangents, num_points, num_neurons, job.entries.shape[3])
@@ -132,19 +132,25 @@ class Prober:
             found.append(taken() if kept is None else kept.matrix)
             shared.append(kept)
         # Where all is shared, one thread computes it for the others.
-        with nullcontext() if None in shared else self._filling[site, points.start, group.start]:
+        with (
+            nullcontext()
+            if None in shared
+            else self._filling[whole.site, points.start, group.start]
+        ):
             pairs = zip(jobs, found, shared, strict=True)
             missing = [(job, matrix) for job, matrix, k in pairs if k is None or not k.filled]
-            self._fill(missing, site, points, group)
+            self._fill(missing, whole, group)
             for kept in filter(None, shared):
                 kept.filled = True
         return [matrix.reshape(matrix.shape[0] * matrix.shape[1], -1) for matrix in found]
 
-    def _in_turn(self, site: int, points: slice, groups: Iterable[slice]) -> Iterator[slice]:
+    def _in_turn(self, whole: Tangents, groups: Iterable[slice]) -> Iterator[slice]:
         """Groups of neurons, those last that another thread is at."""
         waiting = list(groups)
         while waiting:
-            locks = [self._filling[site, points.start, group.start] for group in waiting]
+            locks = [
+                self._filling[whole.site, whole.points.start, group.start] for group in waiting
+            ]
             free = (number for number, lock in enumerate(locks) if not lock.locked())
             yield waiting.pop(next(free, 0))
 
@@ -163,7 +169,7 @@ class Prober:
                     del self._kept[left.pop(0)]
                 if self._kept_now() + size > KEPT_BYTES:
                     return None
-                self._kept[key] = _Kept(np.empty(shape, dtype))
+                self._kept[key] = _Kept(self._workspace.empty(*shape))
             return self._kept[key]
 
     @property
@@ -176,15 +182,18 @@ class Prober:
         return sum(kept.matrix.nbytes for kept in list(self._kept.values()))
 
     def _fill(
-        self, matrices: Sequence[tuple[Job, Array]], site: int, points: slice, group: slice
+        self, matrices: Sequence[tuple[Job, Array]], whole: BufferedTangents, group: slice
     ) -> None:
         expansion = self._expansion
         widest = max((matrix.shape[3] for _, matrix in matrices), default=1)
         num_numbers = (group.stop - group.start) * widest * expansion.num_streams**2
-        step = TANGENTS_BYTES // (num_numbers * expansion.network.dtype.itemsize)
-        for part in slices(points.stop - points.start, step) if matrices else ():
+        points = whole.points
+        num_points = points.stop - points.start
+        wanted = TANGENTS_BYTES / (num_numbers * expansion.network.dtype.itemsize)
+        step = -(-num_points // max(1, round(num_points / wanted)))
+        for part in slices(num_points, step) if matrices else ():
             some = slice(points.start + part.start, points.start + part.stop)
-            tangents = BufferedTangents(expansion, site, some, group, self._workspace)
+            tangents = whole.part(some, group)
             for job, matrix in matrices:
                 for place, tangent in zip(matrix, job.find(tangents), strict=True):
                     write(tangent, place[part])

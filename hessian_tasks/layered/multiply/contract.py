@@ -20,16 +20,16 @@ Points are cut into batches deep enough for products to run at full speed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from hessian_tasks.layered.expand.expansion import Expansion
 from hessian_tasks.layered.expand.network import Array
-from hessian_tasks.layered.expand.rows import RowFactors, times_inputs
 from hessian_tasks.layered.multiply._buffered import BufferedTangents
-from hessian_tasks.layered.multiply._factored import Factored
+from hessian_tasks.layered.multiply._factored import Factored, multiply_streams
 from hessian_tasks.layered.multiply._probe import Job, Prober
 from hessian_tasks.layered.multiply.pairs import Combinations, PairKind, SitePair, find_kinds
 from hessian_tasks.layered.multiply.products import FACTOR_BYTES, Outer, Products, batches
@@ -51,14 +51,17 @@ class _Target:
     kind: PairKind
 
 
+_Sum: TypeAlias = list[tuple[Array, Array]]
+"""What a site multiplies ``[N, rows]``, by streams, with the cotangents ``[n, width]`` of each."""
+
+
 @dataclass(frozen=True)
 class _Factors:
-    """Cotangents L and R ``[r, n, S, width]`` at some points, and the inputs that they go with."""
+    """Sums on the left and on the right, r of each, at some points, and a scale or none."""
 
-    inputs: Mapping[int, Array]
     points: slice
-    left: Array
-    right: Array
+    left: list[_Sum]
+    right: list[_Sum]
     scale: Array | None = None
 
 
@@ -72,9 +75,19 @@ class Contraction:
             expansion: The term around θ.
             workspace: Buffers for all threads.
         """
-        self._expansion = expansion
+        self._expansion = expansion = _arrange(expansion, workspace)
         self._widths = expansion.network.program.widths
         self._workspace = workspace
+        self._inputs = {s: _streams(a, workspace) for s, a in expansion.inputs.items()}
+        self._rows: dict[int, list[_Sum]] = {}
+        if (rows := expansion.rows) is not None:
+            for site, inputs in rows.inputs.items():
+                entering = _streams(inputs, workspace)
+                slopes = [_streams(row, workspace) for row in rows.cotangents[site]]
+                self._rows[site] = [
+                    [(entering[s], slope) for s, slope in row.items() if s in entering]
+                    for row in slopes
+                ]
         self._products = Products(workspace)
         self._kinds = find_kinds(expansion)
         self._prober = Prober(expansion, self._products, workspace)
@@ -90,7 +103,7 @@ class Contraction:
         chosen = [_Target(e, pair, self._kinds[pair.first, pair.second]) for e, pair in targets]
         num_points = self._expansion.num_points
         if self._expansion.rows is not None:
-            self._add_rows(chosen, self._expansion.rows, check)
+            self._add_rows(chosen, self._expansion.rows.signs, check)
         for points in batches(num_points, PRODUCT_DEPTH // self._expansion.num_streams):
             check()
             for site in dict.fromkeys(target.pair.first for target in chosen):
@@ -105,20 +118,19 @@ class Contraction:
         """Bytes kept between block rows: now, and at most once the largest site was cut."""
         return self._prober.kept_bytes
 
-    def _add_rows(
-        self, targets: list[_Target], rows: RowFactors, check: Callable[[], None]
-    ) -> None:
+    def _add_rows(self, targets: list[_Target], signs: Array, check: Callable[[], None]) -> None:
         """The first part of H: a product of matrices with ρ rows a point."""
-        rank, num_points = rows.signs.shape
+        rank, num_points = signs.shape
         for points in batches(num_points, PRODUCT_DEPTH // max(1, rank)):
             check()
             for target in targets:
-                left = rows.cotangents[target.pair.first][:, points]
-                right = rows.cotangents[target.pair.second][:, points]
-                if left.any() and right.any():
-                    signs = rows.signs[:, points, None, None]
-                    factors = _Factors(rows.inputs, points, signs * left, right)
-                    self._add_factored(target, factors)
+                factors = _Factors(points, [], [])
+                sites = self._rows[target.pair.first], self._rows[target.pair.second]
+                for sign, left, right in zip(signs[:, points, None], *sites, strict=True):
+                    if left and right:
+                        factors.left.append([(a, sign * row[points]) for a, row in left])
+                        factors.right.append([(a, row[points]) for a, row in right])
+                self._add_factored(target, factors)
 
     def _add_curvature(self, targets: list[_Target], site: int, points: slice) -> None:
         """The second part of H, for one probe: cotangents times second derivatives."""
@@ -129,51 +141,62 @@ class Contraction:
                 self._add_separable(target, whole, target.kind.separable)
         diagonal = [job for t in targets for job in self._jobs(t, points, diagonal=True)]
         self._prober.add_diagonal(diagonal, whole)
-        whole.release()
         dense = [job for t in targets for job in self._jobs(t, points, diagonal=False)]
-        self._prober.add_dense(dense, site, points)
+        self._prober.add_dense(dense, whole)
+        whole.release()
 
     def _add_separable(
         self, target: _Target, tangents: Tangents, bends: Mapping[tuple[int, int], Array]
     ) -> None:
-        expansion, points, second = self._expansion, tangents.points, target.pair.second
-        source = expansion.network.program.inputs(second)[0]
-        streams = sorted({between for between, _ in bends})
-        shape = (len(streams), points.stop - points.start, expansion.num_streams)
-        left = np.zeros((*shape, self._widths[source]), expansion.network.dtype)
-        right = np.zeros((*shape, self._widths[second]), expansion.network.dtype)
-        for b, between in enumerate(streams):
-            for s in range(expansion.num_streams):
-                moved = tangents.first(source, s, between)
-                if moved is not None:
-                    left[b, :, s] = moved
-                if (between, s) in bends:
-                    right[b, :, s] = bends[between, s][points]
-        factors = _Factors(expansion.inputs, points, left, right, expansion.network.kernel(second))
+        network, points, pair = self._expansion.network, tangents.points, target.pair
+        source = network.program.inputs(pair.second)[0]
+        before, behind = self._inputs[pair.first], self._inputs[pair.second]
+        factors = _Factors(points, [], [], network.kernel(pair.second))
+        for between in sorted({between for between, _ in bends}):
+            moved = [(a, tangents.first(source, s, between)) for s, a in before.items()]
+            left = [(a, np.asarray(diagonal)) for a, diagonal in moved if diagonal is not None]
+            bent = [(a, bends.get((between, s))) for s, a in behind.items()]
+            right = [(a, bend[points]) for a, bend in bent if bend is not None]
+            if left and right:
+                factors.left.append(left)
+                factors.right.append(right)
         self._add_factored(target, factors)
 
     def _add_factored(self, target: _Target, factors: _Factors) -> None:
         """Add ``scale[j,p] Σ_rn (Σ_s A_l[i] L[j]) (Σ_t A_m[k] R[p])``."""
         pair, points = target.pair, factors.points
-        take = self._workspace.take
-        columns = factors.inputs[pair.first][points, :, _slice(pair.first_rows)]
-        left = times_inputs(columns, factors.left, take("left", *_shape(columns, factors.left)))
-        column_bytes = len(left) * factors.right.shape[3] * left.itemsize
+        if not factors.left:
+            return
+        left = self._times_inputs(factors.left, points, pair.first_rows, "left")
+        column_bytes = len(left) * target.entries.shape[3] * left.itemsize
         for kept in batches(len(pair.second_rows), FACTOR_BYTES // column_bytes):
-            columns = factors.inputs[pair.second][points, :, _slice(pair.second_rows[kept])]
-            out = take("right", *_shape(columns, factors.right))
-            right = times_inputs(columns, factors.right, out)
+            rows = pair.second_rows[kept]
+            right = self._times_inputs(factors.right, points, rows, "right")
             corner = kept.start if pair.same else None
             entries = target.entries[:, :, kept]
             self._products.add_outer(entries, left, right, factors.scale, corner)
 
+    def _times_inputs(self, sums: list[_Sum], points: slice, rows: range, purpose: str) -> Array:
+        """``Σ_s A[n,s,i] F[r,n,s,j]`` for some rows i, as a matrix ``[r·n, i·j]``."""
+        num_points, width = sums[0][0][1].shape
+        out = self._workspace.take(purpose, len(sums), num_points, len(rows), width)
+        for place, pairs in zip(out, sums, strict=True):
+            inputs = [entering[points, _slice(rows)] for entering, _ in pairs]
+            multiply_streams(inputs, [factor for _, factor in pairs], place)
+        return out.reshape(len(sums) * num_points, -1)
+
+    def _streams(self, site: int, points: slice, rows: range) -> dict[int, Array]:
+        """Streams of what a site multiplies, some of its rows."""
+        inputs = self._inputs[site]
+        return {s: values[points, _slice(rows)] for s, values in inputs.items()}
+
     def _jobs(self, target: _Target, points: slice, *, diagonal: bool) -> Iterator[Job]:
         """What comes from tangents that are diagonals, or from those that are not."""
         expansion, pair = self._expansion, target.pair
-        left = _streams(expansion.inputs[pair.first][points, :, _slice(pair.first_rows)])
+        left = self._streams(pair.first, points, pair.first_rows)
         part = len(pair.first_rows) < expansion.network.program.site(pair.first).num_rows
         if bent := target.kind.bent.get(diagonal):
-            right = _streams(expansion.inputs[pair.second][points, :, _slice(pair.second_rows)])
+            right = self._streams(pair.second, points, pair.second_rows)
             outer = Outer((left, right), bent, pair.same, self._workspace)
             find = partial(_bent, pair.second, bent)
             name = (pair.first, pair.second, "bent") if part else None
@@ -207,12 +230,24 @@ def _moved(wire: int, rows: slice, pairs: Combinations, tangents: Tangents) -> l
     return [t.columns(rows) if isinstance(t, Factored) else t[..., rows] for t in found]
 
 
-def _shape(inputs: Array, factor: Array) -> tuple[int, int, int, int]:
-    return (*factor.shape[:2], inputs.shape[2], factor.shape[3])
+def _streams(stacked: Array, workspace: Workspace) -> dict[int, Array]:
+    """The streams of ``[N, S, width]`` that are not zero."""
+    streams = {s: stacked[:, s] for s in range(stacked.shape[1]) if stacked[:, s].any()}
+    return {s: workspace.arrange(values) for s, values in streams.items()}
 
 
-def _streams(inputs: Array) -> dict[int, Array]:
-    return {stream: inputs[:, stream] for stream in range(inputs.shape[1])}
+def _arrange(expansion: Expansion, workspace: Workspace) -> Expansion:
+    """The expansion, what its tangents are made of in the order of memory of a workspace."""
+
+    def arranged(streams: Mapping[Any, Array]) -> dict[Any, Array]:
+        return {key: workspace.arrange(values) for key, values in streams.items()}
+
+    return replace(
+        expansion,
+        jacobians={wire: arranged(slopes) for wire, slopes in expansion.jacobians.items()},
+        cotangents=[arranged(values) for values in expansion.cotangents],
+        curvatures={wire: arranged(bends) for wire, bends in expansion.curvatures.items()},
+    )
 
 
 def _slice(rows: range) -> slice:

@@ -64,6 +64,7 @@ class Tangents(ABC):
 
     Attributes:
         expansion: The term around θ.
+        site: The wire that is probed.
         points: Which points.
         neurons: Which neurons of the site are probed.
     """
@@ -80,7 +81,7 @@ class Tangents(ABC):
         self.expansion = expansion
         self._network = expansion.network
         self._program = expansion.network.program
-        self._site = site
+        self.site = site
         self.points = points
         self.neurons = neurons
         self._first: dict[tuple[int, int, int], Tangent] = {}
@@ -110,7 +111,7 @@ class Tangents(ABC):
 
     def _forwards(self, wire: int, s: int, t: int) -> Tangent:
         operation = self._program.operations[wire]
-        if wire == self._site:
+        if wire == self.site:
             return self._identity() if s == t else None
         total = self._sum()
         if isinstance(operation, Site | Linear):
