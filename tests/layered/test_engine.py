@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from hessian_tasks.autodiff import AutodiffEngine
 from hessian_tasks.errors import NotLayeredError
-from hessian_tasks.layered.engine import LayeredEngine
+from hessian_tasks.layered.engine import SMALL_WIDTHS, LayeredEngine
 from hessian_tasks.networks.models import get_theta, resolve_model, set_theta
 from hessian_tasks.problem import LossTerm, Problem, ResidualTerm
 from hessian_tasks.problems import (
@@ -75,9 +75,9 @@ def test_equals_autodiff_on_losses_of_values(build: Any) -> None:
 def test_matrices_of_points_may_lie_either_way(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = (4, 2, 12) if build is classification else (4, 3, 9, 7)
     problem = of(build.problem(*sizes, dtype="float64"))
-    last = LayeredEngine(problem)
-    monkeypatch.setattr("hessian_tasks.layered.engine.SMALL_WIDTH", 0)
     first = LayeredEngine(problem)
+    monkeypatch.setitem(SMALL_WIDTHS, 8, 12)
+    last = LayeredEngine(problem)
     assert (last.points_last, first.points_last) == (True, False)
     found, expected = whole(last), whole(first)
     assert np.abs(found - expected).max() <= 1e-12 * np.abs(expected).max()
