@@ -1,5 +1,6 @@
 """Bytes and seconds as people write them."""
 
+import math
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, TypeAdapter, ValidationError
@@ -7,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, TypeAdapter, Val
 from pipeline.errors import ConfigError
 from pipeline.text import shown
 
-__all__ = ["Bytes", "format_bytes", "format_seconds", "parse_bytes"]
+__all__ = ["Bytes", "format_bytes", "format_seconds", "memory_option", "parse_bytes"]
 
 MAX_BYTES = 2**60
 
@@ -43,6 +44,16 @@ def parse_bytes(text: str) -> int:
         return int(TypeAdapter(Bytes).validate_python(text))
     except ValidationError as error:
         raise ConfigError(f"{shown(text)} is no number of bytes; expected one as 4GiB.") from error
+
+
+def memory_option(num_bytes: int) -> str:
+    """The option of a command that allows so much memory, in full MiB.
+
+    Example:
+        >>> memory_option(2**30 + 1)
+        '--memory 1025MiB'
+    """
+    return f"--memory {math.ceil(num_bytes / 2**20)}MiB"
 
 
 def format_bytes(num_bytes: float) -> str:

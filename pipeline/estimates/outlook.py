@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from itertools import groupby
@@ -37,7 +36,7 @@ from pipeline.run.options import RunOptions
 from pipeline.run.plan import Plan
 from pipeline.run.prepare import Prepared, find_obstacle, least_bytes, prepare
 from pipeline.store.places import Location
-from pipeline.units import format_bytes, format_seconds
+from pipeline.units import format_bytes, format_seconds, memory_option
 
 __all__ = ["Outlook", "look_ahead"]
 
@@ -115,7 +114,7 @@ class Outlook:
         command, needed = "hessian estimate", self.matrix_free.projected_bytes
         if self.needed_bytes is not None:
             command, needed = "hessian run", self.needed_bytes
-        return f"{command} --memory {math.ceil(needed / 2**20)}MiB"
+        return f"{command} {memory_option(needed)}"
 
     @property
     def advice(self) -> str:

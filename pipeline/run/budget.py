@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from hessian_tasks.layered.expand.terms import least_bytes
 from hessian_tasks.process import resident_bytes
 from hessian_tasks.reading import Reading
 from pipeline.errors import DoesNotFitError
-from pipeline.units import format_bytes
+from pipeline.units import format_bytes, memory_option
 
 __all__ = ["Budget"]
 
@@ -56,8 +55,8 @@ class Budget:
             raise DoesNotFitError(
                 f"This does not fit into memory: {what} take {format_bytes(more)} or more, and "
                 f"TensorFlow and the problem {format_bytes(reserved)} of this process already; "
-                f"allowed {format_bytes(self.allowed)}. Allow more: --memory "
-                f"{math.ceil((reserved + more) / 2**20)}MiB or more",
+                f"allowed {format_bytes(self.allowed)}. Allow more: "
+                f"{memory_option(reserved + more)} or more",
                 needed_bytes=reserved + more,
             )
 

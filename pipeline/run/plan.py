@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hessian_tasks.spec import HESSIAN, BlockRow, Matrix
 from pipeline.errors import DoesNotFitError, PlanError
 from pipeline.store.tiling import MAX_BLOCK_ROWS, MAX_TILE_BYTES, Tiling, split_rows
-from pipeline.units import format_bytes
+from pipeline.units import format_bytes, memory_option
 
 __all__ = ["COPIES", "MIN_TILE_SIDE", "WANTED_BLOCK_ROWS", "Cost", "Plan", "Request", "make_plan"]
 
@@ -185,20 +185,20 @@ def make_plan(request: Request, cost: Cost) -> Plan:
 
 
 def _refusal(request: Request, reserved: int, projected: int, tile: int) -> DoesNotFitError:
-    least = f"{math.ceil(projected / 2**20)}MiB"
+    enough = memory_option(projected)
     allowed = format_bytes(request.allowed_bytes)
     if reserved >= request.allowed_bytes:
         return DoesNotFitError(
             f"The run does not fit into memory: projected {format_bytes(projected)}, of which "
             f"TensorFlow and the problem alone take {format_bytes(reserved)}; allowed {allowed}. "
-            f"Allow more: --memory {least}",
+            f"Allow more: {enough}",
             needed_bytes=projected,
         )
     smaller = ", or use a smaller --tile" if request.tile else ""
     return DoesNotFitError(
         f"The run does not fit into memory: projected {format_bytes(projected)} with one thread "
         f"and tiles of side {tile}, of which {format_bytes(reserved)} are reserved by the process; "
-        f"allowed {allowed}. Allow more{smaller}: --memory {least}",
+        f"allowed {allowed}. Allow more{smaller}: {enough}",
         needed_bytes=projected,
     )
 
